@@ -1,0 +1,32 @@
+r"""Optimizers for JAX as short expressions over exponentially weighted averages.
+
+Every piece is an `optax.GradientTransformation`, so it goes into `optax.chain` and every JAX model:
+
+    adam = optax.chain(
+        scale_by_rms(
+            optax.chain(scale_by_ewa(0.999), bias_correct(0.999)),
+            numerator=optax.chain(scale_by_ewa(0.9), bias_correct(0.9)),
+        ),
+        scale_by_learning_rate(1e-3),
+    )
+"""
+
+from ewa_optax import minibatch as minibatch
+from ewa_optax._average import bias_correct as bias_correct
+from ewa_optax._average import scale_by_ewa as scale_by_ewa
+from ewa_optax._learning_rate import get_learning_rate as get_learning_rate
+from ewa_optax._learning_rate import rescale_learning_rate as rescale_learning_rate
+from ewa_optax._learning_rate import scale_by_learning_rate as scale_by_learning_rate
+from ewa_optax._optimizers import adam as adam
+from ewa_optax._optimizers import adamw as adamw
+from ewa_optax._optimizers import gradient_descent as gradient_descent
+from ewa_optax._optimizers import heavy_ball as heavy_ball
+from ewa_optax._optimizers import momentum as momentum
+from ewa_optax._optimizers import rmsprop as rmsprop
+from ewa_optax._rms import scale_by_rms as scale_by_rms
+from ewa_optax._schedules import schedule_exponential as schedule_exponential
+from ewa_optax._schedules import schedule_inverse_sqrt as schedule_inverse_sqrt
+from ewa_optax._schedules import schedule_inverse_time as schedule_inverse_time
+from ewa_optax._schedules import schedule_staircase as schedule_staircase
+
+__version__ = "0.1.0"

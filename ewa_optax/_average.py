@@ -1,0 +1,181 @@
+r"""The exponentially weighted average (EWA) of gradients, and the correction of its bias towards zero.
+
+Everything else in the library is an expression over these: momentum is an average of gradients, RMSprop divides by the
+root of an average of squares, Adam does both.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ewa_optax._checks import DECAY, checked
+from ewa_optax._numerics import (
+    Decay,
+    complement,
+    increment,
+    lerp,
+    map_leaves,
+    narrow,
+    newest_weight,
+    weight_sum,
+    wide_dtype,
+    widen,
+)
+
+
+class ScaleByEwaState(NamedTuple):
+    """The average of each leaf, in float32 or wider."""
+
+    average: Any
+
+
+class BiasCorrectState(NamedTuple):
+    """The number of averages corrected so far, int32."""
+
+    step: jax.Array
+
+
+class ScaleByCorrectedEwaState(NamedTuple):
+    """The number of values averaged so far, int32, and the bias-corrected average of each leaf."""
+
+    step: jax.Array
+    average: Any
+
+
+@checked(decay=DECAY)
+def scale_by_ewa(decay: Decay) -> optax.GradientTransformation:
+    r"""Replaces each update by the exponentially weighted average of the updates so far.
+
+    $$v_0 = 0, \qquad v_t = \beta v_{t-1} + (1 - \beta) g_t$$
+
+    Args:
+        decay: $\beta$ in [0, 1): the average spans about $1/(1-\beta)$ steps (0.9: 10 steps, 0.999: 1000). A Python
+            number or a scalar array, traced or not; as a Python number, $1-\beta$ keeps its digits however close to 1.
+
+    Returns:
+        A transformation whose state holds one average per parameter, of the parameter's shape, in float32 (or the
+        parameter's own dtype where that is wider). Updates of any float or complex dtype; they leave in the dtype
+        they came in. None leaves stay None and leave their average alone. A magnitude beyond half the largest number
+        of its dtype counts as that half, an infinite one too; NaN stays NaN.
+
+    Raises:
+        ValueError: `decay` outside [0, 1), or an array that is no scalar.
+        TypeError: `decay` is no number; or, at `init`, a parameter is neither float nor complex.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> average = ewa_optax.scale_by_ewa(0.98)
+        >>> state = average.init(jnp.zeros(()))
+        >>> v, state = average.update(jnp.array(40.0), state)
+        >>> print(f"{v:.4f}")
+        0.8000
+
+    Reference:
+        Polyak, "Some methods of speeding up the convergence of iteration methods", 1964; Andrew Ng et al.,
+        "Improving Deep Neural Networks", week 2, "Exponentially weighted averages".
+    """
+    weight = complement(decay)
+
+    def init(params):
+        return ScaleByEwaState(_zeros(params))
+
+    def update(updates, state, params=None):
+        del params
+        updates, average = _advance(updates, state.average, weight)
+        return updates, ScaleByEwaState(average)
+
+    return optax.GradientTransformation(init, update)
+
+
+@checked(decay=DECAY)
+def bias_correct(decay: Decay) -> optax.GradientTransformation:
+    r"""Divides an average by the sum of its weights, so that its first steps are not too small.
+
+    $$\hat v_t = \frac{v_t}{1 - \beta^t}$$
+
+    Belongs behind `scale_by_ewa` of the same decay, which carries $v_t$ on uncorrected.
+
+    Args:
+        decay: $\beta$ in [0, 1), the decay of the average: the correction matters for about $1/(1-\beta)$ steps.
+
+    Returns:
+        A transformation whose state is the step count $t$. Updates of any float or complex dtype leave in it.
+
+    Raises:
+        ValueError: `decay` outside [0, 1), or an array that is no scalar.
+        TypeError: `decay` is no number.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, ewa_optax
+        >>> average = optax.chain(ewa_optax.scale_by_ewa(0.98), ewa_optax.bias_correct(0.98))
+        >>> state = average.init(jnp.zeros(()))
+        >>> v, state = average.update(jnp.array(40.0), state)
+        >>> print(f"{v:.4f}")
+        40.0000
+
+    Reference:
+        Kingma and Ba, "Adam: a method for stochastic optimization", 2015, section 3.
+    """
+
+    def init(params):
+        del params
+        return BiasCorrectState(jnp.zeros([], jnp.int32))
+
+    def update(updates, state, params=None):
+        del params
+        step = increment(state.step)
+        total = weight_sum(decay, step)
+
+        def divide(v):
+            x = widen(v)
+            return narrow(x / total.astype(jnp.finfo(x.dtype).dtype), jnp.asarray(v).dtype)
+
+        return map_leaves(divide, updates), BiasCorrectState(step)
+
+    return optax.GradientTransformation(init, update)
+
+
+@checked(decay=DECAY)
+def scale_by_corrected_ewa(decay: Decay) -> optax.GradientTransformation:
+    r"""`chain(scale_by_ewa(decay), bias_correct(decay))` as one recursion, equal up to rounding.
+
+    $$\hat v_t = \hat v_{t-1} + \frac{1 - \beta}{1 - \beta^t} (g_t - \hat v_{t-1})$$
+
+    The division is folded into the weight of the newest value, a scalar. The operation per element that this saves
+    pays for the saturation of the square.
+    """
+
+    def init(params):
+        return ScaleByCorrectedEwaState(jnp.zeros([], jnp.int32), _zeros(params))
+
+    def update(updates, state, params=None):
+        del params
+        step = increment(state.step)
+        updates, average = _advance(updates, state.average, newest_weight(decay, step))
+        return updates, ScaleByCorrectedEwaState(step, average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _zeros(params):
+    def zeros(path, p):
+        p = jnp.asarray(p)
+        if not jnp.issubdtype(p.dtype, jnp.inexact):
+            raise TypeError(
+                f"the parameter at {jax.tree_util.keystr(path) or 'the root'} has dtype {p.dtype}, but an average "
+                "needs a float or complex one; leave it out with optax.masked, optax.partition or a None leaf."
+            )
+        return jnp.zeros_like(p, dtype=wide_dtype(p.dtype))
+
+    return jax.tree_util.tree_map_with_path(zeros, params)
+
+
+def _advance(updates, average, weight):
+    fresh = map_leaves(lambda g, v: lerp(v, widen(g), weight), updates, average)
+    outgoing = map_leaves(lambda g, f: narrow(f, jnp.asarray(g).dtype), updates, fresh)
+    kept = jax.tree.map(
+        lambda f, v: v if f is None else narrow(f, v.dtype), fresh, average, is_leaf=lambda x: x is None
+    )
+    return outgoing, kept

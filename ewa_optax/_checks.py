@@ -1,0 +1,79 @@
+"""Checks of hyperparameters where the user wrote them: the value, the rule, the remedy.
+
+Python numbers are checked when a transformation is made. Arrays and tracers can't be (under `jax.jit` or `jax.vmap`
+they have no value yet), so of those only the shape is.
+"""
+
+import functools
+import inspect
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class Rule(NamedTuple):
+    """What a hyperparameter must satisfy, in words and as a predicate, and what to write instead."""
+
+    text: str
+    holds: Callable[[Any], bool]
+    remedy: str
+    accepts_schedule: bool = False
+
+
+def _rule(text: str, holds: Callable[[Any], bool], remedy: str) -> Rule:
+    return Rule(text, lambda x: math.isfinite(x) and holds(x), remedy)
+
+
+DECAY = _rule(
+    "in [0, 1)",
+    lambda x: 0 <= x < 1,
+    "a decay of 1 - 1/n averages over about n steps (0.9: 10 steps, 0.999: 1000)",
+)
+EPSILON = _rule("finite and 0 or more", lambda x: x >= 0, "1e-8 is the usual value")
+INITIAL_RATE = _rule("finite and 0 or more", lambda x: x >= 0, "updates point downhill; to climb, negate the loss")
+LEARNING_RATE = INITIAL_RATE._replace(accepts_schedule=True)
+WEIGHT_DECAY = _rule("finite and 0 or more", lambda x: x >= 0, "0 turns weight decay off")
+DECAY_RATE = _rule("finite and 0 or more", lambda x: x >= 0, "1 halves the rate in epoch 1, 0 keeps it")
+REDUCTION = _rule("in (0, 1]", lambda x: 0 < x <= 1, "0.5 halves the rate each time, 1 keeps it")
+POSITIVE = _rule("finite and more than 0", lambda x: x > 0, "1 changes nothing, 0.1 is a tenth")
+WHOLE = _rule("a whole number, 0 or more", lambda x: x >= 0 and x == int(x), "1 numbers epochs from 1")
+COUNT = _rule("a whole number, 1 or more", lambda x: x >= 1 and x == int(x), "1 is the least")
+
+
+def check(function: str, name: str, value: Any, rule: Rule) -> None:
+    """Raises unless `value` obeys `rule`: TypeError for what is no number, ValueError for a wrong one."""
+    if isinstance(value, numbers.Real):
+        if not rule.holds(value):
+            raise ValueError(f"{function}: {name} must be {rule.text}, got {value!r}; {rule.remedy}.")
+    elif hasattr(value, "dtype"):
+        if value.shape != ():
+            raise ValueError(
+                f"{function}: {name} must be a scalar, got an array of shape {value.shape}; "
+                "for one run per value use jax.vmap."
+            )
+    elif not (rule.accepts_schedule and callable(value)):
+        kinds = "a number, a scalar array or a schedule" if rule.accepts_schedule else "a number or a scalar array"
+        raise TypeError(f"{function}: {name} must be {kinds}, got {value!r} ({type(value).__name__}).")
+
+
+def checked(**rules: Rule) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Decorates a function so that a call checks the named arguments first."""
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            for name, rule in rules.items():
+                check(function.__name__, name, bound.arguments[name], rule)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate

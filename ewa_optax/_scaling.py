@@ -1,0 +1,38 @@
+"""Scalings: pieces that multiply all leaves of an update by one number, such as a learning rate."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ewa_optax._numerics import map_leaves, narrow, widen
+
+
+def scale_leaves(updates: Any, number: jax.Array) -> Any:
+    """Multiplies every leaf by `number` in float32 or wider; each leaves in the dtype it came in."""
+
+    def scale(u):
+        x = widen(u)
+        return narrow(number.astype(jnp.finfo(x.dtype).dtype) * x, jnp.asarray(u).dtype)
+
+    return map_leaves(scale, updates)
+
+
+def scale_once(*scalings: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Applies scalings to the number 1, and multiplies the update by what comes out.
+
+    The same as a chain of them, but one multiplication an element however many there are.
+    """
+    together = optax.chain(*scalings)
+
+    def init(params):
+        del params
+        return together.init(jnp.ones([], float))
+
+    def update(updates, state, params=None):
+        del params
+        number, state = together.update(jnp.ones([], float), state)
+        return scale_leaves(updates, jnp.asarray(number)), state
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,159 @@
+r"""Learning-rate decay: pure functions from the step count to a rate.
+
+A schedule is called with the number of steps before this one, so the first step has `count` 0. Its epoch is
+`first_epoch + count // steps_per_epoch`, and epochs are numbered from 1 by default, so that the first one already
+decays. With `steps_per_epoch=1` the rate changes with every mini-batch.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ewa_optax._checks import COUNT, DECAY_RATE, INITIAL_RATE, POSITIVE, REDUCTION, WHOLE, checked
+
+Number = float | jax.Array
+Integer = int | jax.Array
+
+
+@checked(init_value=INITIAL_RATE, decay_rate=DECAY_RATE, steps_per_epoch=COUNT, first_epoch=WHOLE)
+def schedule_inverse_time(
+    init_value: Number, decay_rate: Number = 1.0, *, steps_per_epoch: Integer = 1, first_epoch: Integer = 1
+) -> optax.Schedule:
+    r"""$\alpha = \alpha_0 / (1 + r e)$ in epoch $e$.
+
+    Args:
+        init_value: $\alpha_0$, 0 or more.
+        decay_rate: $r$, 0 or more, per epoch: the rate has halved after $1/r$ epochs.
+        steps_per_epoch: mini-batches in an epoch, 1 or more.
+        first_epoch: the number of the first epoch.
+
+    Returns:
+        A function of the step count (an integer, an int array, traced or not), of the count's shape, in float32 (or
+        float64 where that is JAX's default). So do all arguments' arrays: `jax.vmap` over any of them works.
+
+    Raises:
+        ValueError: a number outside its range.
+        TypeError: an argument that is no number.
+
+    Example:
+        >>> import ewa_optax
+        >>> schedule = ewa_optax.schedule_inverse_time(0.2, 1.0, steps_per_epoch=100)
+        >>> print([f"{schedule(count):.4f}" for count in (0, 99, 100, 200, 300)])
+        ['0.1000', '0.1000', '0.0667', '0.0500', '0.0400']
+
+    Reference:
+        Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay"; Robbins and Monro, 1951.
+    """
+    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: init_value / (1 + decay_rate * epoch))
+
+
+@checked(init_value=INITIAL_RATE, factor=REDUCTION, steps_per_epoch=COUNT, first_epoch=WHOLE)
+def schedule_exponential(
+    init_value: Number, factor: Number = 0.95, *, steps_per_epoch: Integer = 1, first_epoch: Integer = 1
+) -> optax.Schedule:
+    r"""$\alpha = q^e \alpha_0$ in epoch $e$.
+
+    Args:
+        init_value: $\alpha_0$, 0 or more.
+        factor: $q$ in (0, 1], per epoch.
+        steps_per_epoch: mini-batches in an epoch, 1 or more.
+        first_epoch: the number of the first epoch.
+
+    Returns:
+        A function of the step count, as `schedule_inverse_time` returns it.
+
+    Raises:
+        ValueError: a number outside its range.
+        TypeError: an argument that is no number.
+
+    Example:
+        >>> import ewa_optax
+        >>> schedule = ewa_optax.schedule_exponential(0.2, 0.95)
+        >>> print([f"{schedule(count):.6f}" for count in range(3)])
+        ['0.190000', '0.180500', '0.171475']
+
+    Reference:
+        Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay".
+    """
+    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: init_value * factor**epoch)
+
+
+@checked(init_value=INITIAL_RATE, k=POSITIVE, steps_per_epoch=COUNT, first_epoch=COUNT)
+def schedule_inverse_sqrt(
+    init_value: Number, k: Number = 1.0, *, steps_per_epoch: Integer = 1, first_epoch: Integer = 1
+) -> optax.Schedule:
+    r"""$\alpha = k \alpha_0 / \sqrt{e}$ in epoch $e$; with `steps_per_epoch=1`, $k \alpha_0 / \sqrt{t}$ by mini-batch.
+
+    Args:
+        init_value: $\alpha_0$, 0 or more.
+        k: the constant $k$, more than 0.
+        steps_per_epoch: mini-batches in an epoch, 1 or more.
+        first_epoch: the number of the first epoch, 1 or more: there is no epoch 0 under the root.
+
+    Returns:
+        A function of the step count, as `schedule_inverse_time` returns it.
+
+    Raises:
+        ValueError: a number outside its range.
+        TypeError: an argument that is no number.
+
+    Example:
+        >>> import ewa_optax
+        >>> schedule = ewa_optax.schedule_inverse_sqrt(0.2)
+        >>> print([f"{schedule(count):.4f}" for count in range(3)])
+        ['0.2000', '0.1414', '0.1155']
+
+    Reference:
+        Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay".
+    """
+    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: k * init_value / jnp.sqrt(epoch))
+
+
+@checked(
+    init_value=INITIAL_RATE,
+    factor=REDUCTION,
+    every=COUNT,
+    steps_per_epoch=COUNT,
+    first_epoch=WHOLE,
+)
+def schedule_staircase(
+    init_value: Number,
+    factor: Number = 0.5,
+    every: Integer = 1,
+    *,
+    steps_per_epoch: Integer = 1,
+    first_epoch: Integer = 1,
+) -> optax.Schedule:
+    r"""$\alpha = q^{\lfloor e / n \rfloor} \alpha_0$ in epoch $e$: a drop, by half unless told, every $n$ epochs.
+
+    Args:
+        init_value: $\alpha_0$, 0 or more.
+        factor: $q$ in (0, 1], what is left after each drop.
+        every: $n$, 1 or more: the rate drops in epochs $n$, $2n$, $3n$, ...
+        steps_per_epoch: mini-batches in an epoch, 1 or more.
+        first_epoch: the number of the first epoch; with 0, the first $n$ epochs run at $\alpha_0$.
+
+    Returns:
+        A function of the step count, as `schedule_inverse_time` returns it.
+
+    Raises:
+        ValueError: a number outside its range.
+        TypeError: an argument that is no number.
+
+    Example:
+        >>> import ewa_optax
+        >>> schedule = ewa_optax.schedule_staircase(0.2, every=2)
+        >>> print([f"{schedule(count):.3f}" for count in range(5)])
+        ['0.200', '0.100', '0.100', '0.050', '0.050']
+
+    Reference:
+        Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay".
+    """
+    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: init_value * factor ** (epoch // every))
+
+
+def _by_epoch(steps_per_epoch: Integer, first_epoch: Integer, rate: Callable[[jax.Array], jax.Array]) -> optax.Schedule:
+    # The epoch becomes a float only once it is whole: float32 has no odd integers above 2**24 to divide.
+    return lambda count: rate((first_epoch + jnp.asarray(count) // steps_per_epoch).astype(float))
