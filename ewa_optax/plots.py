@@ -1,0 +1,106 @@
+"""Pictures of training, for matplotlib (in the `demo` extra). Each function returns the axes that it drew on."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ewa_optax._average import bias_correct, scale_by_ewa
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, which differ for colour-blind eyes too; in print the dashes do.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), ":", (0, (1, 1)), (0, (8, 2)))
+
+
+def minibatch_costs(histories: Mapping[str, Any], *, decay: float = 0.9, ax: "Axes | None" = None) -> "Axes":
+    r"""Draws costs per mini-batch: each one faintly, and their bias-corrected exponentially weighted average.
+
+    Args:
+        histories: for each label, the costs of the mini-batches in order, of shape `(steps,)`.
+        decay: of the average, in [0, 1): over about $1/(1-\beta)$ mini-batches, 10 for 0.9.
+        ax: the axes to draw on; a new figure's by default.
+
+    Returns:
+        The axes: a logarithmic cost over the number of the mini-batch, from 1.
+
+    Raises:
+        ValueError: `decay` outside [0, 1), or costs that are not one-dimensional.
+
+    Example:
+        >>> from ewa_optax import plots
+        >>> ax = plots.minibatch_costs({"adam": [2.3, 1.1, 1.2, 0.7]}, decay=0.5)
+        >>> print(ax.get_xlabel())
+        mini-batch
+    """
+    average = optax.chain(scale_by_ewa(decay), bias_correct(decay))
+
+    def smooth(costs):
+        def step(state, cost):
+            mean, state = average.update(cost, state)
+            return state, jnp.asarray(mean)
+
+        return jax.lax.scan(step, average.init(jnp.zeros(())), jnp.asarray(costs, float))[1]
+
+    ax = _axes(ax)
+    for label, costs, style in _styled(histories):
+        numbers = np.arange(1, len(costs) + 1)
+        ax.plot(numbers, costs, color=style["color"], alpha=0.2, linewidth=0.8)
+        ax.plot(numbers, smooth(costs), label=label, **style)
+    return _finish(ax, "mini-batch", f"cost of the mini-batch, and its average (decay {decay:g})")
+
+
+def epoch_costs(histories: Mapping[str, Any], *, ax: "Axes | None" = None) -> "Axes":
+    """Draws costs per epoch.
+
+    Args:
+        histories: for each label, the cost before training and after each epoch, of shape `(epochs + 1,)`.
+        ax: the axes to draw on; a new figure's by default.
+
+    Returns:
+        The axes: a logarithmic cost over the number of epochs trained, from 0.
+
+    Raises:
+        ValueError: costs that are not one-dimensional.
+
+    Example:
+        >>> from ewa_optax import plots
+        >>> ax = plots.epoch_costs({"adam": [2.3, 0.4, 0.2]})
+        >>> print(ax.get_xlabel())
+        epochs
+    """
+    ax = _axes(ax)
+    for label, costs, style in _styled(histories):
+        ax.plot(np.arange(len(costs)), costs, label=label, **style)
+    ax.locator_params(axis="x", integer=True)
+    return _finish(ax, "epochs", "training cost")
+
+
+def _axes(ax):
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(layout="constrained")[1]
+
+
+def _styled(histories: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+    for i, (label, costs) in enumerate(histories.items()):
+        costs = np.asarray(costs)
+        if costs.ndim != 1:
+            raise ValueError(
+                f"the costs of {label!r} must have one axis, got shape {costs.shape}; put epochs end to end."
+            )
+        yield label, costs, {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+
+
+def _finish(ax, xlabel, ylabel):
+    ax.set(xlabel=xlabel, ylabel=ylabel, yscale="log")
+    ax.grid(alpha=0.3)
+    ax.legend()
+    return ax
