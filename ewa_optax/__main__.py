@@ -110,7 +110,7 @@ def compare(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
             f"argument --batch-size: must be at most the number of training examples, {len(train_set.digit)}, "
             f"got {options.batch_size}"
         )
-    console, runs = Console(), []
+    console, runs = Console(), {}
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         for name in dict.fromkeys(options.optimizers):
@@ -126,9 +126,9 @@ def compare(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
                 seed=options.seed,
             ):
                 progress.update(bar, advance=1, description=f"{name}, cost {run.epoch_costs[-1]:.4f}")
-            runs.append(run)
-    console.print(_table(runs, options, len(train_set.digit), len(test_set.digit)))
-    _draw(runs, options.out)
+                runs[name] = run
+    console.print(_table(runs.values(), options, len(train_set.digit), len(test_set.digit)))
+    _draw(runs.values(), options.out)
     print(f"picture: {options.out}")
     return 0
 

@@ -13,12 +13,12 @@ import optax
 from ewa_optax._checks import DECAY, checked
 from ewa_optax._numerics import (
     Decay,
-    complement,
+    corrected_shares,
     increment,
     lerp,
     map_leaves,
     narrow,
-    newest_weight,
+    shares,
     weight_sum,
     wide_dtype,
     widen,
@@ -76,14 +76,13 @@ def scale_by_ewa(decay: Decay) -> optax.GradientTransformation:
         Polyak, "Some methods of speeding up the convergence of iteration methods", 1964; Andrew Ng et al.,
         "Improving Deep Neural Networks", week 2, "Exponentially weighted averages".
     """
-    weight = complement(decay)
 
     def init(params):
         return ScaleByEwaState(_zeros(params))
 
     def update(updates, state, params=None):
         del params
-        updates, average = _advance(updates, state.average, weight)
+        updates, average = _advance(updates, state.average, decay, shares(decay))
         return updates, ScaleByEwaState(average)
 
     return optax.GradientTransformation(init, update)
@@ -143,7 +142,7 @@ def scale_by_corrected_ewa(decay: Decay) -> optax.GradientTransformation:
 
     $$\hat v_t = \hat v_{t-1} + \frac{1 - \beta}{1 - \beta^t} (g_t - \hat v_{t-1})$$
 
-    The division is folded into the weight of the newest value, a scalar. The operation per element that this saves
+    The division is folded into the share of the newest value, a scalar. The operation per element that this saves
     pays for the saturation of the square.
     """
 
@@ -153,7 +152,7 @@ def scale_by_corrected_ewa(decay: Decay) -> optax.GradientTransformation:
     def update(updates, state, params=None):
         del params
         step = increment(state.step)
-        updates, average = _advance(updates, state.average, newest_weight(decay, step))
+        updates, average = _advance(updates, state.average, decay, corrected_shares(decay, step))
         return updates, ScaleByCorrectedEwaState(step, average)
 
     return optax.GradientTransformation(init, update)
@@ -172,8 +171,8 @@ def _zeros(params):
     return jax.tree_util.tree_map_with_path(zeros, params)
 
 
-def _advance(updates, average, weight):
-    fresh = map_leaves(lambda g, v: lerp(v, widen(g), weight), updates, average)
+def _advance(updates, average, decay, shares):
+    fresh = map_leaves(lambda g, v: lerp(v, widen(g), decay, *shares), updates, average)
     outgoing = map_leaves(lambda g, f: narrow(f, jnp.asarray(g).dtype), updates, fresh)
     kept = jax.tree.map(
         lambda f, v: v if f is None else narrow(f, v.dtype), fresh, average, is_leaf=lambda x: x is None

@@ -1,6 +1,6 @@
 r"""Arithmetic on one array, in float32 or wider, that equals the formula.
 
-Two forms carry the accuracy. An average moves by `average + weight * (value - average)`: one coefficient, so nothing
+Two forms carry the accuracy. An average moves by `average + share * (value - average)`: one coefficient, so nothing
 has to sum to one after rounding. The sum of its weights is `-expm1(t * log(decay))`, because `1 - decay**t` in float32
 loses the digits of $1 - \beta$ that a decay near one consists of.
 """
@@ -53,8 +53,11 @@ def squared_magnitude(x: jax.Array) -> jax.Array:
     return (x.conj() * x).real if jnp.iscomplexobj(x) else jnp.square(x)
 
 
-def lerp(average: jax.Array, value: jax.Array, weight: Decay) -> jax.Array:
-    """`average` moved towards `value` by the fraction `weight`, in the wider of the two dtypes.
+def lerp(average: jax.Array, value: jax.Array, decay: Decay, past: Decay, newest: Decay) -> jax.Array:
+    """`past * average + newest * value` for shares that sum to one, in the wider of the two dtypes.
+
+    It starts from whichever the decay gives the larger share, and moves by the smaller share of the difference: from
+    the other end, a small value after a large one would drown in the rounding of the large one.
 
     A value saturates at half the largest number that both dtypes hold, so that neither the difference nor a later
     division by the sum of weights overflows, and an infinite square does not stay in the average for ever.
@@ -62,33 +65,51 @@ def lerp(average: jax.Array, value: jax.Array, weight: Decay) -> jax.Array:
     value = saturate(value, min(largest(value.dtype), largest(average.dtype)) / 2)
     dtype = jnp.promote_types(value.dtype, average.dtype)
     average, value = average.astype(dtype), value.astype(dtype)
-    return average + jnp.asarray(weight, jnp.finfo(dtype).dtype) * (value - average)
-
-
-def complement(decay: Decay) -> Decay:
-    """`1 - decay`, in double precision where `decay` is a Python number."""
-    return 1 - (widen(decay) if isinstance(decay, jax.Array) else float(decay))
-
-
-def weight_sum(decay: Decay, count: jax.Array) -> jax.Array:
-    r"""$1 - \beta^t$: the sum of the weights of an average after `count` values, `count` 1 or more."""
+    past, newest = (jnp.asarray(share, jnp.finfo(dtype).dtype) for share in (past, newest))
     if isinstance(decay, jax.Array):
-        log_decay = jnp.log1p(-jnp.asarray(complement(decay)))
-    else:
-        log_decay = math.log(decay) if decay > 0 else -math.inf
-    return -jnp.expm1(count.astype(float) * log_decay)
+        return jnp.where(decay >= 0.5, average + newest * (value - average), value + past * (average - value))
+    return average + newest * (value - average) if decay >= 0.5 else value + past * (average - value)
 
 
-def newest_weight(decay: Decay, count: jax.Array) -> Decay:
-    r"""$(1 - \beta) / (1 - \beta^t)$: the weight of the newest value in a bias-corrected average of `count` values.
+def shares(decay: Decay) -> tuple[Decay, Decay]:
+    r"""$\beta$ and $1 - \beta$: what the past and the newest value make up of an average.
+
+    The difference is taken in double precision where `decay` is a Python number.
+    """
+    decay = widen(decay) if isinstance(decay, jax.Array) else float(decay)
+    return decay, 1 - decay
+
+
+def corrected_shares(decay: Decay, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+    r"""The same for a bias-corrected average of `count` values: the newest makes up $(1 - \beta) / (1 - \beta^t)$.
 
     Its limit for a decay of 1 is $1/t$, the plain mean. A Python number never gets there, but an array may: bfloat16
     rounds 0.999 to 1.
     """
-    fraction = complement(decay) / weight_sum(decay, count)
+    past, newest = shares(decay)
+    total = weight_sum(decay, count)
+    past, newest = past * weight_sum(decay, count - 1) / total, newest / total
     if isinstance(decay, jax.Array):
-        return jnp.where(jnp.asarray(complement(decay)) > 0, fraction, 1 / count)
-    return fraction
+        mean = 1 / count.astype(float)
+        return jnp.where(decay < 1, past, 1 - mean), jnp.where(decay < 1, newest, mean)
+    return past, newest
+
+
+def weight_sum(decay: Decay, count: jax.Array) -> jax.Array:
+    r"""$1 - \beta^t$: the sum of the weights of an average after `count` values."""
+    return -jnp.expm1(count.astype(float) * _log(decay))
+
+
+def power(base: Decay, exponent: jax.Array) -> jax.Array:
+    """`base**exponent` of a base from 0 to 1; a Python number's logarithm is taken in double precision."""
+    return jnp.exp(exponent.astype(float) * _log(base))
+
+
+def _log(x):
+    # Of 0 a number so low that its exponential is 0, but 0 times it, for the power 0, is not NaN.
+    if isinstance(x, jax.Array):
+        return jnp.maximum(jnp.log(widen(x)), -1e30)
+    return math.log(x) if x > 0 else -1e30
 
 
 def increment(count: jax.Array) -> jax.Array:

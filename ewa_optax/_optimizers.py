@@ -15,7 +15,7 @@ from ewa_optax._average import bias_correct, scale_by_corrected_ewa, scale_by_ew
 from ewa_optax._checks import DECAY, EPSILON, LEARNING_RATE, WEIGHT_DECAY, checked
 from ewa_optax._dtype import in_wide_arithmetic
 from ewa_optax._learning_rate import scale_by_learning_rate
-from ewa_optax._numerics import Decay, complement
+from ewa_optax._numerics import Decay, shares
 from ewa_optax._rms import scale_by_rms
 from ewa_optax._scaling import scale_once
 
@@ -109,7 +109,7 @@ def heavy_ball(learning_rate: optax.ScalarOrSchedule, decay: Decay = 0.9) -> opt
     """
     return optax.chain(
         scale_by_ewa(decay),
-        in_wide_arithmetic(scale_once(optax.scale(1 / complement(decay)), scale_by_learning_rate(learning_rate))),
+        in_wide_arithmetic(scale_once(optax.scale(1 / shares(decay)[1]), scale_by_learning_rate(learning_rate))),
     )
 
 

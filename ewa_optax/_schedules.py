@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import COUNT, DECAY_RATE, INITIAL_RATE, POSITIVE, REDUCTION, WHOLE, checked
+from ewa_optax._numerics import power
 
 Number = float | jax.Array
 Integer = int | jax.Array
@@ -77,7 +78,7 @@ def schedule_exponential(
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay".
     """
-    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: init_value * factor**epoch)
+    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: init_value * power(factor, epoch))
 
 
 @checked(init_value=INITIAL_RATE, k=POSITIVE, steps_per_epoch=COUNT, first_epoch=COUNT)
@@ -151,7 +152,7 @@ def schedule_staircase(
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay".
     """
-    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: init_value * factor ** (epoch // every))
+    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: init_value * power(factor, epoch // every))
 
 
 def _by_epoch(steps_per_epoch: Integer, first_epoch: Integer, rate: Callable[[jax.Array], jax.Array]) -> optax.Schedule:

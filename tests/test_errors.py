@@ -1,0 +1,93 @@
+"""Bad input is an error at the call, with the value, the rule and the remedy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ewa_optax
+from ewa_optax import minibatch
+
+
+def epoch(data, batch_size):
+    return minibatch.epoch(lambda c, b: (c, None), 0.0, data, batch_size=batch_size, key=jax.random.key(0))
+
+
+ROWS = np.zeros((10, 2))
+BAD_CALLS = [
+    (lambda: ewa_optax.adam(0.1, b1=1.0), ValueError, r"adam: b1 must be in \[0, 1\), got 1.0; a decay of 1 - 1/n"),
+    (lambda: ewa_optax.adam(0.1, b2=-0.5), ValueError, r"adam: b2 must be in \[0, 1\), got -0.5; a decay of"),
+    (lambda: ewa_optax.adam(0.1, eps=-1), ValueError, "adam: eps must be finite and 0 or more, got -1; 1e-8"),
+    (lambda: ewa_optax.adam(0.1, eps_root=float("inf")), ValueError, "eps_root must be finite.*got inf"),
+    (lambda: ewa_optax.adam(-0.1), ValueError, "learning_rate must be .*0 or more, got -0.1; .*negate the loss"),
+    (lambda: ewa_optax.adam(float("nan")), ValueError, "learning_rate must be finite.*got nan"),
+    (
+        lambda: ewa_optax.adam("0.1"),
+        TypeError,
+        "learning_rate must be a number, a scalar array or a schedule, got '0.1'",
+    ),
+    (lambda: ewa_optax.adam(None), TypeError, "learning_rate must be a number.*got None"),
+    (lambda: ewa_optax.adam(jnp.ones(3)), ValueError, r"must be a scalar, got an array of shape \(3,\).*jax.vmap"),
+    (lambda: ewa_optax.adam(0.1, b1=lambda count: 0.9), TypeError, "b1 must be a number or a scalar array, got <"),
+    (lambda: ewa_optax.adam(0.1, b1=np.float32(1)), ValueError, r"b1 must be in \[0, 1\)"),
+    (lambda: ewa_optax.adamw(0.1, weight_decay=-1e-4), ValueError, "adamw: weight_decay must be .*got -0.0001"),
+    (lambda: ewa_optax.momentum(0.1, 1), ValueError, r"momentum: decay must be in \[0, 1\), got 1;"),
+    (lambda: ewa_optax.heavy_ball(0.1, decay=1.0), ValueError, "heavy_ball: decay must be"),
+    (lambda: ewa_optax.rmsprop(0.1, decay=2.0), ValueError, "rmsprop: decay must be"),
+    (lambda: ewa_optax.gradient_descent(-1), ValueError, "gradient_descent: learning_rate must be"),
+    (lambda: ewa_optax.scale_by_ewa(1.5), ValueError, "scale_by_ewa: decay must be"),
+    (lambda: ewa_optax.bias_correct(1.0), ValueError, "bias_correct: decay must be"),
+    (lambda: ewa_optax.scale_by_rms(1.0), ValueError, "scale_by_ewa: decay must be"),
+    (lambda: ewa_optax.scale_by_rms("0.9"), TypeError, "decay must be a number or a scalar array, got '0.9'"),
+    (lambda: ewa_optax.scale_by_rms(0.9, eps=-1.0), ValueError, "scale_by_rms: eps must be"),
+    (lambda: ewa_optax.scale_by_learning_rate(-1.0), ValueError, "scale_by_learning_rate: learning_rate must be"),
+    (lambda: ewa_optax.rescale_learning_rate((), 0), ValueError, "factor must be finite and more than 0, got 0;"),
+    (lambda: ewa_optax.schedule_staircase(0.1, factor=0), ValueError, r"factor must be in \(0, 1\], got 0; 0.5 halves"),
+    (lambda: ewa_optax.schedule_staircase(0.1, every=0), ValueError, "every must be a whole number, 1 or more, got 0"),
+    (lambda: ewa_optax.schedule_staircase(0.1, steps_per_epoch=2.5), ValueError, "steps_per_epoch must be a whole"),
+    (lambda: ewa_optax.schedule_exponential(0.1, 1.05), ValueError, r"factor must be in \(0, 1\], got 1.05"),
+    (lambda: ewa_optax.schedule_inverse_time(0.1, -1.0), ValueError, "decay_rate must be .*0 or more, got -1.0"),
+    (lambda: ewa_optax.schedule_inverse_time(-0.1), ValueError, "init_value must be .*got -0.1"),
+    (
+        lambda: ewa_optax.schedule_inverse_sqrt(0.1, first_epoch=0),
+        ValueError,
+        "first_epoch must be a whole number, 1 or",
+    ),
+    (lambda: ewa_optax.schedule_inverse_sqrt(0.1, 0.0), ValueError, "k must be finite and more than 0, got 0.0"),
+    (lambda: epoch(ROWS, 0), ValueError, "batch_size must be from 1 to the number of examples, 10, got 0; 10 makes"),
+    (lambda: epoch(ROWS, 11), ValueError, "batch_size must be from 1 to .* 10, got 11"),
+    (lambda: epoch(ROWS, 2.0), TypeError, r"batch_size must be an integer, got 2.0 \(float\)"),
+    (lambda: epoch(ROWS, True), TypeError, "batch_size must be an integer, got True"),
+    (
+        lambda: epoch({"x": ROWS, "y": ROWS[:9]}, 2),
+        ValueError,
+        r"differ in length \(data\['x'\]: 10, data\['y'\]: 9\); cut",
+    ),
+    (lambda: epoch((ROWS, 1.0), 2), ValueError, r"data\[1\] is a scalar.*give it one"),
+    (lambda: epoch({}, 2), ValueError, "data holds no examples; pass"),
+    (lambda: epoch(ROWS[:0], 1), ValueError, "data holds no examples; pass"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD_CALLS, ids=range(len(BAD_CALLS)))
+def test_bad_calls(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_an_out_that_depends_on_the_size_of_the_batch():
+    with pytest.raises(ValueError, match=r"out\['errors'\] of shape \(4,\).* 4 examples and of shape \(2,\)"):
+        minibatch.epoch(lambda c, b: (c, {"errors": b[:, 0]}), 0.0, ROWS, batch_size=4, key=jax.random.key(0))
+
+
+def test_adamw_without_parameters_says_so():
+    optimizer = ewa_optax.adamw(0.1)
+    with pytest.raises(ValueError, match="params"):
+        optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
+
+
+def test_numbers_of_every_kind_are_taken():
+    for rate in (0.1, 1, np.float32(0.1), np.float64(0.1), np.array(0.1), jnp.array(0.1), jnp.bfloat16(0.1)):
+        optimizer = ewa_optax.adam(rate, b1=np.float32(0.5), b2=jnp.float32(0.9), eps=0)
+        updates, _ = optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
+        np.testing.assert_allclose(updates, -float(rate), rtol=1e-6)

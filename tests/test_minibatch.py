@@ -1,0 +1,154 @@
+"""One shuffled pass over the data."""
+
+import chex
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import ewa_optax
+from ewa_optax import minibatch
+
+SIZES = [1, 2, 63, 64, 65, 1000, 4097]
+
+
+def count_visits(visits, rows):
+    return visits.at[rows].add(1), jnp.array([rows.shape[0], rows[0]])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("batch_size", [1, 2, 64, "all"])
+def test_every_example_is_seen_once(size, batch_size):
+    batch_size = size if batch_size == "all" else batch_size
+    if batch_size > size:
+        pytest.skip("an error, tested elsewhere")
+    visits, out = minibatch.epoch(
+        count_visits, jnp.zeros(size, int), jnp.arange(size), batch_size=batch_size, key=jax.random.key(1)
+    )
+    np.testing.assert_array_equal(visits, 1)
+    whole, rest = divmod(size, batch_size)
+    np.testing.assert_array_equal(out[:, 0], [batch_size] * whole + [rest] * (rest > 0))
+
+
+def test_the_order_is_the_permutation_of_the_key():
+    _, batches = minibatch.epoch(lambda c, b: (c, b), None, jnp.arange(12), batch_size=4, key=jax.random.key(3))
+    np.testing.assert_array_equal(batches.ravel(), jax.random.permutation(jax.random.key(3), 12))
+
+
+def test_keys_decide_the_order_and_nothing_else_does():
+    def first_rows(key, data):
+        return minibatch.epoch(count_visits, jnp.zeros(64, int), data, batch_size=8, key=key)[1]
+
+    data = jnp.arange(64)
+    np.testing.assert_array_equal(first_rows(jax.random.key(0), data), first_rows(jax.random.PRNGKey(0), data))
+    assert not np.array_equal(first_rows(jax.random.key(0), data), first_rows(jax.random.key(1), data))
+
+
+@pytest.mark.parametrize("container", [np.asarray, jnp.asarray])
+def test_rows_of_all_leaves_stay_together(container):
+    size = 10
+    data = {"x": (container(np.arange(size * 3).reshape(size, 3)),), "y": container(np.arange(size)), "none": None}
+
+    def step(carry, batch):
+        chex.assert_trees_all_equal(batch["x"][0][:, 0], batch["y"] * 3) if not isinstance(
+            batch["y"], jax.core.Tracer
+        ) else None
+        return carry, jnp.all(batch["x"][0][:, 0] == 3 * batch["y"])
+
+    _, together = minibatch.epoch(step, None, data, batch_size=4, key=jax.random.key(0))
+    assert together.shape == (3,)
+    assert np.all(together)
+
+
+def test_a_second_epoch_compiles_nothing():
+    @chex.assert_max_traces(n=2)  # Once for the whole mini-batches, once for the smaller last one.
+    def step(carry, batch):
+        return carry + batch.mean(), None
+
+    carry = jnp.float32(0)
+    for t in range(5):
+        data = np.random.default_rng(t).standard_normal(10).astype(np.float32)
+        carry, _ = minibatch.epoch(step, carry, data, batch_size=4, key=jax.random.key(t))
+
+
+def test_it_is_gradient_descent_on_each_mini_batch_in_turn():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((50, 3)).astype(np.float32), rng.standard_normal(50).astype(np.float32)
+    optimizer, key = ewa_optax.adam(0.05), jax.random.key(4)
+
+    def loss(w, batch):
+        return jnp.mean((batch[0] @ w - batch[1]) ** 2)
+
+    def step(carry, batch):
+        w, state = carry
+        value, gradient = jax.value_and_grad(loss)(w, batch)
+        updates, state = optimizer.update(gradient, state, w)
+        return (optax.apply_updates(w, updates), state), value
+
+    start = (jnp.zeros(3), optimizer.init(jnp.zeros(3)))
+    (w, _), costs = minibatch.epoch(step, start, (x, y), batch_size=16, key=key)
+    by_hand, expected, order = start, [], np.asarray(jax.random.permutation(key, 50))
+    for rows in np.split(order, [16, 32, 48]):
+        by_hand, value = step(by_hand, (x[rows], y[rows]))
+        expected.append(value)
+    np.testing.assert_allclose(costs, expected, rtol=1e-5)
+    np.testing.assert_allclose(w, by_hand[0], rtol=1e-5)
+
+
+def test_batch_gradient_descent_never_climbs_and_stochastic_does():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 2)).astype(np.float32)
+    y = x @ np.array([1.0, -2.0], np.float32) + rng.standard_normal(40).astype(np.float32)
+
+    def step(w, batch):
+        value, gradient = jax.value_and_grad(lambda w: jnp.mean((batch[0] @ w - batch[1]) ** 2))(w)
+        return w - 0.1 * gradient, value
+
+    def costs(batch_size, epochs):
+        w, history = jnp.zeros(2), []
+        for t in range(epochs):
+            w, out = minibatch.epoch(step, w, (x, y), batch_size=batch_size, key=jax.random.key(t))
+            history.extend(np.asarray(out))
+        return np.array(history)
+
+    batch, stochastic = costs(40, 60), costs(1, 3)
+    assert batch.shape == (60,)
+    assert stochastic.shape == (120,)
+    assert np.all(np.diff(batch) <= 1e-6)
+    assert np.any(np.diff(stochastic) > 0.5)
+
+
+@pytest.mark.parametrize(("examples", "steps"), [(5_000_000, 5000), (50_000_000, 50_000), (5_000_001, 5001)])
+def test_the_headline_case_takes_five_thousand_steps(examples, steps):
+    data = jax.ShapeDtypeStruct((examples, 20), jnp.float32)
+    _, out = jax.eval_shape(
+        lambda data, key: minibatch.epoch(lambda c, b: (c, b.mean()), None, data, batch_size=1000, key=key),
+        data,
+        jax.random.key(0),
+    )
+    assert out.shape == (steps,)
+
+
+def test_it_goes_under_jit_vmap_and_grad():
+    data = jnp.arange(10.0)
+
+    def final(w, key):
+        return minibatch.epoch(lambda w, b: (w * 0.9 + b.mean(), None), w, data, batch_size=3, key=key)[0]
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    together = jax.jit(jax.vmap(final))(jnp.arange(4.0), keys)
+    alone = [final(jnp.float32(i), key) for i, key in enumerate(keys)]
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(final)(1.0, keys[0]), 0.9**4, rtol=1e-6)
+
+
+def test_it_lowers_for_every_platform():
+    def epoch(carry, data, key):
+        return minibatch.epoch(count_visits, carry, data, batch_size=4, key=key)
+
+    exported = jax.export.export(jax.jit(epoch), platforms=("cpu", "cuda", "rocm", "tpu"))(
+        jnp.zeros(10, int), jnp.arange(10), jax.random.key(0)
+    )
+    assert exported.platforms == ("cpu", "cuda", "rocm", "tpu")

@@ -1,0 +1,130 @@
+"""The numbers that the course works out by hand."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import ewa_optax
+
+
+def averages(transformation, values):
+    state, out = transformation.init(jnp.zeros(())), []
+    for value in values:
+        v, state = transformation.update(jnp.float32(value), state)
+        out.append(float(v))
+    return out
+
+
+# Exponentially weighted averages.
+
+
+@pytest.mark.parametrize(("decay", "steps"), [(0.5, 2), (0.9, 10), (0.98, 50), (0.999, 1000), (0.9995, 2000)])
+def test_an_average_spans_about_one_over_one_minus_decay_steps(decay, steps):
+    assert round(1 / (1 - decay)) == steps
+    value, *rest = averages(ewa_optax.scale_by_ewa(decay), [1.0] + [0.0] * steps)
+    left = rest[-1] / value
+    np.testing.assert_allclose(left, decay**steps, rtol=1e-4)
+    assert abs(left - 1 / math.e) < 0.12
+    if decay == 0.9:
+        assert round(left, 3) == 0.349
+
+
+def test_the_weights_sum_to_one_minus_a_power_of_the_decay():
+    ones = averages(ewa_optax.scale_by_ewa(0.9), [1.0] * 20)
+    np.testing.assert_allclose(ones, 1 - 0.9 ** np.arange(1, 21), rtol=1e-6)
+
+
+# Bias correction.
+
+
+def test_the_first_day_at_forty_degrees():
+    corrected = optax.chain(ewa_optax.scale_by_ewa(0.98), ewa_optax.bias_correct(0.98))
+    np.testing.assert_allclose(averages(ewa_optax.scale_by_ewa(0.98), [40.0]), [0.8], rtol=1e-6)
+    np.testing.assert_allclose(averages(corrected, [40.0]), [40.0], rtol=1e-6)
+    second = averages(corrected, [40.0, 49.0])[1]
+    np.testing.assert_allclose(second, (0.0196 * 40 + 0.02 * 49) / 0.0396, rtol=1e-6)
+
+
+def test_the_uncorrected_curve_starts_low_and_meets_the_corrected_one():
+    days = 10 + 5 * np.sin(np.arange(600) / 58)
+    plain = np.array(averages(ewa_optax.scale_by_ewa(0.98), days))
+    corrected = np.array(averages(optax.chain(ewa_optax.scale_by_ewa(0.98), ewa_optax.bias_correct(0.98)), days))
+    assert np.all(plain[:50] < 0.7 * corrected[:50])
+    np.testing.assert_allclose(plain[-1], corrected[-1], rtol=1e-5)
+
+
+# Learning-rate decay. The rates of the first epochs, from epoch 1 on.
+
+WORKED = [
+    (ewa_optax.schedule_inverse_time, (0.2, 1.0), {}, [0.1, 0.0667, 0.05, 0.04]),
+    (ewa_optax.schedule_inverse_time, (0.1, 0.05), {}, [0.0952, 0.0909, 0.0870]),
+    (ewa_optax.schedule_exponential, (0.2, 0.95), {}, [0.19, 0.1805, 0.171475]),
+    (ewa_optax.schedule_inverse_sqrt, (0.2, 1.0), {}, [0.2, 0.1414, 0.1155]),
+    (ewa_optax.schedule_inverse_sqrt, (0.2,), {"k": 0.5}, [0.1, 0.0707, 0.0577]),
+    (ewa_optax.schedule_staircase, (0.2,), {}, [0.1, 0.05, 0.025]),
+    (ewa_optax.schedule_staircase, (0.2,), {"every": 3}, [0.2, 0.2, 0.1, 0.1, 0.1, 0.05]),
+]
+worked = pytest.mark.parametrize(("make", "arguments", "options", "rates"), WORKED)
+
+
+def digits_of(rates):
+    return max(len(str(rate).split(".")[1]) for rate in rates)
+
+
+@worked
+@pytest.mark.parametrize("steps_per_epoch", [1, 7, 5000])
+def test_schedules(make, arguments, options, rates, steps_per_epoch):
+    schedule = make(*arguments, **options, steps_per_epoch=steps_per_epoch)
+    for epoch, rate in enumerate(rates):
+        for count in {epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch - 1}:
+            for value in (schedule(count), jax.jit(schedule)(jnp.int32(count))):
+                assert value.dtype == jnp.float32
+                assert round(float(value), digits_of(rates)) == pytest.approx(rate, abs=1e-7)
+
+
+@worked
+def test_schedules_of_many_counts_at_once(make, arguments, options, rates):
+    values = make(*arguments, **options)(jnp.arange(len(rates)))
+    np.testing.assert_allclose(np.round(values, digits_of(rates)), rates, atol=1e-7)
+
+
+@worked
+def test_schedules_vmap_over_their_arguments(make, arguments, options, rates):
+    def value(number, steps_per_epoch, first_epoch):
+        numbers = (number, *arguments[1:])
+        return make(*numbers, **options, steps_per_epoch=steps_per_epoch, first_epoch=first_epoch)(41)
+
+    numbers, steps, firsts = jnp.array([0.1, 0.2, 0.3]), jnp.array([1, 3, 20]), jnp.array([1, 2, 5])
+    together = jax.vmap(value)(numbers, steps, firsts)
+    alone = [value(float(n), int(s), int(f)) for n, s, f in zip(numbers, steps, firsts, strict=True)]
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+    if len(arguments) > 1:
+        seconds = jnp.array([0.25, 0.5, 1.0])
+        together = jax.vmap(lambda x: make(arguments[0], x, **options)(3))(seconds)
+        alone = [make(arguments[0], float(x), **options)(3) for x in seconds]
+        np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+def test_schedules_are_exact_far_out_and_when_epochs_count_from_zero():
+    assert float(ewa_optax.schedule_exponential(0.2, first_epoch=0)(0)) == pytest.approx(0.2)
+    late = ewa_optax.schedule_exponential(0.2, 0.999)
+    np.testing.assert_allclose(late(4999), 0.2 * 0.999**5000, rtol=2e-6)
+    counted = ewa_optax.schedule_inverse_time(1.0, 1.0, steps_per_epoch=2)
+    np.testing.assert_allclose(counted(2**30 + 1), 1 / (1 + 2**29 + 1), rtol=1e-6)
+    with jax.enable_x64(True):
+        value = ewa_optax.schedule_inverse_sqrt(0.2)(2)
+        assert value.dtype == jnp.float64
+        np.testing.assert_allclose(value, 0.2 / np.sqrt(3), rtol=1e-15)
+
+
+@worked
+def test_schedules_are_optax_schedules(make, arguments, options, rates):
+    optimizer = optax.sgd(make(*arguments, **options))
+    state = optimizer.init(jnp.zeros(()))
+    for rate in rates:
+        update, state = optimizer.update(jnp.ones(()), state)
+        assert round(-float(update), digits_of(rates)) == pytest.approx(rate, abs=1e-7)
