@@ -50,7 +50,7 @@ def scale_by_learning_rate(learning_rate: optax.ScalarOrSchedule) -> optax.Gradi
     """
 
     def rate_at(step):
-        return learning_rate(step) if callable(learning_rate) else learning_rate
+        return jnp.asarray(learning_rate(step) if callable(learning_rate) else learning_rate)
 
     def init(params):
         del params
@@ -59,8 +59,8 @@ def scale_by_learning_rate(learning_rate: optax.ScalarOrSchedule) -> optax.Gradi
 
     def update(updates, state, params=None):
         del params
-        rate = (state.factor * rate_at(state.step)).astype(state.factor.dtype)
-        return scale_leaves(updates, -rate), ScaleByLearningRateState(increment(state.step), state.factor, rate)
+        downhill = (state.factor * -rate_at(state.step)).astype(state.factor.dtype)
+        return scale_leaves(updates, downhill), ScaleByLearningRateState(increment(state.step), state.factor, -downhill)
 
     return optax.GradientTransformation(init, update)
 

@@ -1,0 +1,133 @@
+"""The rooms and floors of the package: who may import whom, and what every public name must say."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import ewa_optax
+from ewa_optax import minibatch, plots
+
+PACKAGE = Path(ewa_optax.__file__).parent
+FLOORS = {
+    "_numerics": 0,
+    "_checks": 0,
+    "_scaling": 1,
+    "_dtype": 1,
+    "_schedules": 1,
+    "minibatch": 1,
+    "_average": 2,
+    "_learning_rate": 2,
+    "_rms": 3,
+    "_optimizers": 4,
+    "_compare": 5,
+    "plots": 5,
+    "__main__": 6,
+}
+
+
+def siblings_imported(source):
+    """The modules of the package that a source imports, anywhere in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            parts = (node.module or "").split(".")
+            if node.level or parts[0] == "ewa_optax":
+                tail = parts if node.level else parts[1:]
+                yield from [tail[0]] if tail and tail[0] else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("ewa_optax."))
+
+
+def imports_against_the_floors(name, source):
+    return [x for x in siblings_imported(source) if x in FLOORS and FLOORS[x] >= FLOORS[name]]
+
+
+def test_every_module_has_a_floor():
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(FLOORS)
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_modules_import_from_lower_floors_only(name):
+    assert not imports_against_the_floors(name, (PACKAGE / f"{name}.py").read_text())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from ewa_optax._optimizers import adam",
+        "from ewa_optax import _optimizers",
+        "import ewa_optax._optimizers",
+        "from . import _optimizers",
+        "from ._rms import scale_by_rms",
+        "def f():\n    from ewa_optax._rms import scale_by_rms",
+    ],
+)
+def test_the_floor_test_can_fail(line):
+    assert imports_against_the_floors("_average", line)
+
+
+def test_init_only_names_what_is_public():
+    body = ast.parse((PACKAGE / "__init__.py").read_text()).body
+    docstring, *imports, version = body
+    assert isinstance(docstring, ast.Expr)
+    assert isinstance(version, ast.Assign)
+    assert all(isinstance(x, ast.ImportFrom) and x.names[0].name == x.names[0].asname for x in imports)
+
+
+def test_the_public_names():
+    public = {name for name in vars(ewa_optax) if not name.startswith("_")} - {"plots"}
+    assert public == {
+        "minibatch",
+        *("scale_by_ewa", "bias_correct", "scale_by_rms", "scale_by_learning_rate"),
+        *("schedule_inverse_time", "schedule_exponential", "schedule_inverse_sqrt", "schedule_staircase"),
+        *("get_learning_rate", "rescale_learning_rate"),
+        *("gradient_descent", "momentum", "heavy_ball", "rmsprop", "adam", "adamw"),
+    }
+
+
+def test_an_optimizer_is_one_expression():
+    tree = ast.parse((PACKAGE / "_optimizers.py").read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Lambda)]
+    assert len(functions) == 6
+    for function in functions:
+        assert isinstance(function, ast.FunctionDef)
+        _docstring, *rest = function.body
+        assert [type(statement) for statement in rest] == [ast.Return]
+
+
+def public_functions():
+    for module in (ewa_optax, minibatch, plots):
+        for name, value in vars(module).items():
+            if inspect.isfunction(value) and not name.startswith("_") and value.__module__.startswith("ewa_optax"):
+                yield pytest.param(value, id=name)
+
+
+@pytest.mark.parametrize("function", list(public_functions()))
+def test_public_docstrings_say_what_they_must(function):
+    text = inspect.getdoc(function)
+    for section in ("Args:", "Returns:", "Raises:", "Example:"):
+        assert f"\n{section}\n" in text, section
+    assert ">>> " in text
+    for name in inspect.signature(function).parameters:
+        assert re.search(rf"^    {name}: ", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_modules_are_small_and_say_what_they_are_for(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    prose = set()
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            prose.update(range(body[0].lineno, body[0].end_lineno + 1))
+    lines = enumerate(path.read_text().splitlines(), 1)
+    code = [x for i, x in lines if x.strip() and not x.strip().startswith("#") and i not in prose]
+    assert len(code) <= 150

@@ -1,0 +1,134 @@
+"""The command line, as a person uses it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ewa_optax import _compare, plots
+from ewa_optax.__main__ import main
+
+
+def test_the_main_job(tmp_path, capsys):
+    picture = tmp_path / "race.png"
+    assert main(["--epochs", "3", "--out", str(picture)]) == 0
+    out, err = capsys.readouterr()
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
+    for name in ("gradient_descent", "momentum", "rmsprop", "adam"):
+        rate, cost, accuracy, seconds = rows[name]
+        assert float(rate) == _compare.LEARNING_RATES[name]
+        assert float(cost) < 0.6
+        assert float(accuracy.rstrip("%")) > 85
+        assert float(seconds) < 5
+    assert f"picture: {picture}" in out
+    assert err == ""
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_options(tmp_path, capsys):
+    picture = tmp_path / "a.svg"
+    arguments = ["compare", "--optimizers", "adamw", "adam", "adamw", "--epochs", "1", "--batch-size", "1437"]
+    assert main([*arguments, "--learning-rate", "0.5", "--seed", "3", "--out", str(picture)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("adamw") == 1
+    assert "momentum" not in out
+    assert out.count(" 0.5 ") == 2
+    assert "<svg" in picture.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "--epochs: must be a whole number from 1 to 2147483647, got '0'"),
+        (["--epochs", "many"], "--epochs: must be a whole number"),
+        (["--batch-size", "0"], "--batch-size: must be a whole number from 1"),
+        (["--batch-size", "5000"], "--batch-size: must be at most the number of training examples, 1437, got 5000"),
+        (["--learning-rate", "-1"], "--learning-rate: must be a finite number more than 0, got '-1'"),
+        (["--learning-rate", "nan"], "--learning-rate: must be a finite number"),
+        (["--seed", "-1"], "--seed: must be a whole number from 0"),
+        (["--optimizers", "sgd"], "--optimizers: invalid choice: 'sgd' (choose from"),
+        (["--optimizers"], "--optimizers: expected at least one argument"),
+        (["--out", "cost.txt"], "--out: must end in one of .png"),
+        (["--out", "no/such/folder/cost.png"], "--out: there is no folder 'no/such/folder'; make it first"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+    ],
+)
+def test_wrong_values_are_one_line_and_status_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_as_a_process(tmp_path):
+    command = [sys.executable, "-W", "error", "-m", "ewa_optax", "--epochs", "1", "--learning-rate", "1e30"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "diverged" in done.stdout
+    assert (tmp_path / "ewa_optax_compare.png").exists()
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["--out", str(tmp_path / "a.png")])
+    err = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert "pip install 'ewa-optax[demo]'" in err
+    assert err.count("\n") == 1
+
+
+def test_runs_start_alike_and_repeat_to_the_bit():
+    train_set, test_set = _compare.load_digits(seed=1)
+    assert train_set.pixels.shape == (1437, 64)
+    assert test_set.digit.shape == (360,)
+
+    def runs(name):
+        return list(_compare.train(name, 0.01, train_set, test_set, epochs=2, batch_size=100, seed=1))
+
+    adam, again, momentum = runs("adam")[-1], runs("adam")[-1], runs("momentum")[-1]
+    np.testing.assert_array_equal(adam.minibatch_costs, again.minibatch_costs)
+    assert adam.minibatch_costs.shape == (2 * 15,)
+    assert adam.epoch_costs.shape == (3,)
+    assert adam.epoch_costs[0] == momentum.epoch_costs[0]
+    assert adam.minibatch_costs[0] == momentum.minibatch_costs[0]
+
+
+# Pictures, by what was drawn.
+
+
+def test_the_picture_of_mini_batches_shows_costs_and_their_average():
+    costs = np.array([4.0, 2.0, 1.0, 2.0])
+    ax = plots.minibatch_costs({"a": costs, "b": costs * 2}, decay=0.5)
+    raw, average, *_ = ax.get_lines()
+    np.testing.assert_array_equal(raw.get_ydata(), costs)
+    weights = 0.5 ** np.arange(4)
+    expected = [weights[: t + 1] @ costs[t::-1] / weights[: t + 1].sum() for t in range(4)]
+    np.testing.assert_allclose(average.get_ydata(), expected, rtol=1e-6)
+    np.testing.assert_array_equal(average.get_xdata(), [1, 2, 3, 4])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    assert ax.get_yscale() == "log"
+
+
+def test_the_picture_of_epochs_draws_on_the_axes_given():
+    ax = plots.epoch_costs({"a": [3.0, 2.0, 1.0]})
+    assert plots.epoch_costs({"b": [1.0, 0.5]}, ax=ax) is ax
+    first, second = ax.get_lines()
+    np.testing.assert_array_equal(first.get_xdata(), [0, 1, 2])
+    np.testing.assert_array_equal(second.get_ydata(), [1.0, 0.5])
+
+
+@pytest.mark.parametrize("draw", [plots.minibatch_costs, plots.epoch_costs])
+def test_costs_of_the_wrong_shape(draw):
+    with pytest.raises(ValueError, match=r"costs of 'a' must have one axis, got shape \(2, 2\); put epochs end to end"):
+        draw({"a": np.ones((2, 2))})
+
+
+def test_colours_and_dashes_tell_lines_apart():
+    ax = plots.epoch_costs({str(i): [1.0, 0.5] for i in range(7)})
+    assert len({line.get_color() for line in ax.get_lines()}) == 7
+    assert len({str(line.get_linestyle()) + str(line._unscaled_dash_pattern) for line in ax.get_lines()}) == 7

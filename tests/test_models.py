@@ -1,0 +1,128 @@
+"""The optimizers in real models: flax (nnx and linen), equinox and haiku, through `optax.chain`."""
+
+import chex
+import equinox as eqx
+import flax.linen as nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from flax import nnx
+
+import ewa_optax
+
+X = jax.random.normal(jax.random.key(0), (32, 4))
+Y = jnp.sin(X[:, :1]) + X[:, 1:2] * X[:, 2:3]
+OPTIMIZERS = {
+    "ours": lambda rate: optax.chain(optax.clip_by_global_norm(1.0), ewa_optax.adam(rate)),
+    "optax's": lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+}
+
+
+def train_equinox(optimizer, steps):
+    model = eqx.nn.MLP(4, 1, 16, 2, key=jax.random.key(1))
+    state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+
+    @eqx.filter_jit
+    def step(model, state):
+        loss, gradients = eqx.filter_value_and_grad(lambda m: jnp.mean((jax.vmap(m)(X) - Y) ** 2))(model)
+        updates, state = optimizer.update(gradients, state, eqx.filter(model, eqx.is_inexact_array))
+        return eqx.apply_updates(model, updates), state, loss
+
+    losses = []
+    for _ in range(steps):
+        model, state, loss = step(model, state)
+        losses.append(loss)
+    return jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)), jnp.stack(losses), state
+
+
+class Linen(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(nn.relu(nn.Dense(16)(x)))
+
+
+def train_functional(init, apply, optimizer, steps):
+    params = init(jax.random.key(1), X)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state):
+        loss, gradients = jax.value_and_grad(lambda p: jnp.mean((apply(p, X) - Y) ** 2))(params)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    losses = []
+    for _ in range(steps):
+        params, state, loss = step(params, state)
+        losses.append(loss)
+    return jax.tree.leaves(params), jnp.stack(losses), state
+
+
+def train_linen(optimizer, steps):
+    return train_functional(Linen().init, Linen().apply, optimizer, steps)
+
+
+def train_haiku(optimizer, steps):
+    network = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([16, 1])(x)))
+    return train_functional(network.init, network.apply, optimizer, steps)
+
+
+def train_nnx(optimizer, steps):
+    rngs = nnx.Rngs(1)
+    model = nnx.Sequential(
+        nnx.Linear(4, 16, rngs=rngs), nnx.BatchNorm(16, rngs=rngs), nnx.relu, nnx.Linear(16, 1, rngs=rngs)
+    )
+    wrapped = nnx.Optimizer(model, optimizer, wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, wrapped):
+        loss, gradients = nnx.value_and_grad(lambda m: jnp.mean((m(X) - Y) ** 2))(model)
+        wrapped.update(model, gradients)
+        return loss
+
+    losses = [step(model, wrapped) for _ in range(steps)]
+    return jax.tree.leaves(nnx.state(model, nnx.Param)), jnp.stack(losses), None
+
+
+LIBRARIES = [train_equinox, train_linen, train_haiku, train_nnx]
+
+
+@pytest.mark.parametrize("train", LIBRARIES)
+def test_one_step_equals_that_of_optax(train):
+    ours, theirs = (train(make(1e-3), 1)[0] for make in OPTIMIZERS.values())
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-8)
+    unmoved = train(OPTIMIZERS["ours"](0.0), 1)[0]
+    assert all(jnp.all(jnp.abs(x - y) < 1.01e-3) for x, y in zip(unmoved, ours, strict=True))
+    assert all(jnp.any(x != y) for x, y in zip(unmoved, ours, strict=True))
+
+
+@pytest.mark.parametrize("train", LIBRARIES)
+def test_a_model_learns(train):
+    _, losses, _ = train(OPTIMIZERS["ours"](1e-2), 200)
+    assert losses[-1] < 0.1 * losses[0]
+
+
+@pytest.mark.parametrize("train", [train_equinox, train_linen, train_haiku])
+def test_the_rate_is_read_from_the_state_of_a_model(train):
+    state = train(OPTIMIZERS["ours"](1e-2), 1)[2]
+    assert ewa_optax.get_learning_rate(state) == jnp.float32(1e-2)
+
+
+def test_the_l2_cost_is_a_piece_in_front():
+    model = {"weights": jnp.array([[2.0, -1.0]]), "bias": jnp.array([3.0])}
+    batch_size, strength = 4, 0.5
+
+    def cost(params, penalty):
+        data_cost = jnp.mean((params["weights"] @ jnp.array([1.0, 1.0]) + params["bias"]) ** 2)
+        return data_cost + penalty * strength / (2 * batch_size) * jnp.sum(params["weights"] ** 2)
+
+    def weights_only(params):
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+
+    plain = ewa_optax.adam(0.1)
+    with_l2 = optax.chain(optax.add_decayed_weights(strength / batch_size, mask=weights_only), plain)
+    by_piece, _ = with_l2.update(jax.grad(cost)(model, 0.0), with_l2.init(model), model)
+    by_cost, _ = plain.update(jax.grad(cost)(model, 1.0), plain.init(model), model)
+    chex.assert_trees_all_close(by_piece, by_cost, rtol=1e-6)
