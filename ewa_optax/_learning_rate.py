@@ -90,7 +90,8 @@ def get_learning_rate(opt_state: Any) -> jax.Array:
             f"the optimizer state holds {len(found)} learning rates, so which one is meant is unclear; "
             "pass the part of the state that holds the one you mean."
         )
-    return found[0].learning_rate
+    (rate,) = jax.tree.leaves(found[0].learning_rate)
+    return rate
 
 
 @checked(factor=POSITIVE)
@@ -120,7 +121,10 @@ def rescale_learning_rate(opt_state: Any, factor: float | jax.Array) -> Any:
     _states(opt_state)
 
     def rescale(x):
-        return x._replace(factor=(x.factor * factor).astype(x.factor.dtype)) if _is_state(x) else x
+        if not _is_state(x):
+            return x
+        # Not x.factor itself: flax's nnx keeps each array of a state in a variable, a tree of one leaf.
+        return x._replace(factor=jax.tree.map(lambda f: (f * factor).astype(f.dtype), x.factor))
 
     return jax.tree.map(rescale, opt_state, is_leaf=_is_state)
 

@@ -83,7 +83,7 @@ def train_nnx(optimizer, steps):
         return loss
 
     losses = [step(model, wrapped) for _ in range(steps)]
-    return jax.tree.leaves(nnx.state(model, nnx.Param)), jnp.stack(losses), None
+    return jax.tree.leaves(nnx.state(model, nnx.Param)), jnp.stack(losses), wrapped.opt_state
 
 
 LIBRARIES = [train_equinox, train_linen, train_haiku, train_nnx]
@@ -104,10 +104,26 @@ def test_a_model_learns(train):
     assert losses[-1] < 0.1 * losses[0]
 
 
-@pytest.mark.parametrize("train", [train_equinox, train_linen, train_haiku])
-def test_the_rate_is_read_from_the_state_of_a_model(train):
+@pytest.mark.parametrize("train", LIBRARIES)
+def test_the_rate_of_a_model_is_read_and_rescaled(train):
     state = train(OPTIMIZERS["ours"](1e-2), 1)[2]
     assert ewa_optax.get_learning_rate(state) == jnp.float32(1e-2)
+    rescaled = ewa_optax.rescale_learning_rate(state, 0.5)
+    assert jax.tree.structure(rescaled) == jax.tree.structure(state)
+
+
+def test_an_nnx_optimizer_goes_on_at_the_rescaled_rate():
+    model = nnx.Linear(4, 1, rngs=nnx.Rngs(0))
+    wrapped = nnx.Optimizer(model, ewa_optax.adam(0.5), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, wrapped):
+        wrapped.update(model, nnx.grad(lambda m: jnp.mean((m(X) - Y) ** 2))(model))
+
+    step(model, wrapped)
+    wrapped.opt_state = ewa_optax.rescale_learning_rate(wrapped.opt_state, 0.1)
+    step(model, wrapped)
+    assert jnp.isclose(ewa_optax.get_learning_rate(wrapped.opt_state), 0.05)
 
 
 def test_the_l2_cost_is_a_piece_in_front():
