@@ -1,7 +1,7 @@
 """Checks of hyperparameters where the user wrote them: the value, the rule, the remedy.
 
-Python numbers are checked when a transformation is made. Arrays and tracers can't be (under `jax.jit` or `jax.vmap`
-they have no value yet), so of those only the shape is.
+Numbers of Python and NumPy are checked when a transformation is made. JAX arrays may be traced (under `jax.jit` or
+`jax.vmap` they have no value yet), so of those only the shape is.
 """
 
 import functools
@@ -10,6 +10,8 @@ import math
 import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import numpy as np
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -46,6 +48,8 @@ COUNT = _rule("a whole number, 1 or more", lambda x: x >= 1 and x == int(x), "1 
 
 def check(function: str, name: str, value: Any, rule: Rule) -> None:
     """Raises unless `value` obeys `rule`: TypeError for what is no number, ValueError for a wrong one."""
+    if isinstance(value, np.ndarray) and value.shape == ():
+        value = value.item()
     if isinstance(value, numbers.Real):
         if not rule.holds(value):
             raise ValueError(f"{function}: {name} must be {rule.text}, got {value!r}; {rule.remedy}.")

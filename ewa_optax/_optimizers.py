@@ -1,8 +1,8 @@
 r"""The optimizers, each one expression over the pieces, in order of growing complexity.
 
-All of them share a contract: arithmetic in float32 or wider whatever comes in, updates in the dtype of the gradients,
-state that never changes its dtypes or structure, one int32 or float32 scalar more than optax where it is needed, and a
-learning rate that `get_learning_rate` reads and `rescale_learning_rate` changes.
+All of them share a contract: arithmetic in float32 or wider whatever comes in; updates in the dtype of the gradients;
+a state of arrays that keeps its dtypes and structure from `init` on; and a learning rate that `get_learning_rate`
+reads and `rescale_learning_rate` changes.
 """
 
 from collections.abc import Callable

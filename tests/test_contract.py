@@ -13,6 +13,8 @@ import optax
 import pytest
 from cases import CASES
 
+import ewa_optax
+
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 PARAMS = {"w": jnp.array([[0.3, -1.2], [2.5, 0.01]]), "b": jnp.array([0.5, -0.5]), "scale": jnp.float32(2.0)}
 
@@ -259,6 +261,16 @@ def test_extra_arguments_reach_nobody_who_did_not_ask(case):
     chex.assert_trees_all_equal(
         optimizer.update(gradients, state, PARAMS, value=1.0, unheard_of=2), optimizer.update(gradients, state, PARAMS)
     )
+
+
+def test_extra_arguments_reach_the_averages_that_ask():
+    def update(updates, state, params=None, *, temperature, **extra_args):
+        return jax.tree.map(lambda u: u * temperature, updates), state
+
+    hot = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    rms = optax.chain(ewa_optax.scale_by_rms(hot, eps=0.0, numerator=hot), ewa_optax.scale_by_learning_rate(1.0))
+    updates, _ = rms.update(jnp.array([2.0]), rms.init(jnp.zeros(1)), temperature=9.0)
+    np.testing.assert_allclose(updates, [-2.0 * 9 / np.sqrt(4.0 * 9)])
 
 
 @every_case

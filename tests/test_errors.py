@@ -30,6 +30,7 @@ BAD_CALLS = [
     (lambda: ewa_optax.adam(jnp.ones(3)), ValueError, r"must be a scalar, got an array of shape \(3,\).*jax.vmap"),
     (lambda: ewa_optax.adam(0.1, b1=lambda count: 0.9), TypeError, "b1 must be a number or a scalar array, got <"),
     (lambda: ewa_optax.adam(0.1, b1=np.float32(1)), ValueError, r"b1 must be in \[0, 1\)"),
+    (lambda: ewa_optax.adam(0.1, b1=np.array(1.0)), ValueError, r"b1 must be in \[0, 1\), got 1.0"),
     (lambda: ewa_optax.adamw(0.1, weight_decay=-1e-4), ValueError, "adamw: weight_decay must be .*got -0.0001"),
     (lambda: ewa_optax.momentum(0.1, 1), ValueError, r"momentum: decay must be in \[0, 1\), got 1;"),
     (lambda: ewa_optax.heavy_ball(0.1, decay=1.0), ValueError, "heavy_ball: decay must be"),
