@@ -9,9 +9,16 @@ Every piece is an `optax.GradientTransformation`, so it goes into `optax.chain` 
         ),
         scale_by_learning_rate(1e-3),
     )
+
+Optimizers: gradient_descent, momentum, heavy_ball, rmsprop, adam, adamw.
+Pieces: scale_by_ewa, bias_correct, scale_by_rms, scale_by_learning_rate.
+Schedules: schedule_inverse_time, schedule_exponential, schedule_inverse_sqrt, schedule_staircase.
+Learning rates while training runs: get_learning_rate, rescale_learning_rate.
+Namespaces: minibatch (epochs), plots (pictures).
 """
 
 from ewa_optax import minibatch as minibatch
+from ewa_optax import plots as plots
 from ewa_optax._average import bias_correct as bias_correct
 from ewa_optax._average import scale_by_ewa as scale_by_ewa
 from ewa_optax._learning_rate import get_learning_rate as get_learning_rate

@@ -57,12 +57,12 @@ def scale_by_ewa(decay: Decay) -> optax.GradientTransformation:
     Returns:
         A transformation whose state holds one average per parameter, of the parameter's shape, in float32 (or the
         parameter's own dtype where that is wider). Updates of any float or complex dtype; they leave in the dtype
-        they came in. None leaves stay None and leave their average alone. A magnitude beyond half the largest number
-        of its dtype counts as that half, an infinite one too; NaN stays NaN.
+        they came in. None leaves, for parameters that are not trained, stay None and leave their average alone.
 
     Raises:
         ValueError: `decay` outside [0, 1), or an array that is no scalar.
-        TypeError: `decay` is no number; or, at `init`, a parameter is neither float nor complex.
+        TypeError: `decay` is no number; a parameter or an update is neither float nor complex, or an update is
+            complex where the parameter is real.
 
     Example:
         >>> import jax.numpy as jnp, ewa_optax
@@ -129,7 +129,7 @@ def bias_correct(decay: Decay) -> optax.GradientTransformation:
 
         def divide(v):
             x = widen(v)
-            return narrow(x / total.astype(jnp.finfo(x.dtype).dtype), jnp.asarray(v).dtype)
+            return narrow(x / total.astype(x.dtype), jnp.result_type(v))
 
         return map_leaves(divide, updates), BiasCorrectState(step)
 
@@ -142,8 +142,7 @@ def scale_by_corrected_ewa(decay: Decay) -> optax.GradientTransformation:
 
     $$\hat v_t = \hat v_{t-1} + \frac{1 - \beta}{1 - \beta^t} (g_t - \hat v_{t-1})$$
 
-    The division is folded into the share of the newest value, a scalar. The operation per element that this saves
-    pays for the saturation of the square.
+    The division is folded into the share of the newest value, a scalar, which saves an operation per element.
     """
 
     def init(params):
@@ -160,20 +159,20 @@ def scale_by_corrected_ewa(decay: Decay) -> optax.GradientTransformation:
 
 def _zeros(params):
     def zeros(path, p):
-        p = jnp.asarray(p)
-        if not jnp.issubdtype(p.dtype, jnp.inexact):
+        dtype = jnp.result_type(p)
+        if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
-                f"the parameter at {jax.tree_util.keystr(path) or 'the root'} has dtype {p.dtype}, but an average "
+                f"the parameter at {jax.tree_util.keystr(path) or 'the root'} has dtype {dtype}, but an average "
                 "needs a float or complex one; leave it out with optax.masked, optax.partition or a None leaf."
             )
-        return jnp.zeros_like(p, dtype=wide_dtype(p.dtype))
+        return jnp.zeros_like(p, dtype=wide_dtype(dtype))
 
     return jax.tree_util.tree_map_with_path(zeros, params)
 
 
 def _advance(updates, average, decay, shares):
     fresh = map_leaves(lambda g, v: lerp(v, widen(g), decay, *shares), updates, average)
-    outgoing = map_leaves(lambda g, f: narrow(f, jnp.asarray(g).dtype), updates, fresh)
+    outgoing = map_leaves(lambda g, f: narrow(f, jnp.result_type(g)), updates, fresh)
     kept = jax.tree.map(
         lambda f, v: v if f is None else narrow(f, v.dtype), fresh, average, is_leaf=lambda x: x is None
     )

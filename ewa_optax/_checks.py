@@ -6,11 +6,12 @@ Numbers of Python and NumPy are checked when a transformation is made. JAX array
 
 import functools
 import inspect
-import math
-import numbers
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 _P = ParamSpec("_P")
@@ -27,7 +28,7 @@ class Rule(NamedTuple):
 
 
 def _rule(text: str, holds: Callable[[Any], bool], remedy: str) -> Rule:
-    return Rule(text, lambda x: math.isfinite(x) and holds(x), remedy)
+    return Rule(text, lambda x: abs(x) <= sys.float_info.max and holds(x), remedy)
 
 
 DECAY = _rule(
@@ -48,12 +49,12 @@ COUNT = _rule("a whole number, 1 or more", lambda x: x >= 1 and x == int(x), "1 
 
 def check(function: str, name: str, value: Any, rule: Rule) -> None:
     """Raises unless `value` obeys `rule`: TypeError for what is no number, ValueError for a wrong one."""
-    if isinstance(value, np.ndarray) and value.shape == ():
+    if isinstance(value, np.ndarray | np.generic) and value.shape == ():
         value = value.item()
-    if isinstance(value, numbers.Real):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         if not rule.holds(value):
             raise ValueError(f"{function}: {name} must be {rule.text}, got {value!r}; {rule.remedy}.")
-    elif hasattr(value, "dtype"):
+    elif isinstance(value, jax.Array | np.ndarray) and jnp.isrealobj(value) and jnp.issubdtype(value.dtype, jnp.number):
         if value.shape != ():
             raise ValueError(
                 f"{function}: {name} must be a scalar, got an array of shape {value.shape}; "
@@ -72,7 +73,10 @@ def checked(**rules: Rule) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
 
         @functools.wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            bound = signature.bind(*args, **kwargs)
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError:
+                return function(*args, **kwargs)  # Whose own error names the function and the argument.
             bound.apply_defaults()
             for name, rule in rules.items():
                 check(function.__name__, name, bound.arguments[name], rule)

@@ -35,7 +35,7 @@ def scale_by_learning_rate(learning_rate: optax.ScalarOrSchedule) -> optax.Gradi
         product is formed in float32 or wider; updates leave in the dtype they came in.
 
     Raises:
-        ValueError: a number that is negative or not finite, or an array that is no scalar.
+        ValueError: a number that is negative or not finite, or an array (a schedule's too) that is no scalar.
         TypeError: neither a number nor a schedule.
 
     Example:
@@ -50,12 +50,15 @@ def scale_by_learning_rate(learning_rate: optax.ScalarOrSchedule) -> optax.Gradi
     """
 
     def rate_at(step):
-        return jnp.asarray(learning_rate(step) if callable(learning_rate) else learning_rate)
+        rate = learning_rate(step) if callable(learning_rate) else learning_rate
+        if jnp.shape(rate) != ():
+            raise ValueError(f"a learning rate must be a scalar, but the schedule returned shape {jnp.shape(rate)}.")
+        return jnp.asarray(rate).astype(float)
 
     def init(params):
         del params
         step = jnp.zeros([], jnp.int32)
-        return ScaleByLearningRateState(step, jnp.ones([], float), jnp.array(rate_at(step), float))
+        return ScaleByLearningRateState(step, jnp.ones([], float), jnp.array(rate_at(step)))
 
     def update(updates, state, params=None):
         del params
@@ -66,7 +69,7 @@ def scale_by_learning_rate(learning_rate: optax.ScalarOrSchedule) -> optax.Gradi
 
 
 def get_learning_rate(opt_state: Any) -> jax.Array:
-    """The learning rate that the last update used; before the first update, the one it will use.
+    """The learning rate that the last update used; before the first update, what the schedule begins with.
 
     Args:
         opt_state: the state of an optimizer with one `scale_by_learning_rate` in it, however deep in chains, masks,
@@ -137,7 +140,7 @@ def _states(opt_state):
     found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(x)]
     if not found:
         raise ValueError(
-            f"there is no learning rate in this state of type {type(opt_state).__name__}; "
-            "end the chain with ewa_optax.scale_by_learning_rate, and pass the optimizer's state, not the parameters."
+            f"there is no learning rate in this {type(opt_state).__name__}; pass the state of an optimizer that ends "
+            "with ewa_optax.scale_by_learning_rate, and restore checkpoints into the types of optimizer.init(params)."
         )
     return found

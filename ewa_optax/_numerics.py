@@ -2,7 +2,7 @@ r"""Arithmetic on one array, in float32 or wider, that equals the formula.
 
 Two forms carry the accuracy. An average moves by `average + share * (value - average)`: one coefficient, so nothing
 has to sum to one after rounding. The sum of its weights is `-expm1(t * log(decay))`, because `1 - decay**t` in float32
-loses the digits of $1 - \beta$ that a decay near one consists of.
+loses the digits of $1 - \beta$ that make out a decay near one.
 """
 
 import math
@@ -25,8 +25,13 @@ def wide_dtype(dtype: Any) -> Any:
 
 def widen(x: Any) -> jax.Array:
     """`x` as a strongly typed array in its wide dtype."""
-    x = jnp.asarray(x)
-    return x.astype(wide_dtype(x.dtype))
+    dtype = jnp.result_type(x)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(
+            f"a leaf of shape {jnp.shape(x)} has dtype {dtype}, but an update must be float or complex; "
+            "leave it out with optax.masked, optax.partition or a None leaf."
+        )
+    return jnp.asarray(x, wide_dtype(dtype))
 
 
 def largest(dtype: Any) -> float:
@@ -34,17 +39,17 @@ def largest(dtype: Any) -> float:
     return float(jnp.finfo(dtype).max)
 
 
-def saturate(x: jax.Array, bound: float) -> jax.Array:
+def clip(x: jax.Array, bound: float) -> jax.Array:
     """`x` with real and imaginary parts held within plus and minus `bound`; NaN stays NaN."""
     if jnp.iscomplexobj(x):
-        return jax.lax.complex(saturate(x.real, bound), saturate(x.imag, bound))
+        return jax.lax.complex(clip(x.real, bound), clip(x.imag, bound))
     return jnp.clip(x, -bound, bound)
 
 
 def narrow(x: jax.Array, dtype: Any) -> jax.Array:
     """`x` in `dtype`; what is too large for it becomes its largest finite number, not infinity."""
     if largest(dtype) < largest(x.dtype):
-        x = saturate(x, largest(dtype))
+        x = clip(x, largest(dtype))
     return x.astype(dtype)
 
 
@@ -58,14 +63,16 @@ def lerp(average: jax.Array, value: jax.Array, decay: Decay, past: Decay, newest
 
     It starts from whichever the decay gives the larger share, and moves by the smaller share of the difference: from
     the other end, a small value after a large one would drown in the rounding of the large one.
-
-    A value saturates at half the largest number that both dtypes hold, so that neither the difference nor a later
-    division by the sum of weights overflows, and an infinite square does not stay in the average for ever.
     """
-    value = saturate(value, min(largest(value.dtype), largest(average.dtype)) / 2)
+    if value.shape != average.shape:
+        raise ValueError(f"an update of shape {value.shape} came for a parameter of shape {average.shape}.")
+    if jnp.iscomplexobj(value) and not jnp.iscomplexobj(average):
+        raise TypeError(
+            f"a complex update of shape {value.shape} came for a real parameter; "
+            "take its real part, or make the parameter complex."
+        )
     dtype = jnp.promote_types(value.dtype, average.dtype)
-    average, value = average.astype(dtype), value.astype(dtype)
-    past, newest = (jnp.asarray(share, jnp.finfo(dtype).dtype) for share in (past, newest))
+    average, value, past, newest = (jnp.asarray(x, dtype) for x in (average, value, past, newest))
     if isinstance(decay, jax.Array):
         return jnp.where(decay >= 0.5, average + newest * (value - average), value + past * (average - value))
     return average + newest * (value - average) if decay >= 0.5 else value + past * (average - value)
@@ -88,28 +95,29 @@ def corrected_shares(decay: Decay, count: jax.Array) -> tuple[jax.Array, jax.Arr
     """
     past, newest = shares(decay)
     total = weight_sum(decay, count)
-    past, newest = past * weight_sum(decay, count - 1) / total, newest / total
-    if isinstance(decay, jax.Array):
-        mean = 1 / count.astype(float)
-        return jnp.where(decay < 1, past, 1 - mean), jnp.where(decay < 1, newest, mean)
-    return past, newest
+    t = count.astype(float)
+    if not isinstance(decay, jax.Array):
+        return (past - past**t) / total, newest / total
+    total = jnp.where(decay < 1, total, 1)
+    return jnp.where(decay < 1, (past - past**t) / total, 1 - 1 / t), jnp.where(decay < 1, newest / total, 1 / t)
 
 
 def weight_sum(decay: Decay, count: jax.Array) -> jax.Array:
-    r"""$1 - \beta^t$: the sum of the weights of an average after `count` values."""
-    return -jnp.expm1(count.astype(float) * _log(decay))
+    r"""$1 - \beta^t$: the sum of the weights of an average after `count` values.
+
+    Below one half the formula as printed loses nothing, and has a derivative at 0.
+    """
+    t = count.astype(float)
+    if isinstance(decay, jax.Array):
+        decay = widen(decay)
+        of_long = -jnp.expm1(t * jnp.log(jnp.maximum(decay, 0.5)))
+        return jnp.where(decay < 0.5, 1 - jnp.minimum(decay, 0.5) ** t, of_long)
+    return 1 - float(decay) ** t if decay < 0.5 else -jnp.expm1(t * math.log(decay))
 
 
 def power(base: Decay, exponent: jax.Array) -> jax.Array:
-    """`base**exponent` of a base from 0 to 1; a Python number's logarithm is taken in double precision."""
-    return jnp.exp(exponent.astype(float) * _log(base))
-
-
-def _log(x):
-    # Of 0 a number so low that its exponential is 0, but 0 times it, for the power 0, is not NaN.
-    if isinstance(x, jax.Array):
-        return jnp.maximum(jnp.log(widen(x)), -1e30)
-    return math.log(x) if x > 0 else -1e30
+    """`base**exponent` of a base in (0, 1]; a Python number's logarithm is taken in double precision."""
+    return jnp.exp(exponent * (jnp.log(widen(base)) if isinstance(base, jax.Array) else math.log(base)))
 
 
 def increment(count: jax.Array) -> jax.Array:

@@ -13,11 +13,12 @@ import optax
 
 from ewa_optax._average import bias_correct, scale_by_corrected_ewa, scale_by_ewa
 from ewa_optax._checks import DECAY, EPSILON, LEARNING_RATE, WEIGHT_DECAY, checked
-from ewa_optax._dtype import in_wide_arithmetic
 from ewa_optax._learning_rate import scale_by_learning_rate
 from ewa_optax._numerics import Decay, shares
 from ewa_optax._rms import scale_by_rms
 from ewa_optax._scaling import scale_once
+from ewa_optax._weight_decay import add_decayed_weights
+from ewa_optax._wide import saturate, wide_chain
 
 Number = float | jax.Array
 
@@ -46,7 +47,7 @@ def gradient_descent(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTra
     Reference:
         Cauchy, 1847; with mini-batches, Robbins and Monro, 1951. Same as `optax.sgd(learning_rate)`.
     """
-    return scale_by_learning_rate(learning_rate)
+    return wide_chain(scale_by_learning_rate(learning_rate))
 
 
 @checked(learning_rate=LEARNING_RATE, decay=DECAY)
@@ -77,7 +78,7 @@ def momentum(learning_rate: optax.ScalarOrSchedule, decay: Decay = 0.9) -> optax
         Polyak, 1964. The same path as `heavy_ball`, `optax.sgd(momentum=decay)` and `torch.optim.SGD` at $1-\beta$
         times this learning rate.
     """
-    return optax.chain(scale_by_ewa(decay), scale_by_learning_rate(learning_rate))
+    return wide_chain(saturate(), scale_by_ewa(decay), scale_by_learning_rate(learning_rate))
 
 
 @checked(learning_rate=LEARNING_RATE, decay=DECAY)
@@ -107,9 +108,11 @@ def heavy_ball(learning_rate: optax.ScalarOrSchedule, decay: Decay = 0.9) -> opt
     Reference:
         Polyak, 1964. Same as `optax.sgd(learning_rate, momentum=decay)` and `torch.optim.SGD`.
     """
-    return optax.chain(
+    return wide_chain(
+        saturate(),
         scale_by_ewa(decay),
-        in_wide_arithmetic(scale_once(optax.scale(1 / shares(decay)[1]), scale_by_learning_rate(learning_rate))),
+        scale_once(optax.scale(1 / shares(decay)[1]), scale_by_learning_rate(learning_rate)),
+        saturate(),
     )
 
 
@@ -146,7 +149,8 @@ def rmsprop(
         Tieleman and Hinton, "Lecture 6.5: rmsprop", 2012. `optax.rmsprop` has its eps inside the root by default
         (`eps_in_sqrt=True`), `torch.optim.RMSprop` outside, with a decay of 0.99.
     """
-    return optax.chain(
+    return wide_chain(
+        saturate(power=2),
         scale_by_rms(scale_by_ewa(decay), eps, eps_root=eps_root),
         scale_by_learning_rate(learning_rate),
     )
@@ -168,14 +172,15 @@ def adam(
 
     Args:
         learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule. The first step
-            moves every parameter by $\alpha$, whatever the size of its gradient.
+            moves a parameter by $\alpha$, whatever the size of its gradient, as long as that is well above `eps`.
         b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
         b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
         eps: added outside the root, in units of the gradient.
         eps_root: added inside the root, in units of its square; above 0 where one differentiates through the step.
+            With both 0, a gradient that is zero from the start gives NaN.
 
     Returns:
-        An optimizer that keeps two float32 numbers per parameter, the corrected averages.
+        An optimizer that keeps two float32 numbers per parameter: $m_t$, and $\hat v_t$ as a recursion of its own.
 
     Raises:
         ValueError: a negative learning rate or eps, or a decay outside [0, 1).
@@ -189,9 +194,11 @@ def adam(
         [-0.1  0.1]
 
     Reference:
-        Kingma and Ba, "Adam: a method for stochastic optimization", 2015. Same arguments as `optax.adam`.
+        Kingma and Ba, "Adam: a method for stochastic optimization", 2015. `optax.adam` has the same arguments in the
+        same order, and `mu_dtype` and `nesterov` besides.
     """
-    return optax.chain(
+    return wide_chain(
+        saturate(power=2),
         scale_by_rms(scale_by_corrected_ewa(b2), eps, eps_root=eps_root, numerator=scale_by_ewa(b1)),
         scale_once(scale_by_learning_rate(learning_rate), bias_correct(b1)),
     )
@@ -219,8 +226,8 @@ def adamw(
         eps: added outside the root, in units of the gradient.
         eps_root: added inside the root, in units of its square.
         weight_decay: $\lambda$, 0 or more, per unit of learning rate.
-        mask: a tree of booleans like the parameters (or a function that gives one): True where weights decay.
-            All do by default.
+        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
+            one): True where weights decay. All do by default.
 
     Returns:
         An optimizer that keeps two float32 numbers per parameter. Its `update` needs the parameters.
@@ -241,9 +248,10 @@ def adamw(
         Loshchilov and Hutter, "Decoupled weight decay regularization", 2019. `optax.adamw` has the same arguments in
         the same order, less `mu_dtype` before `weight_decay`.
     """
-    return optax.chain(
+    return wide_chain(
+        saturate(power=2),
         scale_by_rms(scale_by_corrected_ewa(b2), eps, eps_root=eps_root, numerator=scale_by_ewa(b1)),
         bias_correct(b1),
-        in_wide_arithmetic(optax.add_decayed_weights(weight_decay, mask)),
+        add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

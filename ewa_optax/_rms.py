@@ -8,7 +8,7 @@ import optax
 
 from ewa_optax._average import scale_by_ewa
 from ewa_optax._checks import EPSILON, checked
-from ewa_optax._numerics import Decay, map_leaves, narrow, squared_magnitude, widen
+from ewa_optax._numerics import Decay, map_leaves, narrow, squared_magnitude, wide_dtype, widen
 
 
 class ScaleByRmsState(NamedTuple):
@@ -47,7 +47,7 @@ def scale_by_rms(
 
     Raises:
         ValueError: `eps` or `eps_root` negative or not finite, or a decay outside [0, 1).
-        TypeError: one of them is no number.
+        TypeError: one of them is no number, or `numerator` no transformation.
 
     Example:
         >>> import jax.numpy as jnp, optax, ewa_optax
@@ -62,11 +62,12 @@ def scale_by_rms(
     """
     if not isinstance(second_moment, optax.GradientTransformation):
         second_moment = scale_by_ewa(second_moment)
+    if not isinstance(numerator, optax.GradientTransformation):
+        raise TypeError(f"scale_by_rms: numerator must be a transformation, got {numerator!r}; try scale_by_ewa(0.9).")
     divisor, dividend = optax.with_extra_args_support(second_moment), optax.with_extra_args_support(numerator)
 
     def init(params):
-        squares = jax.tree.map(lambda p: jnp.asarray(p).real, params)
-        return ScaleByRmsState(dividend.init(params), divisor.init(squares))
+        return ScaleByRmsState(dividend.init(params), divisor.init(jax.tree.map(_real_like, params)))
 
     def update(updates, state, params=None, **extra_args):
         wide = map_leaves(widen, updates)
@@ -75,8 +76,14 @@ def scale_by_rms(
         s, second_moment_state = divisor.update(squares, state.second_moment, params, **extra_args)
 
         def divide(g, n, s):
-            return narrow(n / (jnp.sqrt(s + eps_root) + eps), jnp.asarray(g).dtype)
+            root = jnp.sqrt(s + eps_root) + eps
+            return narrow(n / root.astype(wide_dtype(n.dtype)), jnp.result_type(g))
 
         return map_leaves(divide, updates, n, s), ScaleByRmsState(numerator_state, second_moment_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _real_like(p):
+    dtype = jnp.result_type(p)
+    return jnp.zeros_like(p, dtype=jnp.finfo(dtype).dtype) if jnp.issubdtype(dtype, jnp.complexfloating) else p

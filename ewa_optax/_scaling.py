@@ -14,7 +14,7 @@ def scale_leaves(updates: Any, number: jax.Array) -> Any:
 
     def scale(u):
         x = widen(u)
-        return narrow(number.astype(jnp.finfo(x.dtype).dtype) * x, jnp.asarray(u).dtype)
+        return narrow(number.astype(x.dtype) * x, jnp.result_type(u))
 
     return map_leaves(scale, updates)
 

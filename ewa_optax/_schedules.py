@@ -156,5 +156,14 @@ def schedule_staircase(
 
 
 def _by_epoch(steps_per_epoch: Integer, first_epoch: Integer, rate: Callable[[jax.Array], jax.Array]) -> optax.Schedule:
-    # The epoch becomes a float only once it is whole: float32 has no odd integers above 2**24 to divide.
-    return lambda count: rate((first_epoch + jnp.asarray(count) // steps_per_epoch).astype(float))
+    if not isinstance(steps_per_epoch, jax.Array):
+        steps_per_epoch = int(steps_per_epoch)
+
+    def schedule(count):
+        if not isinstance(count, int):
+            count = jnp.asarray(count)
+            count = count.astype(jnp.promote_types(count.dtype, jnp.int32))
+        # Divided as integers, since float32 has no odd ones above 2**24; added as floats, since integers wrap.
+        return rate(jnp.asarray(count // steps_per_epoch, float) + first_epoch)
+
+    return schedule

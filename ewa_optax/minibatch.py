@@ -38,7 +38,7 @@ def epoch(
     Raises:
         ValueError: `batch_size` outside 1 to $m$; data that is empty, or with leaves of unequal length or no axis; an
             `out` whose shape depends on the size of the batch.
-        TypeError: `batch_size` is no integer.
+        TypeError: `batch_size` is no integer, or `key` no key.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -52,7 +52,7 @@ def epoch(
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Mini-batch gradient descent".
     """
-    _check(data, batch_size)
+    _check(data, batch_size, key)
     return _epoch(step, carry, data, int(batch_size), key)
 
 
@@ -82,7 +82,11 @@ def _append(batch_size, path, out, last):
     return jnp.concatenate([out, last])
 
 
-def _check(data, batch_size):
+def _check(data, batch_size, key):
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise TypeError(
+            f"key must be a jax.random key, got {key!r} ({type(key).__name__}); make one: jax.random.key(0)."
+        )
     leaves = jax.tree_util.tree_leaves_with_path(data)
     lengths = {}
     for path, leaf in leaves:

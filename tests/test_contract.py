@@ -273,6 +273,22 @@ def test_extra_arguments_reach_the_averages_that_ask():
     np.testing.assert_allclose(updates, [-2.0 * 9 / np.sqrt(4.0 * 9)])
 
 
+@pytest.mark.parametrize("mask", ["function", "tree", "prefix", "none"])
+def test_adamw_decays_where_its_mask_says(mask):
+    params = {"half": {"w": jnp.ones(2, jnp.bfloat16)}, "full": {"w": jnp.ones(3), "b": None}}
+    masks = {
+        "function": lambda params: jax.tree.map(lambda p: p.dtype == jnp.bfloat16, params),
+        "tree": {"half": {"w": True}, "full": {"w": False, "b": None}},
+        "prefix": {"half": True, "full": False},
+        "none": None,
+    }
+    optimizer = ewa_optax.adamw(0.1, weight_decay=0.5, mask=masks[mask])
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    full = -0.05 if mask == "none" else 0.0
+    expected = {"half": {"w": jnp.full(2, -0.05, jnp.bfloat16)}, "full": {"w": jnp.full(3, full), "b": None}}
+    chex.assert_trees_all_close(updates, expected, rtol=1e-6)
+
+
 @every_case
 def test_partition(case):
     optimizer = optax.partition(
@@ -415,9 +431,33 @@ def test_a_missing_gradient_leaves_its_average_alone(case):
 
 
 @every_case
+def test_init_needs_shapes_and_dtypes_only(case):
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), PARAMS)
+    chex.assert_trees_all_equal_shapes_and_dtypes(case.optimizer().init(shapes), case.optimizer().init(PARAMS))
+
+
+@every_case
+def test_a_whole_model_with_functions_in_it_may_be_the_parameters(case):
+    model, arrays = {"w": jnp.ones(2), "activation": jax.nn.relu}, {"w": jnp.ones(2), "activation": None}
+    optimizer = case.optimizer()
+    updates, _ = optimizer.update(arrays, optimizer.init(arrays), model)
+    chex.assert_trees_all_equal(updates, optimizer.update(arrays, optimizer.init(arrays), arrays)[0])
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
+def test_strict_promotion_and_nan_checks(case, dtype):
+    params = jnp.ones(2, dtype)
+    optimizer = case.optimizer()
+    with jax.numpy_dtype_promotion("strict"), jax.debug_nans(True):
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert updates.dtype == dtype
+
+
+@every_case
 def test_integer_parameters_are_an_error_that_names_them(case):
     if case.name == "gradient_descent":
-        pytest.skip("it keeps no average")
+        return  # It keeps no average.
     with pytest.raises(TypeError, match=r"\['steps'\] has dtype int32.*optax.masked"):
         case.optimizer().init({"w": jnp.ones(2), "steps": jnp.arange(3)})
 

@@ -32,6 +32,14 @@ BAD_CALLS = [
     (lambda: ewa_optax.adam(0.1, b1=np.float32(1)), ValueError, r"b1 must be in \[0, 1\)"),
     (lambda: ewa_optax.adam(0.1, b1=np.array(1.0)), ValueError, r"b1 must be in \[0, 1\), got 1.0"),
     (lambda: ewa_optax.adamw(0.1, weight_decay=-1e-4), ValueError, "adamw: weight_decay must be .*got -0.0001"),
+    (lambda: ewa_optax.adam(True), TypeError, r"learning_rate must be a number.*got True \(bool\)"),
+    (lambda: ewa_optax.adam(np.complex64(1j)), TypeError, "learning_rate must be a number"),
+    (lambda: ewa_optax.adam(jax.random.key(0)), TypeError, "learning_rate must be a number"),
+    (lambda: ewa_optax.adam(0.1, b1=10**400), ValueError, r"b1 must be in \[0, 1\)"),
+    (lambda: ewa_optax.gradient_descent(np.array(-0.1)), ValueError, "learning_rate must be .*got -0.1"),
+    (lambda: ewa_optax.adam(lr=0.1), TypeError, r"adam\(\) got an unexpected keyword argument 'lr'"),
+    (lambda: ewa_optax.adam(), TypeError, r"adam\(\) missing 1 required positional argument: 'learning_rate'"),
+    (lambda: ewa_optax.scale_by_rms(0.9, numerator=0.9), TypeError, "numerator must be a transformation, got 0.9; try"),
     (lambda: ewa_optax.momentum(0.1, 1), ValueError, r"momentum: decay must be in \[0, 1\), got 1;"),
     (lambda: ewa_optax.heavy_ball(0.1, decay=1.0), ValueError, "heavy_ball: decay must be"),
     (lambda: ewa_optax.rmsprop(0.1, decay=2.0), ValueError, "rmsprop: decay must be"),
@@ -65,6 +73,11 @@ BAD_CALLS = [
         r"differ in length \(data\['x'\]: 10, data\['y'\]: 9\); cut",
     ),
     (lambda: epoch((ROWS, 1.0), 2), ValueError, r"data\[1\] is a scalar.*give it one"),
+    (
+        lambda: minibatch.epoch(lambda c, b: (c, None), 0.0, ROWS, batch_size=1, key=0),
+        TypeError,
+        r"key must be a jax.random key, got 0 \(int\); make one: jax.random.key\(0\)",
+    ),
     (lambda: epoch({}, 2), ValueError, "data holds no examples; pass"),
     (lambda: epoch(ROWS[:0], 1), ValueError, "data holds no examples; pass"),
 ]
@@ -83,8 +96,39 @@ def test_an_out_that_depends_on_the_size_of_the_batch():
 
 def test_adamw_without_parameters_says_so():
     optimizer = ewa_optax.adamw(0.1)
-    with pytest.raises(ValueError, match="params"):
+    with pytest.raises(ValueError, match=r"needs the parameters; call update\(gradients, state, params\)"):
         optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
+
+
+@pytest.mark.parametrize(
+    ("update", "error", "message"),
+    [
+        (
+            np.ones(2, np.int32),
+            TypeError,
+            r"shape \(2,\) has dtype int32, but an update must be float or complex; leave",
+        ),
+        (np.zeros(2, jax.dtypes.float0), TypeError, r"a leaf of shape \(2,\) .*must be float or complex; leave it out"),
+        (np.ones(3), ValueError, r"an update of shape \(3,\) came for a parameter of shape \(2,\)"),
+        (np.ones(1), ValueError, r"an update of shape \(1,\) came for a parameter of shape \(2,\)"),
+        (
+            np.array([1j, 1]),
+            TypeError,
+            r"a complex update of shape \(2,\) came for a real parameter; take its real part",
+        ),
+    ],
+    ids=["int", "float0", "longer", "would broadcast", "complex"],
+)
+@pytest.mark.parametrize("make", [ewa_optax.momentum, ewa_optax.adam, ewa_optax.adamw])
+def test_updates_that_do_not_fit_their_parameters(make, update, error, message):
+    optimizer = make(0.1)
+    with pytest.raises(error, match=message):
+        optimizer.update(update, optimizer.init(jnp.ones(2)), jnp.ones(2))
+
+
+def test_a_schedule_that_returns_no_scalar():
+    with pytest.raises(ValueError, match=r"the schedule returned shape \(1,\)"):
+        ewa_optax.adam(lambda count: jnp.ones(1)).init(jnp.ones(2))
 
 
 def test_numbers_of_every_kind_are_taken():

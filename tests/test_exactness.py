@@ -83,12 +83,44 @@ def test_float16_gradients_do_not_distort_the_first_step(gradient):
     np.testing.assert_allclose(np.asarray(updates, np.float64), -1e-2, rtol=1e-3)
 
 
-def test_a_spike_does_not_freeze_a_parameter():
-    optimizer = ewa_optax.rmsprop(0.1, decay=0.9)
-    gradients = jnp.array([3e38, *[1.0] * 2000])
-    updates = all_updates(optimizer, gradients[:, None])
-    assert np.all(np.isfinite(updates))
-    np.testing.assert_allclose(updates[-1], -0.1, rtol=1e-5)
+@pytest.mark.parametrize("make", [ewa_optax.rmsprop, ewa_optax.adam, ewa_optax.adamw])
+@pytest.mark.parametrize("spike", [1e20, 1e25, 3e38, -3e38])
+def test_a_spike_moves_by_an_ordinary_step_and_does_not_freeze(make, spike):
+    optimizer = make(0.1)
+    gradients, params = jnp.array([1.0] * 10 + [spike] + [1.0] * 100), jnp.zeros(1)
+    state = optimizer.init(params)
+    for g in gradients:
+        updates, state = optimizer.update(g[None], state, params)
+        assert np.all(np.abs(updates) < 1.0)
+    if make is ewa_optax.rmsprop:
+        later = all_updates(optimizer, jnp.array([spike, *[1.0] * 2000])[:, None])
+        np.testing.assert_allclose(later[-1], -0.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [ewa_optax.momentum, ewa_optax.heavy_ball])
+def test_float16_gradients_keep_their_digits_between_the_pieces(make):
+    optimizer = make(100.0, 0.999)
+    updates, _ = optimizer.update(jnp.full(1, 1e-5, jnp.float16), optimizer.init(jnp.zeros(1)))
+    expected = -100.0 * float(jnp.float16(1e-5)) * (1e-3 if make is ewa_optax.momentum else 1.0)
+    np.testing.assert_allclose(np.asarray(updates, np.float64), expected, rtol=0.03)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "b1", "b2", "eps", "eps_root", "weight_decay"])
+@pytest.mark.parametrize("zero", [True, False])
+def test_the_derivative_by_a_hyperparameter_is_that_of_optax(name, zero):
+    numbers = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-3, "eps_root": 1e-3, "weight_decay": 0.1}
+
+    def loss_after_training(make, value):
+        optimizer, w = make(**(numbers | {name: value})), jnp.array([1.0, -2.0])
+        state = optimizer.init(w)
+        for t in range(5):
+            updates, state = optimizer.update(2 * w + jnp.sin(jnp.float32(t)), state, w)
+            w = optax.apply_updates(w, updates)
+        return jnp.sum(w**2)
+
+    value = 0.0 if zero else numbers[name]
+    ours, theirs = (jax.grad(lambda x, f=f: loss_after_training(f, x))(value) for f in (ewa_optax.adamw, optax.adamw))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.999, 0.99999])

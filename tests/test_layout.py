@@ -15,7 +15,8 @@ FLOORS = {
     "_numerics": 0,
     "_checks": 0,
     "_scaling": 1,
-    "_dtype": 1,
+    "_wide": 1,
+    "_weight_decay": 1,
     "_schedules": 1,
     "minibatch": 1,
     "_average": 2,
@@ -77,9 +78,10 @@ def test_init_only_names_what_is_public():
 
 
 def test_the_public_names():
-    public = {name for name in vars(ewa_optax) if not name.startswith("_")} - {"plots"}
+    public = {name for name in vars(ewa_optax) if not name.startswith("_")}
+    assert set(re.findall(r"\w+", ewa_optax.__doc__)) >= public
     assert public == {
-        "minibatch",
+        *("minibatch", "plots"),
         *("scale_by_ewa", "bias_correct", "scale_by_rms", "scale_by_learning_rate"),
         *("schedule_inverse_time", "schedule_exponential", "schedule_inverse_sqrt", "schedule_staircase"),
         *("get_learning_rate", "rescale_learning_rate"),

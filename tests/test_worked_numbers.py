@@ -128,3 +128,14 @@ def test_schedules_are_optax_schedules(make, arguments, options, rates):
     for rate in rates:
         update, state = optimizer.update(jnp.ones(()), state)
         assert round(-float(update), digits_of(rates)) == pytest.approx(rate, abs=1e-7)
+
+
+@worked
+@pytest.mark.parametrize(
+    "count", [2**31 - 1, np.uint8(255), np.int8(127), np.int32(2**31 - 1), jnp.int32(2**31 - 1), jnp.uint8(255), 2**31]
+)
+def test_no_count_wraps_round(make, arguments, options, rates, count):
+    value = float(make(*arguments, **options)(count))
+    nearest = float(make(*arguments, **options)(jnp.float32(int(count))))
+    assert 0 <= value <= 0.2
+    np.testing.assert_allclose(value, nearest, rtol=1e-4)

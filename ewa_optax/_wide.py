@@ -1,0 +1,31 @@
+"""What makes a chain an optimizer: float32 or wider from end to end, and no infinity from finite gradients."""
+
+import jax.numpy as jnp
+import optax
+
+from ewa_optax._numerics import clip, largest, map_leaves, narrow, widen
+
+
+def wide_chain(*pieces: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """`optax.chain` in which pieces hand on float32 or wider; updates leave in the dtype that they came in."""
+    inner = optax.with_extra_args_support(optax.chain(*pieces))
+
+    def update(updates, state, params=None, **extra_args):
+        out, state = inner.update(map_leaves(widen, updates), state, params, **extra_args)
+        return map_leaves(lambda u, o: narrow(o, jnp.result_type(u)), updates, out), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def saturate(power: int = 1) -> optax.GradientTransformation:
+    """Holds updates within what their dtype can hold the `power` of, twice over.
+
+    So no difference of two overflows, and one spike does not freeze a parameter for ever: with `power=2`, in front of
+    `scale_by_rms`, gradient and square saturate together, and the spike moves the parameter by an ordinary step.
+    """
+
+    def update(updates, params):
+        del params
+        return map_leaves(lambda u: clip(u, (largest(u.dtype) / 2) ** (1 / power)), updates)
+
+    return optax.stateless(update)
