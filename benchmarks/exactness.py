@@ -64,6 +64,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000, help="how old the averages get (default: 20000)")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     options = parser.parse_args()
+    if options.steps < 1:
+        parser.error(f"argument --steps: must be 1 or more, got {options.steps}")
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"argument --json: there is no folder {str(options.json.parent)!r}; make it first")
     rows = measure(options.steps)
     title = f"largest median relative error of an Adam step, up to step {options.steps}"
     table = Table("b2", "ewa_optax", f"optax {optax.__version__}", title=title)

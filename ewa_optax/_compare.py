@@ -42,6 +42,11 @@ class Run(NamedTuple):
     test_accuracy: float
     seconds_per_epoch: float
 
+    @property
+    def diverged(self) -> bool:
+        """Whether training ended no better than it began."""
+        return not self.epoch_costs[-1] <= self.epoch_costs[0]
+
 
 def load_digits(seed: int) -> tuple[Digits, Digits]:
     """The 1797 digits of scikit-learn, four fifths to train on and one fifth to test on."""

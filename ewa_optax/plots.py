@@ -96,7 +96,8 @@ def _styled(histories: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray, dic
             raise ValueError(
                 f"the costs of {label!r} must have one axis, got shape {costs.shape}; put epochs end to end."
             )
-        yield label, costs, {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+        marker = "o" if len(costs) == 1 else ""  # A line of one point would not show.
+        yield label, costs, dict(color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i % len(DASHES)], marker=marker)
 
 
 def _finish(ax, xlabel, ylabel):

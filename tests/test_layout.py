@@ -25,7 +25,8 @@ FLOORS = {
     "_optimizers": 4,
     "_compare": 5,
     "plots": 5,
-    "__main__": 6,
+    "_report": 6,
+    "__main__": 7,
 }
 
 

@@ -1,5 +1,6 @@
 """The command line, as a person uses it."""
 
+import os
 import subprocess
 import sys
 
@@ -51,7 +52,9 @@ def test_the_options(tmp_path, capsys):
         (["--optimizers"], "--optimizers: expected at least one argument"),
         (["--out", "cost.txt"], "--out: must end in one of .png"),
         (["--out", "no/such/folder/cost.png"], "--out: there is no folder 'no/such/folder'; make it first"),
-        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["--out", "x" * 300 + ".png"], "can't write to"),
+        (["--out", "/dev/full/cost.png"], "there is no folder '/dev/full'"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate; --help lists the options"),
     ],
 )
 def test_wrong_values_are_one_line_and_status_2(arguments, message, capsys):
@@ -72,13 +75,63 @@ def test_as_a_process(tmp_path):
     assert (tmp_path / "ewa_optax_compare.png").exists()
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_found_before_training(tmp_path, monkeypatch, capsys):
+    tmp_path.chmod(0o500)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+    assert "--out: can't write to 'ewa_optax_compare.png' (Permission denied)" in capsys.readouterr().err
+
+
+def test_a_picture_that_is_there_stays_until_it_is_replaced(tmp_path):
+    picture = tmp_path / "cost.png"
+    picture.write_bytes(b"mine")
+    with pytest.raises(SystemExit):
+        main(["--out", str(picture), "--batch-size", "5000"])
+    assert picture.read_bytes() == b"mine"
+
+
+def test_a_picture_that_can_not_be_saved_is_one_line_and_keeps_the_table(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "cost.png")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    with pytest.raises(SystemExit) as stop:
+        main(["--epochs", "1", "--optimizers", "adam", "--out", str(tmp_path / "cost.png")])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 1
+    assert "adam" in out
+    assert err == "python -m ewa_optax compare: [Errno 28] No space left on device: 'cost.png'\n"
+
+
+def test_help_leads_to_the_options(capsys):
+    for arguments, words in ((["--help"], "compare --help"), (["compare", "--help"], "--learning-rate")):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+        assert words in capsys.readouterr().out
+
+
+def test_numbers_are_not_cut_in_a_narrow_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "50")
+    main(["--epochs", "1", "--optimizers", "gradient_descent", "--out", str(tmp_path / "a.png")])
+    assert "…" not in capsys.readouterr().out
+
+
+def test_one_mini_batch_shows_as_a_point():
+    ax = plots.minibatch_costs({"a": [2.0]})
+    assert ax.get_lines()[1].get_marker() == "o"
+
+
 def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(SystemExit) as stop:
         main(["--out", str(tmp_path / "a.png")])
     err = capsys.readouterr().err
     assert stop.value.code == 1
-    assert "pip install 'ewa-optax[demo]'" in err
+    assert "sklearn.datasets is missing; the demo extra brings it: python -m pip install" in err
     assert err.count("\n") == 1
 
 
