@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from absl.testing import parameterized
 from cases import CASES
 
 import ewa_optax
@@ -199,6 +200,19 @@ def test_a_schedule_gives_the_rate_of_each_step(case):
         by_hand, _ = case.optimizer(learning_rate=rate).update(gradients, state, PARAMS)
         chex.assert_trees_all_close(updates, by_hand, rtol=1e-6)
         state = new_state
+
+
+class OneStep(chex.TestCase):
+    """The first step by chex's variants: with and without jit, with arguments on and off the device."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
+    @parameterized.named_parameters((case.name, case) for case in CASES)
+    def test_equals_the_oracle_in_every_variant(self, case):
+        gradients, params = eight_decades(1, (16,)), eight_decades(1, (16,), seed=1)[0]
+        optimizer = case.optimizer()
+        updates, _ = self.variant(optimizer.update)(gradients[0], optimizer.init(params), params)
+        expected = case.oracle(gradients.astype(np.float64), params)[0]
+        np.testing.assert_allclose(updates, expected, rtol=1e-6)
 
 
 # Wrappers.

@@ -1,9 +1,14 @@
 """What the README says is what runs. (The doctests of the modules run as tests of their own.)"""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+import ewa_optax
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -29,9 +34,21 @@ def test_ci_runs_the_two_commands_of_the_readme_as_printed():
         assert f"{command} || exit 1" in script
 
 
-def test_the_readme_and_the_changelog_know_this_version():
-    import ewa_optax
+def test_the_table_of_errors_is_what_the_benchmark_measured():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "exactness.json").read_text())["rows"]
+    for row in rows:
+        assert f"| {row['b2']:g} | {row['ewa_optax']:.1e} | {row['optax']:.1e} |" in README
 
+
+def test_the_benchmark_runs(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.exactness", "--steps", "20", "--json", str(tmp_path / "out.json")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [row["b2"] for row in rows] == [0.9, 0.99, 0.999, 0.9999, 0.99999]
+    assert all(row["ewa_optax"] < 1e-6 for row in rows)
+
+
+def test_the_readme_and_the_changelog_know_this_version():
     assert f"## {ewa_optax.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
