@@ -1,8 +1,8 @@
 """The command line: `python -m ewa_optax` compares optimizers on handwritten digits."""
 
 import argparse
-import contextlib
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as missing:
         remedy = "the demo extra brings it: python -m pip install 'ewa-optax[demo]', or -e '.[demo]' in a checkout"
         compare_parser.exit(1, f"{compare_parser.prog}: {missing.name} is missing; {remedy}\n")
+    except BrokenPipeError:
+        # Whoever read the output, such as head, has had enough. Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as failure:
         compare_parser.exit(1, f"{compare_parser.prog}: {failure}\n")
     except KeyboardInterrupt:
@@ -103,7 +107,7 @@ def _picture(text: str) -> Path:
     try:
         if not path.parent.is_dir():
             raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}; make it first")
-        new = not path.exists()
+        new = not os.path.lexists(path)
         path.open("ab").close()
     except OSError as failure:
         raise argparse.ArgumentTypeError(
@@ -146,12 +150,13 @@ def compare(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
                 runs[name] = run
     title = f"{len(train_set.digit)} handwritten digits, mini-batches of {options.batch_size}, epochs: {options.epochs}"
     caption = f"accuracy on {len(test_set.digit)} other digits; seconds are medians, without compilation"
-    console.print(_report.table(list(runs.values()), title, caption))
-    _report.draw(list(runs.values()), options.out)
-    print(f"picture: {options.out}")
+    try:
+        console.print(_report.table(list(runs.values()), title, caption))
+    finally:
+        _report.draw(list(runs.values()), options.out)
+    print(f"picture: {options.out}", flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):
-        sys.exit(main())
+    sys.exit(main())

@@ -12,7 +12,7 @@ import optax
 
 from ewa_optax._checks import DECAY, checked
 from ewa_optax._numerics import (
-    Decay,
+    Number,
     corrected_shares,
     increment,
     lerp,
@@ -45,7 +45,7 @@ class ScaleByCorrectedEwaState(NamedTuple):
 
 
 @checked(decay=DECAY)
-def scale_by_ewa(decay: Decay) -> optax.GradientTransformation:
+def scale_by_ewa(decay: Number) -> optax.GradientTransformation:
     r"""Replaces each update by the exponentially weighted average of the updates so far.
 
     $$v_0 = 0, \qquad v_t = \beta v_{t-1} + (1 - \beta) g_t$$
@@ -89,7 +89,7 @@ def scale_by_ewa(decay: Decay) -> optax.GradientTransformation:
 
 
 @checked(decay=DECAY)
-def bias_correct(decay: Decay) -> optax.GradientTransformation:
+def bias_correct(decay: Number) -> optax.GradientTransformation:
     r"""Divides an average by the sum of its weights, so that its first steps are not too small.
 
     $$\hat v_t = \frac{v_t}{1 - \beta^t}$$
@@ -100,11 +100,12 @@ def bias_correct(decay: Decay) -> optax.GradientTransformation:
         decay: $\beta$ in [0, 1), the decay of the average: the correction matters for about $1/(1-\beta)$ steps.
 
     Returns:
-        A transformation whose state is the step count $t$. Updates of any float or complex dtype leave in it.
+        A transformation whose state is the step count $t$. Updates of any float or complex dtype leave
+        in the dtype they came in.
 
     Raises:
         ValueError: `decay` outside [0, 1), or an array that is no scalar.
-        TypeError: `decay` is no number.
+        TypeError: `decay` is no number, or an update is neither float nor complex.
 
     Example:
         >>> import jax.numpy as jnp, optax, ewa_optax
@@ -137,7 +138,7 @@ def bias_correct(decay: Decay) -> optax.GradientTransformation:
 
 
 @checked(decay=DECAY)
-def scale_by_corrected_ewa(decay: Decay) -> optax.GradientTransformation:
+def scale_by_corrected_ewa(decay: Number) -> optax.GradientTransformation:
     r"""`chain(scale_by_ewa(decay), bias_correct(decay))` as one recursion, equal up to rounding.
 
     $$\hat v_t = \hat v_{t-1} + \frac{1 - \beta}{1 - \beta^t} (g_t - \hat v_{t-1})$$
@@ -170,8 +171,8 @@ def _zeros(params):
     return jax.tree_util.tree_map_with_path(zeros, params)
 
 
-def _advance(updates, average, decay, shares):
-    fresh = map_leaves(lambda g, v: lerp(v, widen(g), decay, *shares), updates, average)
+def _advance(updates, average, decay, past_and_newest):
+    fresh = map_leaves(lambda g, v: lerp(v, widen(g), decay, *past_and_newest), updates, average)
     outgoing = map_leaves(lambda g, f: narrow(f, jnp.result_type(g)), updates, fresh)
     kept = jax.tree.map(
         lambda f, v: v if f is None else narrow(f, v.dtype), fresh, average, is_leaf=lambda x: x is None

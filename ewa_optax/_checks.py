@@ -1,7 +1,7 @@
 """Checks of hyperparameters where the user wrote them: the value, the rule, the remedy.
 
 Numbers of Python and NumPy are checked when a transformation is made. JAX arrays may be traced (under `jax.jit` or
-`jax.vmap` they have no value yet), so of those only the shape is.
+`jax.vmap` they have no value yet), so of those only shape and kind are.
 """
 
 import functools
@@ -44,7 +44,7 @@ DECAY_RATE = _rule("finite and 0 or more", lambda x: x >= 0, "1 halves the rate 
 REDUCTION = _rule("in (0, 1]", lambda x: 0 < x <= 1, "0.5 halves the rate each time, 1 keeps it")
 POSITIVE = _rule("finite and more than 0", lambda x: x > 0, "1 changes nothing, 0.1 is a tenth")
 WHOLE = _rule("a whole number, 0 or more", lambda x: x >= 0 and x == int(x), "1 numbers epochs from 1")
-COUNT = _rule("a whole number, 1 or more", lambda x: x >= 1 and x == int(x), "1 is the least")
+COUNT = _rule("a whole number, 1 or more", lambda x: x >= 1 and x == int(x), "count from 1, and round up")
 
 
 def check(function: str, name: str, value: Any, rule: Rule) -> None:

@@ -45,15 +45,15 @@ class Run(NamedTuple):
     @property
     def diverged(self) -> bool:
         """Whether training ended no better than it began."""
-        return not self.epoch_costs[-1] <= self.epoch_costs[0]
+        return not self.epoch_costs[-1] < self.epoch_costs[0]
 
 
 def load_digits(seed: int) -> tuple[Digits, Digits]:
     """The 1797 digits of scikit-learn, four fifths to train on and one fifth to test on."""
-    from sklearn.datasets import load_digits
+    from sklearn import datasets
     from sklearn.model_selection import train_test_split
 
-    pixels, digit = load_digits(return_X_y=True)
+    pixels, digit = datasets.load_digits(return_X_y=True)
     parts = train_test_split(
         np.asarray(pixels, np.float32) / 16,
         np.asarray(digit, np.int32),

@@ -36,7 +36,7 @@ def scale_by_learning_rate(learning_rate: optax.ScalarOrSchedule) -> optax.Gradi
 
     Raises:
         ValueError: a number that is negative or not finite, or an array (a schedule's too) that is no scalar.
-        TypeError: neither a number nor a schedule.
+        TypeError: neither a number nor a schedule, or an update that is neither float nor complex.
 
     Example:
         >>> import jax.numpy as jnp, ewa_optax
@@ -86,6 +86,9 @@ def get_learning_rate(opt_state: Any) -> jax.Array:
         >>> optimizer = ewa_optax.adam(ewa_optax.schedule_inverse_time(0.2, 1.0))
         >>> print(f"{ewa_optax.get_learning_rate(optimizer.init(jnp.zeros(3))):.3f}")
         0.100
+
+    Reference:
+        Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay" (manual decay).
     """
     found = _states(opt_state)
     if len(found) > 1:
@@ -110,7 +113,8 @@ def rescale_learning_rate(opt_state: Any, factor: float | jax.Array) -> Any:
         A new state of the same structure, shapes and dtypes, so that no compiled step compiles again.
 
     Raises:
-        ValueError: there is no learning rate in the state, or `factor` is not above 0.
+        ValueError: there is no learning rate in the state, or `factor` is a number not above 0 or an array that is
+            no scalar.
         TypeError: `factor` is no number.
 
     Example:
@@ -120,6 +124,9 @@ def rescale_learning_rate(opt_state: Any, factor: float | jax.Array) -> Any:
         >>> _, state = optimizer.update(jnp.ones(3), state)
         >>> print(f"{ewa_optax.get_learning_rate(state):.3f}")
         0.050
+
+    Reference:
+        Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay" (manual decay).
     """
     _states(opt_state)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-Decay = float | jax.Array
+Number = float | jax.Array
 
 
 def wide_dtype(dtype: Any) -> Any:
@@ -58,7 +58,7 @@ def squared_magnitude(x: jax.Array) -> jax.Array:
     return (x.conj() * x).real if jnp.iscomplexobj(x) else jnp.square(x)
 
 
-def lerp(average: jax.Array, value: jax.Array, decay: Decay, past: Decay, newest: Decay) -> jax.Array:
+def lerp(average: jax.Array, value: jax.Array, decay: Number, past: Number, newest: Number) -> jax.Array:
     """`past * average + newest * value` for shares that sum to one, in the wider of the two dtypes.
 
     It starts from whichever the decay gives the larger share, and moves by the smaller share of the difference: from
@@ -78,7 +78,7 @@ def lerp(average: jax.Array, value: jax.Array, decay: Decay, past: Decay, newest
     return average + newest * (value - average) if decay >= 0.5 else value + past * (average - value)
 
 
-def shares(decay: Decay) -> tuple[Decay, Decay]:
+def shares(decay: Number) -> tuple[Number, Number]:
     r"""$\beta$ and $1 - \beta$: what the past and the newest value make up of an average.
 
     The difference is taken in double precision where `decay` is a Python number.
@@ -87,7 +87,7 @@ def shares(decay: Decay) -> tuple[Decay, Decay]:
     return decay, 1 - decay
 
 
-def corrected_shares(decay: Decay, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+def corrected_shares(decay: Number, count: jax.Array) -> tuple[jax.Array, jax.Array]:
     r"""The same for a bias-corrected average of `count` values: the newest makes up $(1 - \beta) / (1 - \beta^t)$.
 
     Its limit for a decay of 1 is $1/t$, the plain mean. A Python number never gets there, but an array may: bfloat16
@@ -102,7 +102,7 @@ def corrected_shares(decay: Decay, count: jax.Array) -> tuple[jax.Array, jax.Arr
     return jnp.where(decay < 1, (past - past**t) / total, 1 - 1 / t), jnp.where(decay < 1, newest / total, 1 / t)
 
 
-def weight_sum(decay: Decay, count: jax.Array) -> jax.Array:
+def weight_sum(decay: Number, count: jax.Array) -> jax.Array:
     r"""$1 - \beta^t$: the sum of the weights of an average after `count` values.
 
     Below one half the formula as printed loses nothing, and has a derivative at 0.
@@ -115,7 +115,7 @@ def weight_sum(decay: Decay, count: jax.Array) -> jax.Array:
     return 1 - float(decay) ** t if decay < 0.5 else -jnp.expm1(t * math.log(decay))
 
 
-def power(base: Decay, exponent: jax.Array) -> jax.Array:
+def power(base: Number, exponent: jax.Array) -> jax.Array:
     """`base**exponent` of a base in (0, 1]; a Python number's logarithm is taken in double precision."""
     return jnp.exp(exponent * (jnp.log(widen(base)) if isinstance(base, jax.Array) else math.log(base)))
 

@@ -1,26 +1,23 @@
 r"""The optimizers, each one expression over the pieces, in order of growing complexity.
 
 All of them share a contract: arithmetic in float32 or wider whatever comes in; updates in the dtype of the gradients;
-a state of arrays that keeps its dtypes and structure from `init` on; and a learning rate that `get_learning_rate`
-reads and `rescale_learning_rate` changes.
+a state of arrays that keeps its dtypes and structure from `init` on; a learning rate that `get_learning_rate` reads and
+`rescale_learning_rate` changes; and TypeErrors for gradients that are neither float nor complex.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import optax
 
 from ewa_optax._average import bias_correct, scale_by_corrected_ewa, scale_by_ewa
 from ewa_optax._checks import DECAY, EPSILON, LEARNING_RATE, WEIGHT_DECAY, checked
 from ewa_optax._learning_rate import scale_by_learning_rate
-from ewa_optax._numerics import Decay, shares
+from ewa_optax._numerics import Number, shares
 from ewa_optax._rms import scale_by_rms
 from ewa_optax._scaling import scale_once
 from ewa_optax._weight_decay import add_decayed_weights
 from ewa_optax._wide import saturate, wide_chain
-
-Number = float | jax.Array
 
 
 @checked(learning_rate=LEARNING_RATE)
@@ -51,7 +48,7 @@ def gradient_descent(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTra
 
 
 @checked(learning_rate=LEARNING_RATE, decay=DECAY)
-def momentum(learning_rate: optax.ScalarOrSchedule, decay: Decay = 0.9) -> optax.GradientTransformation:
+def momentum(learning_rate: optax.ScalarOrSchedule, decay: Number = 0.9) -> optax.GradientTransformation:
     r"""Gradient descent with momentum, in the form of an average, without bias correction.
 
     $$v_t = \beta v_{t-1} + (1 - \beta) g_t, \qquad W \leftarrow W - \alpha v_t$$
@@ -61,10 +58,11 @@ def momentum(learning_rate: optax.ScalarOrSchedule, decay: Decay = 0.9) -> optax
         decay: $\beta$ in [0, 1): the average spans about $1/(1-\beta)$ steps, 10 for 0.9.
 
     Returns:
-        An optimizer that keeps one float32 number per parameter.
+        An optimizer that keeps one float32 number per parameter. Gradients saturate at a quarter of the largest
+            number of their dtype (at least float32's), so that no finite ones overflow.
 
     Raises:
-        ValueError: a negative learning rate, or a decay outside [0, 1).
+        ValueError: a learning rate that is negative or not finite, or a decay outside [0, 1).
         TypeError: an argument that is no number (or schedule).
 
     Example:
@@ -82,7 +80,7 @@ def momentum(learning_rate: optax.ScalarOrSchedule, decay: Decay = 0.9) -> optax
 
 
 @checked(learning_rate=LEARNING_RATE, decay=DECAY)
-def heavy_ball(learning_rate: optax.ScalarOrSchedule, decay: Decay = 0.9) -> optax.GradientTransformation:
+def heavy_ball(learning_rate: optax.ScalarOrSchedule, decay: Number = 0.9) -> optax.GradientTransformation:
     r"""Momentum in the form of a sum: `momentum` without the $1 - \beta$.
 
     $$v_t = \beta v_{t-1} + g_t, \qquad W \leftarrow W - \alpha v_t$$
@@ -92,10 +90,11 @@ def heavy_ball(learning_rate: optax.ScalarOrSchedule, decay: Decay = 0.9) -> opt
         decay: $\beta$ in [0, 1), the friction: a steady gradient ends at $1/(1-\beta)$ times its step, 10 for 0.9.
 
     Returns:
-        An optimizer that keeps one float32 number per parameter.
+        An optimizer that keeps one float32 number per parameter. Gradients saturate at a quarter of the largest
+            number of their dtype (at least float32's), so that no finite ones overflow.
 
     Raises:
-        ValueError: a negative learning rate, or a decay outside [0, 1).
+        ValueError: a learning rate that is negative or not finite, or a decay outside [0, 1).
         TypeError: an argument that is no number (or schedule).
 
     Example:
@@ -118,7 +117,7 @@ def heavy_ball(learning_rate: optax.ScalarOrSchedule, decay: Decay = 0.9) -> opt
 
 @checked(learning_rate=LEARNING_RATE, decay=DECAY, eps=EPSILON, eps_root=EPSILON)
 def rmsprop(
-    learning_rate: optax.ScalarOrSchedule, decay: Decay = 0.9, eps: Number = 1e-8, eps_root: Number = 0.0
+    learning_rate: optax.ScalarOrSchedule, decay: Number = 0.9, eps: Number = 1e-8, eps_root: Number = 0.0
 ) -> optax.GradientTransformation:
     r"""RMSprop: gradients divided by the root of the average of their squares.
 
@@ -132,10 +131,11 @@ def rmsprop(
         eps_root: added inside the root, in units of its square; `eps=0, eps_root=e` is the other convention.
 
     Returns:
-        An optimizer that keeps one float32 number per parameter.
+        An optimizer that keeps one float32 number per parameter. Gradients saturate at 9e18 in float32, where
+            the square would overflow, so that one spike moves a parameter by an ordinary step.
 
     Raises:
-        ValueError: a negative learning rate or eps, or a decay outside [0, 1).
+        ValueError: a learning rate or eps that is negative or not finite, or a decay outside [0, 1).
         TypeError: an argument that is no number (or schedule).
 
     Example:
@@ -159,8 +159,8 @@ def rmsprop(
 @checked(learning_rate=LEARNING_RATE, b1=DECAY, b2=DECAY, eps=EPSILON, eps_root=EPSILON)
 def adam(
     learning_rate: optax.ScalarOrSchedule,
-    b1: Decay = 0.9,
-    b2: Decay = 0.999,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
     eps: Number = 1e-8,
     eps_root: Number = 0.0,
 ) -> optax.GradientTransformation:
@@ -177,13 +177,15 @@ def adam(
         b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
         eps: added outside the root, in units of the gradient.
         eps_root: added inside the root, in units of its square; above 0 where one differentiates through the step.
-            With both 0, a gradient that is zero from the start gives NaN.
+            With both 0, a gradient whose square is zero from the start (below 1e-23 in float32) is divided by 0.
 
     Returns:
         An optimizer that keeps two float32 numbers per parameter: $m_t$, and $\hat v_t$ as a recursion of its own.
+            Gradients saturate at 9e18 in float32, where the square would overflow, so that one spike moves a
+            parameter by an ordinary step.
 
     Raises:
-        ValueError: a negative learning rate or eps, or a decay outside [0, 1).
+        ValueError: a learning rate or eps that is negative or not finite, or a decay outside [0, 1).
         TypeError: an argument that is no number (or schedule).
 
     Example:
@@ -207,8 +209,8 @@ def adam(
 @checked(learning_rate=LEARNING_RATE, b1=DECAY, b2=DECAY, eps=EPSILON, eps_root=EPSILON, weight_decay=WEIGHT_DECAY)
 def adamw(
     learning_rate: optax.ScalarOrSchedule,
-    b1: Decay = 0.9,
-    b2: Decay = 0.999,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
     eps: Number = 1e-8,
     eps_root: Number = 0.0,
     weight_decay: Number = 1e-4,
@@ -230,10 +232,12 @@ def adamw(
             one): True where weights decay. All do by default.
 
     Returns:
-        An optimizer that keeps two float32 numbers per parameter. Its `update` needs the parameters.
+        An optimizer that keeps two float32 numbers per parameter. Its `update` needs the parameters. Gradients
+            saturate as in `adam`.
 
     Raises:
-        ValueError: a negative learning rate, eps or weight decay, a decay outside [0, 1), or no parameters.
+        ValueError: a learning rate, eps or weight decay that is negative or not finite, a decay outside [0, 1), or no
+            parameters.
         TypeError: an argument that is no number (or schedule).
 
     Example:

@@ -16,19 +16,19 @@ def table(runs: Sequence[Run], title: str, caption: str) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD)
-    table.add_column("optimizer", overflow="fold")
+    rows = Table(title=title, caption=caption, box=SIMPLE_HEAD)
+    rows.add_column("optimizer", overflow="fold")
     for heading in ("rate", "training cost", "test accuracy", "seconds/epoch"):
-        table.add_column(heading, justify="right", overflow="fold")
+        rows.add_column(heading, justify="right", overflow="fold")
     for run in runs:
-        table.add_row(
+        rows.add_row(
             run.optimizer,
             f"{run.learning_rate:g}",
             "diverged" if run.diverged else f"{run.epoch_costs[-1]:.4g}",
             f"{run.test_accuracy:.1%}",
             f"{run.seconds_per_epoch:.4f}",
         )
-    return table
+    return rows
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:

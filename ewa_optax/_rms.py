@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._average import scale_by_ewa
-from ewa_optax._checks import EPSILON, checked
-from ewa_optax._numerics import Decay, map_leaves, narrow, squared_magnitude, wide_dtype, widen
+from ewa_optax._checks import DECAY, EPSILON, check, checked
+from ewa_optax._numerics import Number, map_leaves, narrow, squared_magnitude, wide_dtype, widen
 
 
 class ScaleByRmsState(NamedTuple):
@@ -20,7 +20,7 @@ class ScaleByRmsState(NamedTuple):
 
 @checked(eps=EPSILON, eps_root=EPSILON)
 def scale_by_rms(
-    second_moment: optax.GradientTransformation | Decay,
+    second_moment: optax.GradientTransformation | Number,
     eps: float | jax.Array = 1e-8,
     *,
     eps_root: float | jax.Array = 0.0,
@@ -37,7 +37,7 @@ def scale_by_rms(
         second_moment: $s$, the average of the squared magnitudes; a number means `scale_by_ewa` of that decay.
         eps: $\varepsilon$, added outside the root, in units of the gradient, 0 or more.
         eps_root: $\varepsilon_{root}$, added inside the root, in units of the gradient squared, 0 or more. With both
-            0, a gradient that is zero from the start is 0/0, which is NaN.
+            0, a gradient whose square is zero from the start (below 1e-23 in float32) is divided by 0.
         numerator: $n$, what is divided; the gradient itself by default (RMSprop), an average of it in Adam.
 
     Returns:
@@ -47,7 +47,7 @@ def scale_by_rms(
 
     Raises:
         ValueError: `eps` or `eps_root` negative or not finite, or a decay outside [0, 1).
-        TypeError: one of them is no number, or `numerator` no transformation.
+        TypeError: one of them is no number, `numerator` no transformation, or an update neither float nor complex.
 
     Example:
         >>> import jax.numpy as jnp, optax, ewa_optax
@@ -61,6 +61,7 @@ def scale_by_rms(
         Tieleman and Hinton, "Lecture 6.5: rmsprop", 2012; Kingma and Ba, "Adam", 2015.
     """
     if not isinstance(second_moment, optax.GradientTransformation):
+        check("scale_by_rms", "second_moment", second_moment, DECAY)
         second_moment = scale_by_ewa(second_moment)
     if not isinstance(numerator, optax.GradientTransformation):
         raise TypeError(f"scale_by_rms: numerator must be a transformation, got {numerator!r}; try scale_by_ewa(0.9).")

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import COUNT, DECAY_RATE, INITIAL_RATE, POSITIVE, REDUCTION, WHOLE, checked
-from ewa_optax._numerics import power
+from ewa_optax._numerics import Number, power
 
-Number = float | jax.Array
 Integer = int | jax.Array
 
 
@@ -32,7 +31,8 @@ def schedule_inverse_time(
 
     Returns:
         A function of the step count (an integer, an int array, traced or not), of the count's shape, in float32 (or
-        float64 where that is JAX's default). So do all arguments' arrays: `jax.vmap` over any of them works.
+        float64 where that is JAX's default). The arguments may be scalar arrays too, traced or not, so `jax.vmap`
+        works over any of them.
 
     Raises:
         ValueError: a number outside its range.

@@ -18,14 +18,15 @@ def wide_chain(*pieces: optax.GradientTransformation) -> optax.GradientTransform
 
 
 def saturate(power: int = 1) -> optax.GradientTransformation:
-    """Holds updates within what their dtype can hold the `power` of, twice over.
+    """Clips updates to where their `power`-th power is a quarter of the largest number of their dtype.
 
-    So no difference of two overflows, and one spike does not freeze a parameter for ever: with `power=2`, in front of
-    `scale_by_rms`, gradient and square saturate together, and the spike moves the parameter by an ordinary step.
+    Then no difference of two overflows, nor the squared magnitude of a complex one. In front of `scale_by_rms`, with
+    `power=2`, gradient and square saturate together, so that one spike moves a parameter by an ordinary step and does
+    not freeze it for ever.
     """
 
     def update(updates, params):
         del params
-        return map_leaves(lambda u: clip(u, (largest(u.dtype) / 2) ** (1 / power)), updates)
+        return map_leaves(lambda u: clip(u, (largest(u.dtype) / 4) ** (1 / power)), updates)
 
     return optax.stateless(update)

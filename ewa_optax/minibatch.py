@@ -20,8 +20,10 @@ def epoch(
 ) -> tuple[_Carry, Any]:
     r"""Runs `step` over all of `data` once, in shuffled mini-batches, as `jax.lax.scan` runs it over an array.
 
-    The pass is one compiled program; it compiles again only for another `step` function, batch size, or shape or dtype
-    of an argument. Define `step` once, outside the loop over epochs, and pass it what changes in `carry`.
+    The pass is one compiled program; it compiles again only for another `step` function, batch size, or structure,
+    shape or dtype of an argument. Define `step` once, outside the loop over epochs, and pass it what changes in
+    `carry`. Data in NumPy arrays goes to the device at every call: to spare that, put it there once, by
+    `jax.device_put`.
 
     Args:
         step: `(carry, batch) -> (carry, out)`. `batch` is `data` with `batch_size` shuffled examples per leaf (the
@@ -37,7 +39,7 @@ def epoch(
 
     Raises:
         ValueError: `batch_size` outside 1 to $m$; data that is empty, or with leaves of unequal length or no axis; an
-            `out` whose shape depends on the size of the batch.
+            `out` whose structure or shapes depend on the size of the batch.
         TypeError: `batch_size` is no integer, or `key` no key.
 
     Example:
@@ -68,6 +70,11 @@ def _epoch(step, carry, data, batch_size, key):
     carry, out = jax.lax.scan(visit, carry, order[:whole].reshape(-1, batch_size))
     if whole < size:
         carry, last = jax.lax.scan(visit, carry, order[None, whole:])
+        if jax.tree.structure(out) != jax.tree.structure(last):
+            raise ValueError(
+                f"step returned an out of structure {jax.tree.structure(out)} for mini-batches of {batch_size} "
+                f"examples and {jax.tree.structure(last)} for the smaller last one; return the same for both."
+            )
         out = jax.tree_util.tree_map_with_path(functools.partial(_append, batch_size), out, last)
     return carry, out
 

@@ -103,5 +103,6 @@ def _styled(histories: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray, dic
 def _finish(ax, xlabel, ylabel):
     ax.set(xlabel=xlabel, ylabel=ylabel, yscale="log")
     ax.grid(alpha=0.3)
-    ax.legend()
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend()
     return ax

@@ -46,8 +46,8 @@ BAD_CALLS = [
     (lambda: ewa_optax.gradient_descent(-1), ValueError, "gradient_descent: learning_rate must be"),
     (lambda: ewa_optax.scale_by_ewa(1.5), ValueError, "scale_by_ewa: decay must be"),
     (lambda: ewa_optax.bias_correct(1.0), ValueError, "bias_correct: decay must be"),
-    (lambda: ewa_optax.scale_by_rms(1.0), ValueError, "scale_by_ewa: decay must be"),
-    (lambda: ewa_optax.scale_by_rms("0.9"), TypeError, "decay must be a number or a scalar array, got '0.9'"),
+    (lambda: ewa_optax.scale_by_rms(1.0), ValueError, r"scale_by_rms: second_moment must be in \[0, 1\), got 1.0"),
+    (lambda: ewa_optax.scale_by_rms("0.9"), TypeError, "scale_by_rms: second_moment must be a number .*got '0.9'"),
     (lambda: ewa_optax.scale_by_rms(0.9, eps=-1.0), ValueError, "scale_by_rms: eps must be"),
     (lambda: ewa_optax.scale_by_learning_rate(-1.0), ValueError, "scale_by_learning_rate: learning_rate must be"),
     (lambda: ewa_optax.rescale_learning_rate((), 0), ValueError, "factor must be finite and more than 0, got 0;"),
@@ -92,6 +92,13 @@ def test_bad_calls(call, error, message):
 def test_an_out_that_depends_on_the_size_of_the_batch():
     with pytest.raises(ValueError, match=r"out\['errors'\] of shape \(4,\).* 4 examples and of shape \(2,\)"):
         minibatch.epoch(lambda c, b: (c, {"errors": b[:, 0]}), 0.0, ROWS, batch_size=4, key=jax.random.key(0))
+
+
+def test_an_out_whose_structure_depends_on_the_size_of_the_batch():
+    with pytest.raises(ValueError, match=r"structure .* for mini-batches of 4 .* for the smaller last one"):
+        minibatch.epoch(
+            lambda c, b: (c, (1.0,) if len(b) == 4 else 1.0), 0.0, ROWS, batch_size=4, key=jax.random.key(0)
+        )
 
 
 def test_adamw_without_parameters_says_so():

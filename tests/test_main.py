@@ -106,6 +106,17 @@ def test_a_picture_that_can_not_be_saved_is_one_line_and_keeps_the_table(tmp_pat
     assert err == "python -m ewa_optax compare: [Errno 28] No space left on device: 'cost.png'\n"
 
 
+def test_a_reader_that_leaves_early_gets_no_complaint_and_the_picture(tmp_path):
+    command = f"{sys.executable} -m ewa_optax --epochs 1 --optimizers adam | head -1"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert (tmp_path / "ewa_optax_compare.png").exists()
+
+
+def test_no_histories_are_an_empty_picture():
+    assert plots.epoch_costs({}).get_legend() is None
+
+
 def test_help_leads_to_the_options(capsys):
     for arguments, words in ((["--help"], "compare --help"), (["compare", "--help"], "--learning-rate")):
         with pytest.raises(SystemExit) as stop:
@@ -126,12 +137,12 @@ def test_one_mini_batch_shows_as_a_point():
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(SystemExit) as stop:
         main(["--out", str(tmp_path / "a.png")])
     err = capsys.readouterr().err
     assert stop.value.code == 1
-    assert "sklearn.datasets is missing; the demo extra brings it: python -m pip install" in err
+    assert "sklearn is missing; the demo extra brings it: python -m pip install" in err
     assert err.count("\n") == 1
 
 

@@ -116,7 +116,7 @@ def test_batch_gradient_descent_never_climbs_and_stochastic_does():
 
 
 @pytest.mark.parametrize(("examples", "steps"), [(5_000_000, 5000), (50_000_000, 50_000), (5_000_001, 5001)])
-def test_the_headline_case_takes_five_thousand_steps(examples, steps):
+def test_an_epoch_takes_a_step_for_each_mini_batch_begun(examples, steps):
     data = jax.ShapeDtypeStruct((examples, 20), jnp.float32)
     _, out = jax.eval_shape(
         lambda data, key: minibatch.epoch(lambda c, b: (c, b.mean()), None, data, batch_size=1000, key=key),

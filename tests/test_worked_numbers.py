@@ -29,8 +29,11 @@ def test_an_average_spans_about_one_over_one_minus_decay_steps(decay, steps):
     left = rest[-1] / value
     np.testing.assert_allclose(left, decay**steps, rtol=1e-4)
     assert abs(left - 1 / math.e) < 0.12
-    if decay == 0.9:
-        assert round(left, 3) == 0.349
+
+
+def test_after_ten_steps_at_decay_nine_tenths_a_value_weighs_a_third():
+    value, *rest = averages(ewa_optax.scale_by_ewa(0.9), [1.0] + [0.0] * 10)
+    assert round(rest[-1] / value, 3) == 0.349
 
 
 def test_the_weights_sum_to_one_minus_a_power_of_the_decay():
