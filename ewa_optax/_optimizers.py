@@ -202,6 +202,7 @@ def adam(
     return wide_chain(
         saturate(power=2),
         scale_by_rms(scale_by_corrected_ewa(b2), eps, eps_root=eps_root, numerator=scale_by_ewa(b1)),
+        # The division comes last, since XLA does one once but would repeat a product in the loop of every leaf.
         scale_once(scale_by_learning_rate(learning_rate), bias_correct(b1)),
     )
 
