@@ -11,14 +11,16 @@ Every piece is an `optax.GradientTransformation`, so it goes into `optax.chain` 
     )
 
 Optimizers: gradient_descent, momentum, heavy_ball, rmsprop, adam, adamw.
-Pieces: scale_by_ewa, bias_correct, scale_by_rms, scale_by_learning_rate.
+Pieces: scale_by_ewa, bias_correct, scale_by_rms, scale_by_learning_rate, round_stochastically.
 Schedules: schedule_inverse_time, schedule_exponential, schedule_inverse_sqrt, schedule_staircase.
 Learning rates while training runs: get_learning_rate, rescale_learning_rate.
-Namespaces: minibatch (epochs), plots (pictures).
+Memory: state_bytes.
+Namespaces: storage (averages in 8 to 24 bits), minibatch (epochs), plots (pictures).
 """
 
 from ewa_optax import minibatch as minibatch
 from ewa_optax import plots as plots
+from ewa_optax import storage as storage
 from ewa_optax._average import bias_correct as bias_correct
 from ewa_optax._average import scale_by_ewa as scale_by_ewa
 from ewa_optax._learning_rate import get_learning_rate as get_learning_rate
@@ -30,10 +32,12 @@ from ewa_optax._optimizers import gradient_descent as gradient_descent
 from ewa_optax._optimizers import heavy_ball as heavy_ball
 from ewa_optax._optimizers import momentum as momentum
 from ewa_optax._optimizers import rmsprop as rmsprop
+from ewa_optax._parameters import round_stochastically as round_stochastically
 from ewa_optax._rms import scale_by_rms as scale_by_rms
 from ewa_optax._schedules import schedule_exponential as schedule_exponential
 from ewa_optax._schedules import schedule_inverse_sqrt as schedule_inverse_sqrt
 from ewa_optax._schedules import schedule_inverse_time as schedule_inverse_time
 from ewa_optax._schedules import schedule_staircase as schedule_staircase
+from ewa_optax._state_bytes import state_bytes as state_bytes
 
 __version__ = "0.1.0"

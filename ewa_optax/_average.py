@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import DECAY, checked
+from ewa_optax._keeping import Keeper, resolve
 from ewa_optax._numerics import (
     Number,
     corrected_shares,
@@ -23,12 +24,14 @@ from ewa_optax._numerics import (
     wide_dtype,
     widen,
 )
+from ewa_optax.storage import Storage
 
 
 class ScaleByEwaState(NamedTuple):
-    """The average of each leaf, in float32 or wider."""
+    """The average of each leaf, in float32 or wider or as its storage keeps it, and, with a storage, the step."""
 
     average: Any
+    step: Any = None
 
 
 class BiasCorrectState(NamedTuple):
@@ -38,14 +41,14 @@ class BiasCorrectState(NamedTuple):
 
 
 class ScaleByCorrectedEwaState(NamedTuple):
-    """The number of values averaged so far, int32, and the bias-corrected average of each leaf."""
+    """The number of values averaged so far, int32, and the bias-corrected average of each leaf, as it is kept."""
 
     step: jax.Array
     average: Any
 
 
 @checked(decay=DECAY)
-def scale_by_ewa(decay: Number) -> optax.GradientTransformation:
+def scale_by_ewa(decay: Number, storage: Storage | str | None = None) -> optax.GradientTransformation:
     r"""Replaces each update by the exponentially weighted average of the updates so far.
 
     $$v_0 = 0, \qquad v_t = \beta v_{t-1} + (1 - \beta) g_t$$
@@ -53,15 +56,19 @@ def scale_by_ewa(decay: Number) -> optax.GradientTransformation:
     Args:
         decay: $\beta$ in [0, 1): the average spans about $1/(1-\beta)$ steps (0.9: 10 steps, 0.999: 1000). A Python
             number or a scalar array, traced or not; as a Python number, $1-\beta$ keeps its digits however close to 1.
+        storage: how the average is kept between steps: None (float32, or the parameter's own dtype where that is
+            wider), "bfloat16", "float16", "8bit", "24bit", or an object of `ewa_optax.storage`, with its options. An
+            average of squares needs `storage.EightBit(squares=True)` or `storage.Float16(squares=True)`, which the
+            optimizers choose by themselves.
 
     Returns:
-        A transformation whose state holds one average per parameter, of the parameter's shape, in float32 (or the
-        parameter's own dtype where that is wider). Updates of any float or complex dtype; they leave in the dtype
+        A transformation whose state holds one average per parameter, of the parameter's shape. What leaves is the
+        fresh average in float32 or wider; only what is kept is rounded. Updates of any float or complex dtype; they leave in the dtype
         they came in. None leaves, for parameters that are not trained, stay None and leave their average alone.
 
     Raises:
-        ValueError: `decay` outside [0, 1), or an array that is no scalar.
-        TypeError: `decay` is no number; a parameter or an update is neither float nor complex, or an update is
+        ValueError: `decay` outside [0, 1), or an array that is no scalar; a storage of unknown name.
+        TypeError: `decay` is no number, or `storage` no storage; a parameter or an update is neither float nor complex, or an update is
             complex where the parameter is real.
 
     Example:
@@ -76,14 +83,16 @@ def scale_by_ewa(decay: Number) -> optax.GradientTransformation:
         Polyak, "Some methods of speeding up the convergence of iteration methods", 1964; Andrew Ng et al.,
         "Improving Deep Neural Networks", week 2, "Exponentially weighted averages".
     """
+    keeper = Keeper(resolve(storage), piece=0)
 
     def init(params):
-        return ScaleByEwaState(_zeros(params))
+        return ScaleByEwaState(keeper.init(_zeros(params)), keeper.storage and jnp.zeros([], jnp.int32))
 
     def update(updates, state, params=None):
         del params
-        updates, average = _advance(updates, state.average, decay, shares(decay))
-        return updates, ScaleByEwaState(average)
+        step = keeper.storage and increment(state.step)
+        updates, average = _advance(updates, state.average, keeper, decay, shares(decay), step)
+        return updates, ScaleByEwaState(average, step)
 
     return optax.GradientTransformation(init, update)
 
@@ -138,21 +147,22 @@ def bias_correct(decay: Number) -> optax.GradientTransformation:
 
 
 @checked(decay=DECAY)
-def scale_by_corrected_ewa(decay: Number) -> optax.GradientTransformation:
+def scale_by_corrected_ewa(decay: Number, storage: Storage | str | None = None) -> optax.GradientTransformation:
     r"""`chain(scale_by_ewa(decay), bias_correct(decay))` as one recursion, equal up to rounding.
 
     $$\hat v_t = \hat v_{t-1} + \frac{1 - \beta}{1 - \beta^t} (g_t - \hat v_{t-1})$$
 
     The division is folded into the share of the newest value, a scalar, which saves an operation per element.
     """
+    keeper = Keeper(resolve(storage), piece=1)
 
     def init(params):
-        return ScaleByCorrectedEwaState(jnp.zeros([], jnp.int32), _zeros(params))
+        return ScaleByCorrectedEwaState(jnp.zeros([], jnp.int32), keeper.init(_zeros(params)))
 
     def update(updates, state, params=None):
         del params
         step = increment(state.step)
-        updates, average = _advance(updates, state.average, decay, corrected_shares(decay, step))
+        updates, average = _advance(updates, state.average, keeper, decay, corrected_shares(decay, step), step)
         return updates, ScaleByCorrectedEwaState(step, average)
 
     return optax.GradientTransformation(init, update)
@@ -171,10 +181,7 @@ def _zeros(params):
     return jax.tree_util.tree_map_with_path(zeros, params)
 
 
-def _advance(updates, average, decay, past_and_newest):
-    fresh = map_leaves(lambda g, v: lerp(v, widen(g), decay, *past_and_newest), updates, average)
+def _advance(updates, kept, keeper, decay, past_and_newest, step):
+    fresh = map_leaves(lambda g, k: lerp(keeper.decode(k), widen(g), decay, *past_and_newest), updates, kept)
     outgoing = map_leaves(lambda g, f: narrow(f, jnp.result_type(g)), updates, fresh)
-    kept = jax.tree.map(
-        lambda f, v: v if f is None else narrow(f, v.dtype), fresh, average, is_leaf=lambda x: x is None
-    )
-    return outgoing, kept
+    return outgoing, keeper.encode(fresh, kept, step, decay)

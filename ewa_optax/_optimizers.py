@@ -12,6 +12,7 @@ import optax
 
 from ewa_optax._average import bias_correct, scale_by_corrected_ewa, scale_by_ewa
 from ewa_optax._checks import DECAY, EPSILON, LEARNING_RATE, WEIGHT_DECAY, checked
+from ewa_optax._keeping import Chosen, Pair, first_moment, for_squares, second_moment
 from ewa_optax._learning_rate import scale_by_learning_rate
 from ewa_optax._numerics import Number, shares
 from ewa_optax._rms import scale_by_rms
@@ -48,7 +49,9 @@ def gradient_descent(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTra
 
 
 @checked(learning_rate=LEARNING_RATE, decay=DECAY)
-def momentum(learning_rate: optax.ScalarOrSchedule, decay: Number = 0.9) -> optax.GradientTransformation:
+def momentum(
+    learning_rate: optax.ScalarOrSchedule, decay: Number = 0.9, *, storage: Chosen = None
+) -> optax.GradientTransformation:
     r"""Gradient descent with momentum, in the form of an average, without bias correction.
 
     $$v_t = \beta v_{t-1} + (1 - \beta) g_t, \qquad W \leftarrow W - \alpha v_t$$
@@ -56,14 +59,16 @@ def momentum(learning_rate: optax.ScalarOrSchedule, decay: Number = 0.9) -> opta
     Args:
         learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
         decay: $\beta$ in [0, 1): the average spans about $1/(1-\beta)$ steps, 10 for 0.9.
+        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", or a `Storage` with options.
 
     Returns:
-        An optimizer that keeps one float32 number per parameter. Gradients saturate at a quarter of the largest
+        An optimizer that keeps one number per parameter. Gradients saturate at a quarter of the largest
             number of their dtype (at least float32's), so that no finite ones overflow.
 
     Raises:
-        ValueError: a learning rate that is negative or not finite, or a decay outside [0, 1).
-        TypeError: an argument that is no number (or schedule).
+        ValueError: a learning rate that is negative or not finite, a decay outside [0, 1), or an unknown storage.
+        TypeError: an argument that is no number (or schedule), or no storage.
 
     Example:
         >>> import jax.numpy as jnp, ewa_optax
@@ -76,11 +81,13 @@ def momentum(learning_rate: optax.ScalarOrSchedule, decay: Number = 0.9) -> opta
         Polyak, 1964. The same path as `heavy_ball`, `optax.sgd(momentum=decay)` and `torch.optim.SGD` at $1-\beta$
         times this learning rate.
     """
-    return wide_chain(saturate(), scale_by_ewa(decay), scale_by_learning_rate(learning_rate))
+    return wide_chain(saturate(), scale_by_ewa(decay, storage), scale_by_learning_rate(learning_rate))
 
 
 @checked(learning_rate=LEARNING_RATE, decay=DECAY)
-def heavy_ball(learning_rate: optax.ScalarOrSchedule, decay: Number = 0.9) -> optax.GradientTransformation:
+def heavy_ball(
+    learning_rate: optax.ScalarOrSchedule, decay: Number = 0.9, *, storage: Chosen = None
+) -> optax.GradientTransformation:
     r"""Momentum in the form of a sum: `momentum` without the $1 - \beta$.
 
     $$v_t = \beta v_{t-1} + g_t, \qquad W \leftarrow W - \alpha v_t$$
@@ -88,14 +95,16 @@ def heavy_ball(learning_rate: optax.ScalarOrSchedule, decay: Number = 0.9) -> op
     Args:
         learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
         decay: $\beta$ in [0, 1), the friction: a steady gradient ends at $1/(1-\beta)$ times its step, 10 for 0.9.
+        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", or a `Storage` with options.
 
     Returns:
-        An optimizer that keeps one float32 number per parameter. Gradients saturate at a quarter of the largest
+        An optimizer that keeps one number per parameter. Gradients saturate at a quarter of the largest
             number of their dtype (at least float32's), so that no finite ones overflow.
 
     Raises:
-        ValueError: a learning rate that is negative or not finite, or a decay outside [0, 1).
-        TypeError: an argument that is no number (or schedule).
+        ValueError: a learning rate that is negative or not finite, a decay outside [0, 1), or an unknown storage.
+        TypeError: an argument that is no number (or schedule), or no storage.
 
     Example:
         >>> import jax.numpy as jnp, ewa_optax
@@ -109,7 +118,7 @@ def heavy_ball(learning_rate: optax.ScalarOrSchedule, decay: Number = 0.9) -> op
     """
     return wide_chain(
         saturate(),
-        scale_by_ewa(decay),
+        scale_by_ewa(decay, storage),
         scale_once(optax.scale(1 / shares(decay)[1]), scale_by_learning_rate(learning_rate)),
         saturate(),
     )
@@ -117,7 +126,12 @@ def heavy_ball(learning_rate: optax.ScalarOrSchedule, decay: Number = 0.9) -> op
 
 @checked(learning_rate=LEARNING_RATE, decay=DECAY, eps=EPSILON, eps_root=EPSILON)
 def rmsprop(
-    learning_rate: optax.ScalarOrSchedule, decay: Number = 0.9, eps: Number = 1e-8, eps_root: Number = 0.0
+    learning_rate: optax.ScalarOrSchedule,
+    decay: Number = 0.9,
+    eps: Number = 1e-8,
+    eps_root: Number = 0.0,
+    *,
+    storage: Chosen = None,
 ) -> optax.GradientTransformation:
     r"""RMSprop: gradients divided by the root of the average of their squares.
 
@@ -129,14 +143,16 @@ def rmsprop(
         decay: $\beta$ in [0, 1): the average spans about $1/(1-\beta)$ steps, 10 for 0.9.
         eps: added outside the root, in units of the gradient.
         eps_root: added inside the root, in units of its square; `eps=0, eps_root=e` is the other convention.
+        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", or a `Storage` with options.
 
     Returns:
-        An optimizer that keeps one float32 number per parameter. Gradients saturate at 9e18 in float32, where
+        An optimizer that keeps one number per parameter. Gradients saturate at 9e18 in float32, where
             the square would overflow, so that one spike moves a parameter by an ordinary step.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, or a decay outside [0, 1).
-        TypeError: an argument that is no number (or schedule).
+        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), or an unknown storage.
+        TypeError: an argument that is no number (or schedule), or no storage.
 
     Example:
         >>> import jax.numpy as jnp, ewa_optax
@@ -151,7 +167,7 @@ def rmsprop(
     """
     return wide_chain(
         saturate(power=2),
-        scale_by_rms(scale_by_ewa(decay), eps, eps_root=eps_root),
+        scale_by_rms(scale_by_ewa(decay, for_squares(storage)), eps, eps_root=eps_root),
         scale_by_learning_rate(learning_rate),
     )
 
@@ -163,6 +179,8 @@ def adam(
     b2: Number = 0.999,
     eps: Number = 1e-8,
     eps_root: Number = 0.0,
+    *,
+    storage: Pair = None,
 ) -> optax.GradientTransformation:
     r"""Adam: momentum over RMSprop, both moments of the raw gradient, both corrected for bias.
 
@@ -178,15 +196,17 @@ def adam(
         eps: added outside the root, in units of the gradient.
         eps_root: added inside the root, in units of its square; above 0 where one differentiates through the step.
             With both 0, a gradient whose square is zero from the start (below 1e-23 in float32) is divided by 0.
+        storage: how the moments are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for first and second moment.
 
     Returns:
-        An optimizer that keeps two float32 numbers per parameter: $m_t$, and $\hat v_t$ as a recursion of its own.
+        An optimizer that keeps two numbers per parameter: $m_t$, and $\hat v_t$ as a recursion of its own.
             Gradients saturate at 9e18 in float32, where the square would overflow, so that one spike moves a
             parameter by an ordinary step.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, or a decay outside [0, 1).
-        TypeError: an argument that is no number (or schedule).
+        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), or an unknown storage.
+        TypeError: an argument that is no number (or schedule), or no storage.
 
     Example:
         >>> import jax.numpy as jnp, ewa_optax
@@ -201,7 +221,12 @@ def adam(
     """
     return wide_chain(
         saturate(power=2),
-        scale_by_rms(scale_by_corrected_ewa(b2), eps, eps_root=eps_root, numerator=scale_by_ewa(b1)),
+        scale_by_rms(
+            scale_by_corrected_ewa(b2, second_moment(storage)),
+            eps,
+            eps_root=eps_root,
+            numerator=scale_by_ewa(b1, first_moment(storage)),
+        ),
         # The division comes last, since XLA does one once but would repeat a product in the loop of every leaf.
         scale_once(scale_by_learning_rate(learning_rate), bias_correct(b1)),
     )
@@ -216,6 +241,8 @@ def adamw(
     eps_root: Number = 0.0,
     weight_decay: Number = 1e-4,
     mask: Any | Callable[[optax.Params], Any] | None = None,
+    *,
+    storage: Pair = None,
 ) -> optax.GradientTransformation:
     r"""Adam with decoupled weight decay: the decay is added to Adam's step, not to the gradient.
 
@@ -231,15 +258,17 @@ def adamw(
         weight_decay: $\lambda$, 0 or more, per unit of learning rate.
         mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
             one): True where weights decay. All do by default.
+        storage: how the moments are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for first and second moment.
 
     Returns:
-        An optimizer that keeps two float32 numbers per parameter. Its `update` needs the parameters. Gradients
+        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters. Gradients
             saturate as in `adam`.
 
     Raises:
         ValueError: a learning rate, eps or weight decay that is negative or not finite, a decay outside [0, 1), or no
-            parameters.
-        TypeError: an argument that is no number (or schedule).
+            parameters; a storage of unknown name.
+        TypeError: an argument that is no number (or schedule), or no storage.
 
     Example:
         >>> import jax.numpy as jnp, ewa_optax
@@ -255,7 +284,12 @@ def adamw(
     """
     return wide_chain(
         saturate(power=2),
-        scale_by_rms(scale_by_corrected_ewa(b2), eps, eps_root=eps_root, numerator=scale_by_ewa(b1)),
+        scale_by_rms(
+            scale_by_corrected_ewa(b2, second_moment(storage)),
+            eps,
+            eps_root=eps_root,
+            numerator=scale_by_ewa(b1, first_moment(storage)),
+        ),
         bias_correct(b1),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),

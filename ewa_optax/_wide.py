@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import optax
 
+from ewa_optax._in_place import after_parameters
 from ewa_optax._numerics import clip, largest, map_leaves, narrow, widen
 
 
@@ -11,8 +12,9 @@ def wide_chain(*pieces: optax.GradientTransformation) -> optax.GradientTransform
     inner = optax.with_extra_args_support(optax.chain(*pieces))
 
     def update(updates, state, params=None, **extra_args):
-        out, state = inner.update(map_leaves(widen, updates), state, params, **extra_args)
-        return map_leaves(lambda u, o: narrow(o, jnp.result_type(u)), updates, out), state
+        wide, state = inner.update(map_leaves(widen, updates), state, params, **extra_args)
+        out = map_leaves(lambda u, w: narrow(w, jnp.result_type(u)), updates, wide)
+        return out, after_parameters(state, params, out)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 

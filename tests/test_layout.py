@@ -14,19 +14,25 @@ PACKAGE = Path(ewa_optax.__file__).parent
 FLOORS = {
     "_numerics": 0,
     "_checks": 0,
+    "_rounding": 0,
     "_scaling": 1,
-    "_wide": 1,
+    "storage": 1,
+    "_keeping": 2,
+    "_in_place": 3,
+    "_parameters": 2,
+    "_state_bytes": 0,
     "_weight_decay": 1,
     "_schedules": 1,
     "minibatch": 1,
-    "_average": 2,
     "_learning_rate": 2,
-    "_rms": 3,
-    "_optimizers": 4,
-    "_compare": 5,
-    "plots": 5,
-    "_report": 6,
-    "__main__": 7,
+    "_average": 3,
+    "_rms": 4,
+    "_wide": 4,
+    "_optimizers": 5,
+    "_compare": 6,
+    "plots": 6,
+    "_report": 7,
+    "__main__": 8,
 }
 
 
@@ -82,8 +88,9 @@ def test_the_public_names():
     public = {name for name in vars(ewa_optax) if not name.startswith("_")}
     assert set(re.findall(r"\w+", ewa_optax.__doc__)) >= public
     assert public == {
-        *("minibatch", "plots"),
+        *("minibatch", "plots", "storage"),
         *("scale_by_ewa", "bias_correct", "scale_by_rms", "scale_by_learning_rate"),
+        *("round_stochastically", "state_bytes"),
         *("schedule_inverse_time", "schedule_exponential", "schedule_inverse_sqrt", "schedule_staircase"),
         *("get_learning_rate", "rescale_learning_rate"),
         *("gradient_descent", "momentum", "heavy_ball", "rmsprop", "adam", "adamw"),

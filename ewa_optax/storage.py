@@ -1,0 +1,219 @@
+r"""How an average is kept between steps: in 8, 16 or 24 bits, rounded without bias.
+
+Rounded to the nearest number of 16 bits, an average of long memory stands still: a step of $(1-\beta)(g_t - v_{t-1})$
+is less than half a unit in its last place. Here a number goes up or down by chance, so that in the mean what is kept is
+the average itself. What leaves `scale_by_ewa` is the fresh float32 average; only what is kept is rounded.
+
+`scale_by_ewa` and the optimizers take `storage=`: None, a name ("bfloat16", "float16", "8bit", "24bit"), or one of the
+objects below, with its options.
+"""
+
+import abc
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ewa_optax._numerics import clip, largest
+from ewa_optax._rounding import HALF, round_bits, up_or_down
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Storage(abc.ABC):
+    """How an array of averages is kept. To make your own, inherit from it and write `encode` and `decode`."""
+
+    rounding: str = "stochastic"
+    min_size: int = 4096
+    seed: int = 0
+
+    def __post_init__(self):
+        """Checks the options."""
+        if self.rounding not in ("stochastic", "nearest"):
+            raise ValueError(
+                f"{type(self).__name__}: rounding must be 'stochastic' or 'nearest', got {self.rounding!r}; "
+                "stochastic is without bias, nearest stalls."
+            )
+        check_whole(self, "min_size", 0, "0 encodes every leaf")
+        check_whole(self, "seed", 0, "any whole number will do")
+
+    def init(self, average: jax.Array) -> Any:
+        """What is kept before the first step, of an `average` of zeros."""
+        return self.encode(average, jnp.full(average.shape, HALF))
+
+    @abc.abstractmethod
+    def encode(self, average: jax.Array, bits: jax.Array) -> Any:
+        """What is kept of a float32 `average`: a pytree of arrays of shapes and dtypes that its shape decides.
+
+        `bits` has 32 random bits for each element, uint32, new ones at each step; with rounding to nearest, each of
+        them is one half of 2**32.
+        """
+
+    @abc.abstractmethod
+    def decode(self, kept: Any) -> jax.Array:
+        """The float32 average in what is kept."""
+
+    def for_squares(self) -> "Storage":
+        """The storage to use for averages of squares, which are never negative."""
+        return self
+
+
+class BFloat16(Storage):
+    """2 bytes: 8 bits of precision, and the range of float32."""
+
+    def encode(self, average: jax.Array, bits: jax.Array) -> jax.Array:
+        """Up or down to a bfloat16."""
+        return _upper_half(round_bits(average, 16, bits))
+
+    def decode(self, kept: jax.Array) -> jax.Array:
+        """The bfloat16 as float32."""
+        return kept.astype(jnp.float32)
+
+
+class Split(NamedTuple):
+    """The upper 24 bits of a float32: the first 16 as a bfloat16, and 8 more."""
+
+    high: jax.Array
+    low: jax.Array
+
+
+class Float24(Storage):
+    """3 bytes: 16 bits of precision, and the range of float32."""
+
+    def encode(self, average: jax.Array, bits: jax.Array) -> Split:
+        """Up or down to the upper 24 bits of a float32."""
+        raw = round_bits(average, 8, bits)
+        return Split(_upper_half(raw), (raw >> 8).astype(jnp.uint8))
+
+    def decode(self, kept: Split) -> jax.Array:
+        """Both parts together."""
+        high = jax.lax.bitcast_convert_type(kept.high, jnp.uint16).astype(jnp.uint32)
+        return jax.lax.bitcast_convert_type(high << 16 | kept.low.astype(jnp.uint32) << 8, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Float16(Storage):
+    """2 bytes: 11 bits of precision, from 6e-8 to 65504. Of squares, the roots are kept."""
+
+    squares: bool = False
+
+    def encode(self, average: jax.Array, bits: jax.Array) -> jax.Array:
+        """Up or down to a float16."""
+        top = largest(jnp.float16)
+        x = jnp.abs(clip(average, top**2 if self.squares else top))
+        size = jnp.sqrt(x) if self.squares else x
+        exponent = jax.lax.bitcast_convert_type(size, jnp.uint32) & np.uint32(0x7F800000)
+        unit = jnp.maximum(jax.lax.bitcast_convert_type(exponent, jnp.float32), 2.0**-14) * 2.0**-10
+        low = jnp.floor(size / unit) * unit
+        rounded = up_or_down(x, low, unit, self._expand, bits)
+        if self.squares:
+            rounded = jnp.where(x > 0, jnp.maximum(rounded, 2.0**-24), rounded)
+        rounded = jnp.where(jnp.isfinite(average), jnp.copysign(rounded, average), average)
+        return rounded.astype(jnp.float16)
+
+    def decode(self, kept: jax.Array) -> jax.Array:
+        """The float16, or its square, as float32."""
+        return self._expand(kept.astype(jnp.float32))
+
+    def _expand(self, size):
+        return jnp.square(size) if self.squares else size
+
+    def for_squares(self) -> "Float16":
+        """Keeps roots, which stay in range, and never rounds one to 0."""
+        return dataclasses.replace(self, squares=True)
+
+
+class Blocks(NamedTuple):
+    """Codes of 8 bits, in the shape of the average, and the largest absolute value of each block, float32."""
+
+    codes: jax.Array
+    scales: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EightBit(Storage):
+    r"""1 byte, and 4 more for each block of neighbours along the last axis: a float32 scale.
+
+    A code $k$ of at most $K$ stands for $(k/K)^4$ of the largest number of its block, or of squares for $(k/K)^8$.
+    """
+
+    block: int = 128
+    squares: bool = False
+
+    def __post_init__(self):
+        """Checks the options."""
+        super().__post_init__()
+        check_whole(self, "block", 1, "128 costs 1/32 of a byte per number for scales")
+
+    def encode(self, average: jax.Array, bits: jax.Array) -> Blocks:
+        """Up or down to a code of its block."""
+        x = self._blocks(jnp.abs(average))
+        scales = x.max(-1, keepdims=True)
+        x = jnp.where(scales > 0, x / scales, 0)
+        root = jnp.sqrt(jnp.sqrt(jnp.sqrt(x) if self.squares else x))
+        low = jnp.clip(jnp.floor(root * self._top), 0, self._top - 1)
+        code = up_or_down(x, low, 1, self._expand, self._blocks(bits))
+        if self.squares:
+            code = jnp.where(x > 0, jnp.maximum(code, 1), code)
+        codes = self._flat(code, average.shape)
+        signed = codes.astype(jnp.uint8) if self.squares else jnp.copysign(codes, average).astype(jnp.int8)
+        return Blocks(signed, scales[..., 0])
+
+    def decode(self, kept: Blocks) -> jax.Array:
+        """Each code's share of the scale of its block."""
+        x = kept.codes.astype(jnp.float32)
+        size = self._flat(self._expand(self._blocks(jnp.abs(x))) * kept.scales[..., None], x.shape)
+        return size if self.squares else jnp.sign(x) * size
+
+    def for_squares(self) -> "EightBit":
+        """Has no sign, twice the power, and no code 0 but for 0."""
+        return dataclasses.replace(self, squares=True)
+
+    @property
+    def _top(self):
+        return 255 if self.squares else 127
+
+    def _expand(self, code):
+        fourth = jnp.square(jnp.square(code / self._top))
+        return jnp.square(fourth) if self.squares else fourth
+
+    def _blocks(self, x):
+        """`(..., n)` as `(..., n / block, block)`, the last block filled up with zeros."""
+        *rest, n = _without_ones(x.shape)
+        block = self._width(n)
+        x = x.reshape(*rest, n)
+        if missing := -n % block:
+            x = jnp.pad(x, [(0, 0)] * len(rest) + [(0, missing)])
+        return x.reshape(*rest, -1, block)
+
+    def _flat(self, blocks, shape):
+        *rest, n = _without_ones(shape)
+        return blocks.reshape(*rest, -1)[..., :n].reshape(shape)
+
+    def _width(self, n):
+        """The block for `n` neighbours: one that divides them, to pad nothing, unless it were less than half."""
+        dividing = max(width for width in range(1, self.block + 1) if n % width == 0)
+        return dividing if 2 * dividing >= min(self.block, n) else min(self.block, n)
+
+
+def check_whole(storage: Storage, name: str, least: int, remedy: str) -> None:
+    """Raises ValueError unless an option is a whole number and not less than `least`."""
+    value = getattr(storage, name)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(
+            f"{type(storage).__name__}: {name} must be a whole number, {least} or more, got {value!r}; {remedy}."
+        )
+
+
+def _upper_half(raw):
+    return jax.lax.bitcast_convert_type((raw >> 16).astype(jnp.uint16), jnp.bfloat16)
+
+
+def _without_ones(shape):
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape or (1,)
+
+
+NAMED = {"bfloat16": BFloat16(), "float16": Float16(), "8bit": EightBit(), "24bit": Float24()}
