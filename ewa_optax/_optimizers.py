@@ -151,7 +151,7 @@ def rmsprop(
             the square would overflow, so that one spike moves a parameter by an ordinary step.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), or an unknown storage.
+        ValueError: a learning rate or eps negative or not finite, a decay outside [0, 1), or an unknown storage.
         TypeError: an argument that is no number (or schedule), or no storage.
 
     Example:
@@ -205,7 +205,7 @@ def adam(
             parameter by an ordinary step.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), or an unknown storage.
+        ValueError: a learning rate or eps negative or not finite, a decay outside [0, 1), or an unknown storage.
         TypeError: an argument that is no number (or schedule), or no storage.
 
     Example:

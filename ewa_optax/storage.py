@@ -150,7 +150,7 @@ class EightBit(Storage):
         """Up or down to a code of its block."""
         x = self._blocks(jnp.abs(average))
         scales = x.max(-1, keepdims=True)
-        x = jnp.where(scales > 0, x / scales, 0)
+        x /= jnp.where(scales == 0, 1, scales)
         root = jnp.sqrt(jnp.sqrt(jnp.sqrt(x) if self.squares else x))
         low = jnp.clip(jnp.floor(root * self._top), 0, self._top - 1)
         code = up_or_down(x, low, 1, self._expand, self._blocks(bits))

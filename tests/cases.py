@@ -1,12 +1,16 @@
 """The table of optimizers: how to make each, its float64 oracle, its optax twin, and how close they must be."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import optax
 import oracles
 
 import ewa_optax
+from ewa_optax.storage import NAMED, Storage
 
 
 class Case(NamedTuple):
@@ -23,12 +27,15 @@ class Case(NamedTuple):
     oracle_tolerance: float = 1e-6
     """Of an update, relative to the size of the updates."""
     twin_tolerance: float = 1e-5
+    storage: Storage | None = None
+    error: Callable = np.max
+    """Of the errors of all elements and steps, what must be within the tolerance."""
 
     def optimizer(self, **changes):
         return self.make(**(self.hyperparameters | changes))
 
 
-CASES = [
+FULL = [
     Case(
         "gradient_descent",
         ewa_optax.gradient_descent,
@@ -94,3 +101,26 @@ CASES = [
         dict(learning_rate=1e-1, b2=0.999, weight_decay=1e-4),
     ),
 ]
+
+# Of updates whose averages were rounded between steps, the root mean square error.
+ROUNDED = {"bfloat16": 1e-2, "float16": 3e-3, "24bit": 5e-5, "8bit": 5e-2}
+
+
+def root_mean_square(errors):
+    return np.sqrt(np.mean(errors**2))
+
+
+def stored(case, name):
+    storage = dataclasses.replace(NAMED[name], min_size=0)
+    return case._replace(
+        name=f"{case.name}-{name}",
+        make=functools.partial(case.make, storage=storage),
+        oracle_tolerance=ROUNDED[name],
+        twin_tolerance=ROUNDED[name],
+        storage=storage,
+        error=root_mean_square,
+    )
+
+
+STORED = ("momentum", "heavy_ball", "rmsprop", "adam", "adamw")
+CASES = FULL + [stored(case, name) for name in ROUNDED for case in FULL if case.name in STORED]

@@ -18,6 +18,7 @@ from cases import CASES
 import ewa_optax
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+NARROW = {jnp.dtype(name) for name in ("bfloat16", "float16", "int8", "uint8")}
 PARAMS = {"w": jnp.array([[0.3, -1.2], [2.5, 0.01]]), "b": jnp.array([0.5, -0.5]), "scale": jnp.float32(2.0)}
 
 every_case = pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
@@ -59,11 +60,10 @@ def run_updates(optimizer, params, gradients):
     return jax.jit(lambda g: jax.lax.scan(step, (params, optimizer.init(params)), g)[1])(gradients)
 
 
-def assert_close_in_size(actual, expected, tolerance):
+def assert_close_in_size(actual, expected, tolerance, error=np.max):
     """Errors relative to the update, or to the size of its element's updates over time where it passes through 0."""
     size = np.maximum(np.abs(expected), np.sqrt(np.mean(np.abs(expected) ** 2, axis=0)))
-    worst = np.max(np.abs(np.asarray(actual) - expected) / size)
-    assert worst <= tolerance
+    assert error(np.abs(np.asarray(actual) - expected) / size) <= tolerance
 
 
 # Against the outside.
@@ -76,7 +76,7 @@ def test_equals_its_oracle(case, complex_values):
     params = eight_decades(1, (64,), complex_values, seed=1)[0]
     exact = gradients.astype(np.complex128 if complex_values else np.float64)
     updates = run_updates(case.optimizer(), jnp.asarray(params), gradients)
-    assert_close_in_size(updates, case.oracle(exact, params), case.oracle_tolerance)
+    assert_close_in_size(updates, case.oracle(exact, params), case.oracle_tolerance, case.error)
 
 
 @every_case
@@ -85,14 +85,16 @@ def test_equals_its_oracle_in_float64(case):
     with jax.enable_x64(True):
         updates = run_updates(case.optimizer(), jnp.asarray(params, jnp.float64), gradients)
         assert updates.dtype == jnp.float64
-    assert_close_in_size(updates, case.oracle(gradients, params), 1e-13)
+    assert_close_in_size(
+        updates, case.oracle(gradients, params), case.oracle_tolerance if case.storage else 1e-13, case.error
+    )
 
 
 @every_case
 def test_equals_its_optax_twin(case):
     gradients, params = eight_decades(200, (64,)), jnp.asarray(eight_decades(1, (64,), seed=1)[0])
     ours, theirs = (run_updates(optimizer, params, gradients) for optimizer in (case.optimizer(), case.twin()))
-    assert_close_in_size(ours, np.asarray(theirs), case.twin_tolerance)
+    assert_close_in_size(ours, np.asarray(theirs), case.twin_tolerance, case.error)
 
 
 # What optax asks of its own optimizers.
@@ -164,15 +166,23 @@ def test_plain_jit_and_scan_agree(case):
         plain, jitted = step(plain, g)[0], compiled(jitted, g)[0]
     scanned, _ = jax.lax.scan(step, (PARAMS, optimizer.init(PARAMS)), gradients)
     chex.assert_trees_all_equal_shapes_and_dtypes(plain, jitted, scanned)
-    chex.assert_trees_all_close(plain, jitted, rtol=2e-6)
-    chex.assert_trees_all_close(jitted, scanned, rtol=2e-6)
+    chex.assert_trees_all_close(plain, jitted, rtol=2e-6, atol=1e-7)
+    chex.assert_trees_all_close(jitted, scanned, rtol=2e-6, atol=1e-7)
 
 
 @every_case
 def test_vmaps_over_every_hyperparameter_without_recompiling(case):
+    gradients = [gradients_like(PARAMS, seed) for seed in range(3)]
 
     def train(name, value):
-        return run(case.optimizer(**{name: value}), PARAMS)[0]
+        optimizer = case.optimizer(**{name: value})
+
+        def step(carry, g):
+            updates, state = optimizer.update(g, carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *gradients)
+        return jax.lax.scan(step, (PARAMS, optimizer.init(PARAMS)), stacked)[0][0]
 
     for name, value in case.hyperparameters.items():
         values = jnp.array([value, value * 0.5, value * 0.9])
@@ -186,8 +196,8 @@ def test_vmaps_over_every_hyperparameter_without_recompiling(case):
         swept = sweep(values)
         sweep(values * 0.99)
         for i, x in enumerate(values):
-            single = train(name, float(x))
-            chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=i: leaf[i], swept), single, rtol=3e-5)
+            single = run(case.optimizer(**{name: float(x)}), PARAMS)[0]
+            chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=i: leaf[i], swept), single, rtol=3e-5, atol=1e-6)
 
 
 @every_case
@@ -222,7 +232,7 @@ class OneStep(chex.TestCase):
 @every_case
 def test_multi_steps(case):
     optimizer = optax.MultiSteps(case.optimizer(), every_k_schedule=2)
-    params, state = run(optimizer, PARAMS, steps=6)
+    params, state = run(optax.GradientTransformation(optimizer.init, jax.jit(optimizer.update)), PARAMS, steps=6)
     plain = case.optimizer()
     expected, inner = PARAMS, plain.init(PARAMS)
     for t in (0, 2, 4):
@@ -246,7 +256,7 @@ def test_masked_leaves_pass_through(case):
 def test_inject_hyperparams(case):
     injected = optax.inject_hyperparams(case.make)(**case.hyperparameters)
     params, state = run(injected, PARAMS)
-    chex.assert_trees_all_close(params, run(case.optimizer(), PARAMS)[0], rtol=2e-5)
+    chex.assert_trees_all_close(params, run(case.optimizer(), PARAMS)[0], rtol=3e-5)
     assert set(case.hyperparameters) <= set(state.hyperparams)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, injected.init(PARAMS))
 
@@ -368,8 +378,8 @@ def test_dtypes_hold_and_no_finite_gradient_breaks_anything(case, param_dtype, g
         gradients = jnp.asarray(spikes, gradient_dtype)[:, None] * jnp.array([1, -1, 0], gradient_dtype)[None]
         params = jnp.array([1.0, 0.0, -2.0], param_dtype)
         state = optimizer.init(params)
-        kept = [x.dtype for x in jax.tree.leaves(state) if x.shape == params.shape]
-        assert kept == [jnp.promote_types(param_dtype, jnp.float32)] * len(kept)
+        kept = {x.dtype for x in jax.tree.leaves(state) if x.shape == params.shape}
+        assert kept <= ({jnp.promote_types(param_dtype, jnp.float32)} if case.storage is None else NARROW)
 
         def step(state, g):
             updates, new_state = optimizer.update(g, state, params)
@@ -513,7 +523,7 @@ def test_strict_promotion_and_nan_checks(case, dtype):
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case.name) for case in CASES if case.name != "gradient_descent"]
+    "case", [pytest.param(case, id=case.name) for case in CASES if "average" in repr(case.optimizer().init(0.0))]
 )
 def test_integer_parameters_are_an_error_that_names_them(case):
     with pytest.raises(TypeError, match=r"\['steps'\] has dtype int32.*optax.masked"):
