@@ -63,6 +63,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """The outputs for a batch of inputs."""
         for width in self.widths[:-1]:
             x = nn.tanh(nn.Dense(width, dtype=x.dtype)(x))
         return nn.Dense(self.widths[-1], dtype=x.dtype)(x)
@@ -79,8 +80,9 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, text):
+        """The logits of the next character at each place."""
         x = nn.Embed(self.characters, self.width, dtype=self.dtype)(text)
-        x += nn.Embed(self.context, self.width, dtype=self.dtype)(jnp.arange(self.context))
+        x += nn.Embed(self.context, self.width, dtype=self.dtype)(jnp.arange(self.context)[None])
         mask = nn.make_causal_mask(text)
         for _ in range(self.layers):
             y = nn.LayerNorm(dtype=self.dtype)(x)
@@ -110,7 +112,7 @@ def digits() -> Task:
     model = MLP((128, 64, 10))
 
     def loss(params, data):
-        logits = model.apply(params, data[0]).astype(jnp.float32)
+        logits = jnp.asarray(model.apply(params, data[0]), jnp.float32)
         return optax.softmax_cross_entropy_with_integer_labels(logits, data[1]).mean()
 
     return Task("digits", lambda key: model.init(key, x), (x, y), _rows(64), loss, loss, 1e-3, 6000)
@@ -126,7 +128,7 @@ def source_code(context: int = 64, width: int = 64, layers: int = 2, batch: int 
 
     def loss(params, pieces):
         dtype = jax.tree.leaves(params)[0].dtype
-        logits = model(dtype=dtype).apply(params, pieces[:, :-1]).astype(jnp.float32)
+        logits = jnp.asarray(model(dtype=dtype).apply(params, pieces[:, :-1]), jnp.float32)
         return optax.softmax_cross_entropy_with_integer_labels(logits, pieces[:, 1:]).mean()
 
     def final_loss(params, data):

@@ -64,7 +64,8 @@ def scale_by_ewa(decay: Number, storage: Storage | str | None = None) -> optax.G
     Returns:
         A transformation whose state holds one average per parameter, of the parameter's shape. What leaves is the
         fresh average in float32 or wider; only what is kept is rounded. Updates of any float or complex dtype; they
-        leave in the dtype they came in. None leaves, for parameters that are not trained, stay None and leave their average alone.
+        leave in the dtype they came in. None leaves, for parameters that are not trained, stay None and leave their
+        average alone.
 
     Raises:
         ValueError: `decay` outside [0, 1), or an array that is no scalar; a storage of unknown name.

@@ -34,7 +34,7 @@ class Keeper:
         """What is kept at first of a tree of averages, which are zeros."""
 
         def init(x):
-            if not self.storage or x.size < max(self.storage.min_size, 1):
+            if not self.storage or not self.storage.takes(x.shape):
                 return x
             return Encoded(tuple(self.storage.init(part) for part in _parts(x)))
 
@@ -85,6 +85,12 @@ def resolve(storage: Chosen) -> Storage | None:
     )
 
 
+def for_gradients(storage: Chosen) -> Storage | None:
+    """The storage for an average of gradients."""
+    resolved = resolve(storage)
+    return resolved and resolved.for_gradients()
+
+
 def for_squares(storage: Chosen) -> Storage | None:
     """The storage for an average of squares."""
     resolved = resolve(storage)
@@ -93,7 +99,7 @@ def for_squares(storage: Chosen) -> Storage | None:
 
 def first_moment(storage: Pair) -> Storage | None:
     """What a storage, or a pair of them, says of the average of gradients."""
-    return resolve(_pair(storage)[0])
+    return for_gradients(_pair(storage)[0])
 
 
 def second_moment(storage: Pair) -> Storage | None:

@@ -12,7 +12,7 @@ import optax
 
 from ewa_optax._average import bias_correct, scale_by_corrected_ewa, scale_by_ewa
 from ewa_optax._checks import DECAY, EPSILON, LEARNING_RATE, WEIGHT_DECAY, checked
-from ewa_optax._keeping import Chosen, Pair, first_moment, for_squares, second_moment
+from ewa_optax._keeping import Chosen, Pair, first_moment, for_gradients, for_squares, second_moment
 from ewa_optax._learning_rate import scale_by_learning_rate
 from ewa_optax._numerics import Number, shares
 from ewa_optax._rms import scale_by_rms
@@ -81,7 +81,7 @@ def momentum(
         Polyak, 1964. The same path as `heavy_ball`, `optax.sgd(momentum=decay)` and `torch.optim.SGD` at $1-\beta$
         times this learning rate.
     """
-    return wide_chain(saturate(), scale_by_ewa(decay, storage), scale_by_learning_rate(learning_rate))
+    return wide_chain(saturate(), scale_by_ewa(decay, for_gradients(storage)), scale_by_learning_rate(learning_rate))
 
 
 @checked(learning_rate=LEARNING_RATE, decay=DECAY)
@@ -118,7 +118,7 @@ def heavy_ball(
     """
     return wide_chain(
         saturate(),
-        scale_by_ewa(decay, storage),
+        scale_by_ewa(decay, for_gradients(storage)),
         scale_once(optax.scale(1 / shares(decay)[1]), scale_by_learning_rate(learning_rate)),
         saturate(),
     )

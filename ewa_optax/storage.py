@@ -10,12 +10,14 @@ objects below, with its options.
 
 import abc
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ewa_optax._blocks import from_blocks, into_blocks
 from ewa_optax._numerics import clip, largest
 from ewa_optax._rounding import HALF, round_bits, up_or_down
 
@@ -38,6 +40,10 @@ class Storage(abc.ABC):
         check_whole(self, "min_size", 0, "0 encodes every leaf")
         check_whole(self, "seed", 0, "any whole number will do")
 
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether it keeps averages of that shape; others stay float32."""
+        return math.prod(shape) >= max(self.min_size, 1)
+
     def init(self, average: jax.Array) -> Any:
         """What is kept before the first step, of an `average` of zeros."""
         return self.encode(average, jnp.full(average.shape, HALF))
@@ -53,6 +59,10 @@ class Storage(abc.ABC):
     @abc.abstractmethod
     def decode(self, kept: Any) -> jax.Array:
         """The float32 average in what is kept."""
+
+    def for_gradients(self) -> "Storage":
+        """The storage to use for averages that may be negative."""
+        return self
 
     def for_squares(self) -> "Storage":
         """The storage to use for averages of squares, which are never negative."""
@@ -119,6 +129,10 @@ class Float16(Storage):
     def _expand(self, size):
         return jnp.square(size) if self.squares else size
 
+    def for_gradients(self) -> "Float16":
+        """Keeps the averages themselves."""
+        return dataclasses.replace(self, squares=False)
+
     def for_squares(self) -> "Float16":
         """Keeps roots, which stay in range, and never rounds one to 0."""
         return dataclasses.replace(self, squares=True)
@@ -148,23 +162,27 @@ class EightBit(Storage):
 
     def encode(self, average: jax.Array, bits: jax.Array) -> Blocks:
         """Up or down to a code of its block."""
-        x = self._blocks(jnp.abs(average))
+        x = into_blocks(jnp.abs(average), self.block)
         scales = x.max(-1, keepdims=True)
         x /= jnp.where(scales == 0, 1, scales)
         root = jnp.sqrt(jnp.sqrt(jnp.sqrt(x) if self.squares else x))
         low = jnp.clip(jnp.floor(root * self._top), 0, self._top - 1)
-        code = up_or_down(x, low, 1, self._expand, self._blocks(bits))
+        code = up_or_down(x, low, 1, self._expand, into_blocks(bits, self.block))
         if self.squares:
             code = jnp.where(x > 0, jnp.maximum(code, 1), code)
-        codes = self._flat(code, average.shape)
+        codes = from_blocks(code, average.shape)
         signed = codes.astype(jnp.uint8) if self.squares else jnp.copysign(codes, average).astype(jnp.int8)
         return Blocks(signed, scales[..., 0])
 
     def decode(self, kept: Blocks) -> jax.Array:
         """Each code's share of the scale of its block."""
         x = kept.codes.astype(jnp.float32)
-        size = self._flat(self._expand(self._blocks(jnp.abs(x))) * kept.scales[..., None], x.shape)
+        size = from_blocks(self._expand(into_blocks(jnp.abs(x), self.block)) * kept.scales[..., None], x.shape)
         return size if self.squares else jnp.sign(x) * size
+
+    def for_gradients(self) -> "EightBit":
+        """Has a sign."""
+        return dataclasses.replace(self, squares=False)
 
     def for_squares(self) -> "EightBit":
         """Has no sign, twice the power, and no code 0 but for 0."""
@@ -178,23 +196,41 @@ class EightBit(Storage):
         fourth = jnp.square(jnp.square(code / self._top))
         return jnp.square(fourth) if self.squares else fourth
 
-    def _blocks(self, x):
-        """`(..., n)` as `(..., n / block, block)`, the last block filled up with zeros."""
-        *rest, n = _without_ones(x.shape)
-        block = self._width(n)
-        x = x.reshape(*rest, n)
-        if missing := -n % block:
-            x = jnp.pad(x, [(0, 0)] * len(rest) + [(0, missing)])
-        return x.reshape(*rest, -1, block)
 
-    def _flat(self, blocks, shape):
-        *rest, n = _without_ones(shape)
-        return blocks.reshape(*rest, -1)[..., :n].reshape(shape)
+class Factors(NamedTuple):
+    """The means over the last axis and over the one before it."""
 
-    def _width(self, n):
-        """The block for `n` neighbours: one that divides them, to pad nothing, unless it were less than half."""
-        dividing = max(width for width in range(1, self.block + 1) if n % width == 0)
-        return dividing if 2 * dividing >= min(self.block, n) else min(self.block, n)
+    rows: jax.Array
+    columns: jax.Array
+
+
+class Factored(Storage):
+    """Next to no bytes, for averages of squares only: the mean of the row times that of the column, over the mean.
+
+    Exact where squares are such a product; where they are not, still right in the mean of each row and column. What has
+    fewer than two axes stays float32. From Shazeer and Stern, "Adafactor", 2018.
+    """
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Arrays with two axes or more."""
+        return len(shape) >= 2 and super().takes(shape)
+
+    def encode(self, average: jax.Array, bits: jax.Array) -> Factors:
+        """The means, which need no rounding."""
+        del bits
+        return Factors(average.mean(-1), average.mean(-2))
+
+    def decode(self, kept: Factors) -> jax.Array:
+        """The product of the means, over their mean."""
+        mean = kept.columns.mean(-1, keepdims=True)
+        return kept.rows[..., None] * (kept.columns / jnp.where(mean == 0, 1, mean))[..., None, :]
+
+    def for_gradients(self) -> "Factored":
+        """An error."""
+        raise ValueError(
+            "Factored keeps averages of squares only; for an optimizer with two moments pass a pair, such as "
+            "storage=('bfloat16', ewa_optax.storage.Factored())."
+        )
 
 
 def check_whole(storage: Storage, name: str, least: int, remedy: str) -> None:
@@ -208,12 +244,6 @@ def check_whole(storage: Storage, name: str, least: int, remedy: str) -> None:
 
 def _upper_half(raw):
     return jax.lax.bitcast_convert_type((raw >> 16).astype(jnp.uint16), jnp.bfloat16)
-
-
-def _without_ones(shape):
-    while len(shape) > 1 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape or (1,)
 
 
 NAMED = {"bfloat16": BFloat16(), "float16": Float16(), "8bit": EightBit(), "24bit": Float24()}

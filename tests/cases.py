@@ -10,7 +10,7 @@ import optax
 import oracles
 
 import ewa_optax
-from ewa_optax.storage import NAMED, Storage
+from ewa_optax.storage import NAMED, Factored, Storage
 
 
 class Case(NamedTuple):
@@ -123,4 +123,12 @@ def stored(case, name):
 
 
 STORED = ("momentum", "heavy_ball", "rmsprop", "adam", "adamw")
-CASES = FULL + [stored(case, name) for name in ROUNDED for case in FULL if case.name in STORED]
+FACTORED = [
+    case._replace(
+        name=f"{case.name}-factored",
+        make=functools.partial(case.make, storage=(None, Factored(min_size=0))),
+    )
+    for case in FULL
+    if case.name in ("adam", "adamw")
+]
+CASES = FULL + FACTORED + [stored(case, name) for name in ROUNDED for case in FULL if case.name in STORED]

@@ -15,6 +15,7 @@ FLOORS = {
     "_numerics": 0,
     "_checks": 0,
     "_rounding": 0,
+    "_blocks": 0,
     "_scaling": 1,
     "storage": 1,
     "_keeping": 2,

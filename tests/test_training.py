@@ -1,0 +1,84 @@
+"""Real trainings end where those with float32 averages end; with rounding to nearest, they do not."""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import ewa_optax
+from benchmarks import tasks
+from ewa_optax import storage
+
+# How far the mean of the final losses may be from float32's, relatively, and less than the seeds differ.
+WITHIN = {"24bit": 0.005, "bfloat16": 0.02, "float16": 0.02, "8bit": 0.05, "factored": 0.05}
+
+
+def adamw(kept):
+    return lambda rate: ewa_optax.adamw(rate, storage=kept)
+
+
+def every_leaf(name, **options):
+    if name == "factored":
+        return None, storage.Factored(min_size=0)
+    return dataclasses.replace(storage.NAMED[name], min_size=0, **options)
+
+
+@functools.cache
+def final_losses(task, kept):
+    return tasks.train(getattr(tasks, task)(), adamw(kept))
+
+
+def off(losses, reference):
+    return abs(losses.mean() / reference.mean() - 1)
+
+
+@pytest.mark.parametrize("name", WITHIN)
+@pytest.mark.parametrize("task", ["regression", "digits"])
+def test_losses_are_those_of_float32(task, name):
+    reference, losses = final_losses(task, None), final_losses(task, every_leaf(name))
+    assert off(losses, reference) <= WITHIN[name]
+    assert name in ("8bit", "factored") or abs(losses.mean() - reference.mean()) < np.ptp(reference)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16", "8bit"])
+@pytest.mark.parametrize("task", ["regression", "digits"])
+def test_rounded_to_nearest_they_are_not(task, name):
+    reference, losses = final_losses(task, None), final_losses(task, every_leaf(name, rounding="nearest"))
+    assert off(losses, reference) > WITHIN[name]
+
+
+@pytest.mark.parametrize("task", ["regression", "digits"])
+def test_parameters_of_16_bits_train_too(task):
+    """Parameters and both moments in bfloat16, 6 bytes a parameter in all: within a factor of 2 of float32."""
+
+    def rounded(rate):
+        averages = ewa_optax.adamw(rate, storage=every_leaf("bfloat16"))
+        return optax.chain(averages, ewa_optax.round_stochastically())
+
+    task = getattr(tasks, task)()
+    reference = final_losses(task.name, None).mean()
+    assert tasks.train(task, rounded, dtype=jnp.bfloat16).mean() < 2 * reference
+    assert tasks.train(task, optax.adamw, dtype=jnp.bfloat16).mean() > 5 * reference
+
+
+# A transformer's loss has a floor, the entropy of its text: closer bounds, so that rounding to nearest fails them.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bfloat16", "8bit"])
+def test_a_transformer_trains_as_in_float32(name):
+    task = tasks.source_code(steps=1500)
+    reference = tasks.train(task, adamw(None))
+    assert off(tasks.train(task, adamw(name)), reference) < 0.003
+    assert off(tasks.train(task, adamw(every_leaf(name, rounding="nearest"))), reference) > 0.005
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "8bit"])
+def test_a_transformer_starts_as_in_float32(name):
+    task = tasks.source_code(context=32, width=32, layers=1, steps=100)
+    losses, reference = (tasks.train(task, adamw(kept), seeds=1) for kept in (name, None))
+    assert losses.mean() < 4.0
+    assert off(losses, reference) < 0.003
