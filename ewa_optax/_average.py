@@ -183,6 +183,9 @@ def _zeros(params):
 
 
 def _advance(updates, kept, keeper, decay, past_and_newest, step):
-    fresh = map_leaves(lambda g, k: lerp(keeper.decode(k), widen(g), decay, *past_and_newest), updates, kept)
+    def advance(g, *arrays):
+        return lerp(keeper.decode(jnp.shape(g), *arrays), widen(g), decay, *past_and_newest)
+
+    fresh = map_leaves(advance, updates, *keeper.trees(kept))
     outgoing = map_leaves(lambda g, f: narrow(f, jnp.result_type(g)), updates, fresh)
     return outgoing, keeper.encode(fresh, kept, step, decay)

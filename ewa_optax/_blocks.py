@@ -23,10 +23,9 @@ def from_blocks(blocks: jax.Array, shape: Sequence[int]) -> jax.Array:
 
 
 def _width(n, block):
-    """At most `block`: a width that divides `n`, so that nothing need be filled up, unless it is less than half."""
+    """At most `block`: the largest width that divides `n`, so that nothing is filled up, but not less than half."""
     most = min(block, n)
-    dividing = max(width for width in range(1, most + 1) if n % width == 0)
-    return dividing if 2 * dividing >= most else most
+    return next((width for width in range(most, most // 2, -1) if n % width == 0), most)
 
 
 def _without_ones(shape):

@@ -17,26 +17,37 @@ from ewa_optax._keeping import Encoded
 
 def after_parameters(state: Any, params: Any, updates: Any) -> Any:
     """`state`, in which encoded averages depend on the new parameters that `optax.apply_updates` will form."""
-    zeros = {}
-    for (path, p), u in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(updates), strict=False):
-        if isinstance(u, jax.core.Tracer) and u.shape == jnp.shape(p):
-            # The same expression as there, which XLA therefore computes once.
-            zeros[path] = _zero(jnp.asarray(p + u).astype(jnp.asarray(p).dtype))
+    parameters, zeros = dict(jax.tree_util.tree_leaves_with_path(params)), {}
 
-    def depend(path, node):
-        matching = [zeros[path[i:]] for i in range(len(path) + 1) if path[i:] in zeros]
-        if not isinstance(node, Encoded) or not matching:
+    def depend(node):
+        if not isinstance(node, Encoded):
             return node
-        return jax.tree.map(lambda x: _add(x, matching[0]), node)
+        for path, u in jax.tree_util.tree_leaves_with_path(updates):
+            if path not in zeros and _is_local(u) and _is_alike(parameters.get(path), u):
+                zeros[path] = _zero(parameters[path] + u)  # As optax writes it, so that XLA computes it once.
 
-    return jax.tree_util.tree_map_with_path(depend, state, is_leaf=lambda x: isinstance(x, Encoded))
+        def add(path, x):
+            return _add(x, zeros[path]) if path in zeros else x
+
+        return Encoded(tuple(jax.tree_util.tree_map_with_path(add, tree) for tree in node.arrays))
+
+    return jax.tree.map(depend, state, is_leaf=lambda x: isinstance(x, Encoded))
+
+
+def _is_local(u):
+    """Whether `u` is of a compiled program, not empty, and not known to be in parts on several devices."""
+    return isinstance(u, jax.core.Tracer) and u.size > 0 and jax.typeof(u).sharding.mesh.empty
+
+
+def _is_alike(p, u):
+    return isinstance(p, jax.Array) and (p.shape, p.dtype) == (u.shape, u.dtype)
 
 
 def _zero(x):
     """A zero, uint32, that depends on the first element of `x` where this runs on a CPU, and on nothing elsewhere."""
 
     def depending(x):
-        first = jax.lax.index_in_dim(x.reshape(-1), 0, keepdims=False)
+        first = jax.lax.slice(x, (0,) * x.ndim, (1,) * x.ndim).reshape(())
         bits = _as_integer(first.real if jnp.iscomplexobj(first) else first)
         return (bits.astype(jnp.uint32) >> 16) >> 16
 
@@ -44,7 +55,8 @@ def _zero(x):
 
 
 def _add(x, zero):
-    if not jnp.issubdtype(x.dtype, jnp.number):
+    # A float32 average is what the parameter was computed from: only what is narrower was rounded from it.
+    if not jnp.issubdtype(x.dtype, jnp.number) or x.dtype.itemsize > 2:
         return x
     integer = _as_integer(x)
     return jax.lax.bitcast_convert_type(integer ^ zero.astype(integer.dtype), x.dtype)

@@ -1,6 +1,7 @@
 """The averages of all leaves between steps: which leaves a storage encodes, and by which random bits."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +16,13 @@ Pair = Chosen | tuple[Chosen, Chosen]
 
 
 class Encoded(NamedTuple):
-    """An average as its storage keeps it: one part, or the real and the imaginary one."""
+    """What a storage keeps: for each array that it makes of an average, a tree of these, like the parameters.
 
-    parts: tuple[Any, ...]
+    A leaf that the storage does not take stands, as it is, in the first tree, and is None in the others. The codes of a
+    complex average have a first axis more, of its real and its imaginary part.
+    """
+
+    arrays: tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,44 +37,67 @@ class Keeper:
 
     def init(self, zeros: Any) -> Any:
         """What is kept at first of a tree of averages, which are zeros."""
+        storage = self.storage
+        if not storage:
+            return zeros
+        leaves, structure = jax.tree.flatten(zeros)
+        return _by_array(storage, structure, [storage.init(_real(x)) if storage.takes(x.shape) else x for x in leaves])
 
-        def init(x):
-            if not self.storage or not self.storage.takes(x.shape):
-                return x
-            return Encoded(tuple(self.storage.init(part) for part in _parts(x)))
+    def trees(self, kept: Any) -> tuple[Any, ...]:
+        """The trees whose leaves `decode` takes."""
+        return kept.arrays if self.storage else (kept,)
 
-        return jax.tree.map(init, zeros)
-
-    def decode(self, kept: Any) -> jax.Array:
-        """One average."""
-        if not self.storage or not isinstance(kept, Encoded):
-            return kept
-        parts = [self.storage.decode(part) for part in kept.parts]
-        return jax.lax.complex(*parts) if len(parts) == 2 else parts[0]
+    def decode(self, shape: tuple[int, ...], *arrays: Any) -> jax.Array:
+        """The average of that shape that one leaf of each tree makes up."""
+        if not self.storage or not self.storage.takes(shape):
+            return arrays[0]
+        for with_parts in (shape, (2, *shape)):
+            expected = _kept(self.storage, with_parts)
+            if [x.shape for x in jax.tree.leaves(expected)] == [getattr(x, "shape", None) for x in arrays]:
+                average = self.storage.decode(jax.tree.unflatten(jax.tree.structure(expected), arrays))
+                return average if with_parts == shape else jax.lax.complex(average[0], average[1])
+        raise ValueError(f"an update of shape {shape} came for a parameter of another shape.")
 
     def encode(self, averages: Any, kept: Any, step: jax.Array | None, decay: Number) -> Any:
         """What is kept of a tree of averages at a step; where one is None, what was kept before."""
-
-        def encode(path, x, old):
+        with_paths, structure = jax.tree_util.tree_flatten_with_path(averages, is_leaf=lambda x: x is None)
+        before = zip(*(structure.flatten_up_to(tree) for tree in self.trees(kept)), strict=True)
+        new = []
+        for (path, x), old in zip(with_paths, before, strict=True):
             if x is None:
-                return old
-            if not self.storage or not isinstance(old, Encoded):
-                return narrow(x, old.dtype)
-            # The path, not the number of the leaf: it keeps its bits when others are masked.
-            leaf = jax.tree_util.keystr(path)
-            keys = [key_of(self.storage.seed, self.piece, leaf, i) for i in range(len(old.parts))]
-            parts = zip(_parts(x), keys, strict=True)
-            return Encoded(tuple(_encode(self.storage, part, key, decay, step) for part, key in parts))
+                new.append(old)
+            elif not self.storage or not self.storage.takes(x.shape):
+                new.append(narrow(x, old[0].dtype))
+            else:
+                # The path, not the number of the leaf: it keeps its bits when others are masked.
+                key = key_of(int(self.storage.seed), self.piece, jax.tree_util.keystr(path))
+                new.append(_encode(self.storage, _real(x), key, decay, step))
+        return _by_array(self.storage, structure, new) if self.storage else structure.unflatten(new)
 
-        return jax.tree_util.tree_map_with_path(encode, averages, kept, is_leaf=lambda x: x is None)
+
+def _by_array(storage, structure, leaves):
+    count = len(jax.tree.leaves(_kept(storage, (128, 128))))
+    arrays = [(jax.tree.leaves(leaf) + [None] * count)[:count] for leaf in leaves]
+    return Encoded(tuple(structure.unflatten([leaf[i] for leaf in arrays]) for i in range(count)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _kept(storage, shape):
+    """What a storage makes of an average of that shape, as shapes and dtypes."""
+    return jax.eval_shape(storage.init, jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 def _encode(storage, x, key, decay, step):
     if storage.rounding == "nearest":
         return storage.encode(x, jnp.full(x.shape, HALF))
-    # Two averages in one hand-made chain have the same storage and piece, but not the same decay.
-    decay_bits = jax.lax.bitcast_convert_type(jnp.asarray(decay, jnp.float32), jnp.uint32)
-    return storage.encode(x, random_bits(fold(fold(key, decay_bits), step), x.shape))
+    # The decay, because two averages in one hand-made chain have the same storage and piece.
+    decay = decay if isinstance(decay, jax.Array) else float(decay)
+    return storage.encode(x, random_bits(fold(key, decay, step), x.shape))
+
+
+def _real(x):
+    """A complex average as one of real numbers, with its parts along a new first axis."""
+    return narrow(jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x, jnp.float32)
 
 
 def resolve(storage: Chosen) -> Storage | None:
@@ -79,9 +107,12 @@ def resolve(storage: Chosen) -> Storage | None:
     if storage is None or isinstance(storage, Storage):
         return storage
     names = ", ".join(map(repr, NAMED))
+    remedy = (
+        "make an object of the class" if isinstance(storage, type) else "optimizers with two moments also take a pair"
+    )
     raise (ValueError if isinstance(storage, str | tuple) else TypeError)(
         f"storage must be None (float32), {names} or a Storage such as ewa_optax.storage.EightBit(block=128), "
-        f"got {storage!r}; optimizers with two moments also take a pair of them."
+        f"got {storage!r}; {remedy}."
     )
 
 
@@ -108,10 +139,6 @@ def second_moment(storage: Pair) -> Storage | None:
 
 
 def _pair(storage):
-    if isinstance(storage, tuple | list) and len(storage) == 2:
+    if isinstance(storage, tuple) and len(storage) == 2:
         return storage
     return storage, storage
-
-
-def _parts(x):
-    return [narrow(part, jnp.float32) for part in ((x.real, x.imag) if jnp.iscomplexobj(x) else (x,))]

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ewa_optax._numerics import increment
@@ -24,16 +25,17 @@ def round_stochastically(seed: int = 0) -> optax.GradientTransformation:
 
     Added to a bfloat16, an update of less than 1/512 of it rounds away, at every step, for ever. This last piece of a
     chain turns an update $u$ of a parameter $p$ into one whose sum with $p$, as `optax.apply_updates` forms it, is one
-    of the two neighbours of $p + u$ that the parameter's dtype has, and is $p + u$ in the mean. So no second copy of
-    the parameters is needed.
+    of the two neighbours of $p + u$ that the parameter's dtype has, and is $p + u$ in the mean, as float32 forms it. So
+    no second copy of the parameters is needed.
 
     Args:
         seed: a whole number, 0 or more, that alone decides the chance.
 
     Returns:
         A transformation whose state is the step count. It needs the parameters, and belongs behind everything else.
-        Updates of bfloat16 and float16 parameters leave in float32, others as they came. Where $p + u$ is finite, the
-        parameter stays finite.
+        Updates of bfloat16 and float16 parameters leave in float32, others as they came: so it goes outside of
+        `optax.apply_if_finite` and its like, and `optax.apply_updates` must add them (that of equinox would make the
+        parameters float32). Where $p + u$ is finite, the parameter stays finite.
 
     Raises:
         ValueError: a seed that is negative, or no parameters.
@@ -51,10 +53,12 @@ def round_stochastically(seed: int = 0) -> optax.GradientTransformation:
     Reference:
         Zamirai et al., "Revisiting BFloat16 training", 2020.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"round_stochastically: seed must be a whole number, got {seed!r} ({type(seed).__name__}).")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise TypeError(
+            f"round_stochastically: seed must be a whole number, got {seed!r} ({type(seed).__name__}); 0 will do."
+        )
     if seed < 0:
-        raise ValueError(f"round_stochastically: seed must be 0 or more, got {seed!r}; any such number will do.")
+        raise ValueError(f"round_stochastically: seed must be 0 or more, got {seed!r}; 0 is as good as any other.")
 
     def init(params):
         del params
@@ -69,10 +73,11 @@ def round_stochastically(seed: int = 0) -> optax.GradientTransformation:
             grid = None if u is None else _GRIDS.get(jnp.result_type(p))
             if grid is None:
                 return u
-            p = jnp.asarray(p, jnp.float32)
-            key = key_of(seed, "parameters", jax.tree_util.keystr(path))
+            p, u = jnp.asarray(p, jnp.float32), jnp.asarray(u, jnp.float32)
+            key = key_of(int(seed), "parameters", jax.tree_util.keystr(path))
             bits = random_bits(fold(key, step), p.shape)
-            return grid.decode(grid.encode(p + jnp.asarray(u, jnp.float32), bits)) - p
+            landed = grid.decode(grid.encode(p + u, bits)) - p
+            return jnp.where(jnp.isfinite(p), landed, u)
 
         landed = jax.tree_util.tree_map_with_path(land, updates, params, is_leaf=lambda x: x is None)
         return landed, RoundStochasticallyState(step)

@@ -2,7 +2,8 @@
 
 The chance comes from a counter, not from `jax.random`, whose bits would cost more than the whole step of an optimizer:
 a hash of where a number stands (element, step, leaf, piece) and of a seed. It is the same under `jax.jit`,
-`jax.lax.scan`, `jax.vmap` and any sharding, and XLA computes it in the loop that needs it.
+`jax.lax.scan`, `jax.vmap` and any sharding (but within `jax.shard_map` each shard counts its own elements), and XLA
+computes it in the loop that needs it.
 """
 
 import zlib
@@ -22,9 +23,22 @@ def key_of(*name: Any) -> int:
     return zlib.crc32(repr(name).encode())
 
 
-def fold(key: Any, number: jax.Array) -> jax.Array:
-    """Another key, uint32, for every `number`, an integer."""
-    return _mix(jnp.asarray(key, jnp.uint32) * np.uint32(0x9E3779B9) + number.astype(jnp.uint32))
+def fold(key: Any, *numbers: Any) -> jax.Array:
+    """Another key, uint32, for all other `numbers`: integers, or decays, by their float32 bits."""
+    for number in numbers:
+        if isinstance(number, float):
+            number = int(np.float32(number).view(np.uint32))
+        elif isinstance(number, jax.Array) and jnp.issubdtype(number.dtype, jnp.floating):
+            number = jax.lax.bitcast_convert_type(number.astype(jnp.float32), jnp.uint32)
+        if isinstance(key, int) and isinstance(number, int):
+            key = (key * 0x9E3779B1 + number) % 2**32
+        else:
+            words = (jnp.asarray(x if isinstance(x, jax.Array) else np.uint32(x)) for x in (key, number))
+            key, number = (word.astype(jnp.uint32) for word in words)
+            key = key * np.uint32(0x9E3779B1) + number
+    # The remainder changes next to nothing; but XLA repeats no division in a loop. So a leaf's loop gets its key from
+    # outside, the loops of leaves of one shape are one program, and all of them compile in the time of one.
+    return jax.lax.rem(_mix(jnp.asarray(key, jnp.uint32)), np.uint32(2**32 - 5))
 
 
 def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -31,7 +31,7 @@ def state_bytes(optimizer: optax.GradientTransformation, params: optax.Params) -
     Reference:
         `jax.eval_shape`, which traces `optimizer.init` without running it.
     """
-    if not isinstance(optimizer, optax.GradientTransformation):
+    if not callable(getattr(optimizer, "init", None)):  # As optax.MultiSteps has it, too.
         raise TypeError(
             f"state_bytes: optimizer must be a transformation, got {optimizer!r}; try ewa_optax.adam(1e-3)."
         )

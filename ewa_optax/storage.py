@@ -24,7 +24,14 @@ from ewa_optax._rounding import HALF, round_bits, up_or_down
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Storage(abc.ABC):
-    """How an array of averages is kept. To make your own, inherit from it and write `encode` and `decode`."""
+    """How an array of averages is kept. To make your own, inherit from it and write `encode` and `decode`.
+
+    A subclass with options of its own is a `dataclasses.dataclass(frozen=True, kw_only=True)` too. The options of all:
+
+    - `rounding`: "stochastic", or "nearest", which stalls, for comparison.
+    - `min_size`: leaves with fewer elements stay float32.
+    - `seed`: of the chance. Two averages of one decay in one hand-made chain should have different ones.
+    """
 
     rounding: str = "stochastic"
     min_size: int = 4096
@@ -38,7 +45,7 @@ class Storage(abc.ABC):
                 "stochastic is without bias, nearest stalls."
             )
         check_whole(self, "min_size", 0, "0 encodes every leaf")
-        check_whole(self, "seed", 0, "any whole number will do")
+        check_whole(self, "seed", 0, "0 is as good as any other")
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         """Whether it keeps averages of that shape; others stay float32."""
@@ -50,7 +57,7 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, average: jax.Array, bits: jax.Array) -> Any:
-        """What is kept of a float32 `average`: a pytree of arrays of shapes and dtypes that its shape decides.
+        """What is kept of a float32 `average`: a pytree of arrays, with as many for any shape of it.
 
         `bits` has 32 random bits for each element, uint32, new ones at each step; with rounding to nearest, each of
         them is one half of 2**32.
@@ -149,7 +156,8 @@ class Blocks(NamedTuple):
 class EightBit(Storage):
     r"""1 byte, and 4 more for each block of neighbours along the last axis: a float32 scale.
 
-    A code $k$ of at most $K$ stands for $(k/K)^4$ of the largest number of its block, or of squares for $(k/K)^8$.
+    A code $k$ of at most $K$ stands for $(k/K)^4$ of the largest number of its block, or of squares for $(k/K)^8$. A
+    last axis shorter than `block` is one block. Numbers saturate at 4e37; a NaN or an infinity makes its block NaN.
     """
 
     block: int = 128
@@ -162,14 +170,17 @@ class EightBit(Storage):
 
     def encode(self, average: jax.Array, bits: jax.Array) -> Blocks:
         """Up or down to a code of its block."""
-        x = into_blocks(jnp.abs(average), self.block)
-        scales = x.max(-1, keepdims=True)
-        x /= jnp.where(scales == 0, 1, scales)
+        size = into_blocks(jnp.abs(average), self.block)
+        # As integers, floats of 0 or more are in the same order; XLA's maximum of floats may lose a NaN on a CPU.
+        largest_bits = jax.lax.bitcast_convert_type(size, jnp.int32).max(-1, keepdims=True)
+        scales = jax.lax.bitcast_convert_type(largest_bits, jnp.float32)
+        scales = jnp.where(jnp.isfinite(scales), jnp.minimum(scales, _LARGEST_SCALE), scales)
+        x = jnp.minimum(size, _LARGEST_SCALE) / jnp.where(scales == 0, 1, scales)
         root = jnp.sqrt(jnp.sqrt(jnp.sqrt(x) if self.squares else x))
         low = jnp.clip(jnp.floor(root * self._top), 0, self._top - 1)
         code = up_or_down(x, low, 1, self._expand, into_blocks(bits, self.block))
         if self.squares:
-            code = jnp.where(x > 0, jnp.maximum(code, 1), code)
+            code = jnp.where(size > 0, jnp.maximum(code, 1), code)
         codes = from_blocks(code, average.shape)
         signed = codes.astype(jnp.uint8) if self.squares else jnp.copysign(codes, average).astype(jnp.int8)
         return Blocks(signed, scales[..., 0])
@@ -178,7 +189,7 @@ class EightBit(Storage):
         """Each code's share of the scale of its block."""
         x = kept.codes.astype(jnp.float32)
         size = from_blocks(self._expand(into_blocks(jnp.abs(x), self.block)) * kept.scales[..., None], x.shape)
-        return size if self.squares else jnp.sign(x) * size
+        return _not_zero(size, x > 0) if self.squares else jnp.sign(x) * size
 
     def for_gradients(self) -> "EightBit":
         """Has a sign."""
@@ -218,12 +229,15 @@ class Factored(Storage):
     def encode(self, average: jax.Array, bits: jax.Array) -> Factors:
         """The means, which need no rounding."""
         del bits
-        return Factors(average.mean(-1), average.mean(-2))
+        rows, columns = (average * np.float32(1 / max(average.shape[axis], 1)) for axis in (-1, -2))
+        return Factors(rows.sum(-1), columns.sum(-2))  # No sum is larger than the largest of its terms.
 
     def decode(self, kept: Factors) -> jax.Array:
         """The product of the means, over their mean."""
-        mean = kept.columns.mean(-1, keepdims=True)
-        return kept.rows[..., None] * (kept.columns / jnp.where(mean == 0, 1, mean))[..., None, :]
+        mean = (kept.columns * np.float32(1 / max(kept.columns.shape[-1], 1))).sum(-1, keepdims=True)
+        rows, columns = kept.rows[..., None], kept.columns[..., None, :]
+        shares = columns / jnp.where(mean == 0, 1, mean)[..., None, :]
+        return _not_zero(rows * shares, (rows > 0) & (columns > 0))
 
     def for_gradients(self) -> "Factored":
         """An error."""
@@ -231,6 +245,14 @@ class Factored(Storage):
             "Factored keeps averages of squares only; for an optimizer with two moments pass a pair, such as "
             "storage=('bfloat16', ewa_optax.storage.Factored())."
         )
+
+
+_LARGEST_SCALE = np.float32(2.0**125)  # Of larger ones XLA may take a reciprocal that is 0.
+
+
+def _not_zero(x, positive):
+    """`x`, or the smallest normal number where a product of positive numbers came out smaller than that."""
+    return jnp.where(positive, jnp.maximum(x, jnp.finfo(jnp.float32).tiny), x)
 
 
 def check_whole(storage: Storage, name: str, least: int, remedy: str) -> None:

@@ -47,6 +47,17 @@ def test_the_cost_test_would_notice_one_more_operation_an_element():
     assert cost(more, params)["flops"] > cost(optax.adam(1e-3), params)["flops"] + 16
 
 
+@pytest.mark.parametrize("shapes", [[(100_000,)], [(512, 512)] * 4], ids=["vector", "matrices"])
+def test_bfloat16_averages_save_8_bytes_a_parameter(shapes):
+    """Copies of donated averages would take them back."""
+    params = [jnp.ones(shape) for shape in shapes]
+    ours, full = (cost(ewa_optax.adam(1e-3, storage=storage), params) for storage in ("bfloat16", None))
+    saved = full["bytes accessed"] - ours["bytes accessed"]
+    assert saved / sum(p.size for p in params) >= 7.5
+    memory = compiled_step(ewa_optax.adam(1e-3, storage="bfloat16"), params).memory_analysis()
+    assert memory.temp_size_in_bytes < 0.1 * sum(p.nbytes for p in params)
+
+
 def test_donated_state_and_parameters_need_no_second_copy():
     params = [jnp.ones(100_000)]
     memory = compiled_step(ewa_optax.adam(1e-3), params).memory_analysis()

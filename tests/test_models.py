@@ -1,5 +1,7 @@
 """The optimizers in real models: flax (nnx and linen), equinox and haiku, through `optax.chain`."""
 
+import dataclasses
+
 import chex
 import equinox as eqx
 import flax.linen as nn
@@ -11,6 +13,7 @@ import pytest
 from flax import nnx
 
 import ewa_optax
+from ewa_optax import storage
 
 X = jax.random.normal(jax.random.key(0), (32, 4))
 Y = jnp.sin(X[:, :1]) + X[:, 1:2] * X[:, 2:3]
@@ -102,6 +105,17 @@ def test_one_step_equals_that_of_optax(train):
 def test_a_model_learns(train):
     _, losses, _ = train(OPTIMIZERS["ours"](1e-2), 200)
     assert losses[-1] < 0.1 * losses[0]
+
+
+@pytest.mark.parametrize("train", LIBRARIES)
+@pytest.mark.parametrize("name", storage.NAMED)
+def test_a_model_learns_with_some_averages_encoded(train, name):
+    kept = dataclasses.replace(storage.NAMED[name], min_size=32)
+    _, losses, state = train(ewa_optax.adam(1e-2, storage=kept), 200)
+    assert losses[-1] < 0.1 * losses[0]
+    dtypes = {x.dtype for x in jax.tree.leaves(state) if x.ndim}
+    assert jnp.dtype(jnp.float32) in dtypes
+    assert len(dtypes) > 1
 
 
 @pytest.mark.parametrize("train", LIBRARIES)

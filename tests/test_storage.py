@@ -50,7 +50,7 @@ def ratchet(kept, decay, elements=4096, loud=3000, quiet=5000):
     def run():
         start = ewa.init(jnp.zeros(elements)), jnp.zeros(elements)
         (state, true), _ = jax.lax.scan(step, start, (jnp.arange(loud + quiet), scales))
-        return keeper.decode(state.average) / true
+        return keeper.decode(true.shape, *keeper.trees(state.average)) / true
 
     return np.asarray(run(), np.float64)
 
@@ -86,7 +86,7 @@ def constant_gradient(kept, decay, steps, elements=4096):
 
     def step(state, _):
         state = average.update(jnp.ones(elements), state)[1]
-        return state, keeper.decode(state[0].average).mean()
+        return state, keeper.decode((elements,), *keeper.trees(state[0].average)).mean()
 
     kept_means = jax.jit(lambda: jax.lax.scan(step, average.init(jnp.zeros(elements)), length=steps)[1])()
     return np.asarray(kept_means, np.float64) / -np.expm1(np.arange(1, steps + 1) * np.log(decay))
@@ -192,7 +192,9 @@ def test_the_largest_numbers_stay_finite(name, squares):
     sizes = np.float32([top, np.nextafter(top, 0), 3.39e38, 65504.0, 65519.0, 0.0] * 100)
     for x in (sizes, sizes if squares else -sizes):
         for seed in range(3):
-            assert np.isfinite(round_trip(kept, x, bits_of(seed, x.shape))).all()
+            back = np.asarray(round_trip(kept, x, bits_of(seed, x.shape)))
+            assert np.isfinite(back).all()
+            assert (np.abs(back[np.abs(x) > 1e38]) > 3e4).all()
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16", "24bit"])
@@ -203,18 +205,21 @@ def test_infinities_and_nan_pass_through(name):
         np.testing.assert_array_equal(round_trip(storage.NAMED[name], x, bits_of(seed, x.shape)), x)
 
 
-def test_a_block_with_a_nan_does_not_hide_it():
-    x = jnp.ones(512).at[200].set(jnp.nan).at[300].set(jnp.inf)
-    kept = np.asarray(round_trip(storage.EightBit(), x, bits_of(0, x.shape)))
-    assert np.isnan(kept[200])
-    assert not np.isfinite(kept[300])
-    assert np.isfinite(kept[:128]).all()
-    assert np.isfinite(kept[384:]).all()
+@pytest.mark.parametrize("size", [512, 8192, 65_536])
+def test_a_block_with_a_nan_does_not_hide_it(size):
+    """At some sizes XLA's maximum loses a NaN on a CPU."""
+    x = jnp.ones(size).at[200].set(jnp.nan).at[300].set(jnp.inf)
+    for kept in (storage.EightBit(), SQUARES["8bit"]):
+        back = np.asarray(jax.jit(lambda x, kept=kept: round_trip(kept, x, bits_of(0, x.shape)))(x))
+        assert np.isnan(back[200])
+        assert not np.isfinite(back[300])
+        assert np.isfinite(back[:128]).all()
+        assert np.isfinite(back[384:]).all()
 
 
 @pytest.mark.parametrize("name", ["float16", "8bit"])
 def test_a_second_moment_is_never_rounded_to_zero(name):
-    x = 10.0 ** np.linspace(-30, 0, 4096).astype(np.float32)
+    x = np.random.default_rng(0).permutation(10.0 ** np.linspace(-37, 37, 4096)).astype(np.float32)
     for seed in range(20):
         assert (np.asarray(round_trip(SQUARES[name], x, bits_of(seed, x.shape))) > 0).all()
     assert (np.asarray(round_trip(SQUARES[name], jnp.zeros(128), bits_of(0, (128,)))) == 0).all()
@@ -237,9 +242,11 @@ def test_leaves_moments_and_steps_of_adam_are_rounded_independently():
         before, state = state[1], optimizer.update(params, state, params)[1]
         newest = (1 - decay) / (1 - decay**t)
         for field, value, share in (("numerator", g, 1 - decay), ("second_moment", g**2, newest)):
-            for old, new in zip(getattr(before, field).average, getattr(state[1], field).average, strict=True):
-                kept = decode(old.parts[0])
-                errors.append(np.asarray(decode(new.parts[0]) - (kept + share * (value - kept))).ravel())
+            for old, new in zip(
+                getattr(before, field).average.arrays[0], getattr(state[1], field).average.arrays[0], strict=True
+            ):
+                kept = decode(old)
+                errors.append(np.asarray(decode(new) - (kept + share * (value - kept))).ravel())
     assert min(np.abs(error).max() for error in errors) > 1e-4
     between = np.abs(np.corrcoef(errors)) - np.eye(len(errors))
     assert between.max() < 0.01
@@ -272,6 +279,24 @@ def test_random_bits_are_uniform_in_each_bit_and_over_steps():
 
 
 # Elsewhere, and again.
+
+
+@pytest.mark.parametrize("name", [*NAMES, None])
+@pytest.mark.parametrize("spec", [jax.P("x"), jax.P(None, "x")])
+def test_explicit_meshes_and_shard_map(name, spec):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    optimizer = ewa_optax.adam(1e-3, storage=name)
+    params = jax.device_put(jax.random.normal(jax.random.key(0), (64, 1024)), jax.NamedSharding(mesh, spec))
+    with jax.set_mesh(mesh):
+        updates, _ = jax.jit(optimizer.update)(params, jax.jit(optimizer.init)(params), params)
+    alone, _ = optimizer.update(jnp.asarray(np.asarray(params)), optimizer.init(params), None)
+    np.testing.assert_allclose(updates, alone, rtol=1e-5)
+
+    def local(p):
+        return optimizer.update(p, optimizer.init(p), p)[0]
+
+    sharded = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec))(params)
+    np.testing.assert_allclose(sharded, alone, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -370,10 +395,11 @@ def test_state_bytes_are_those_of_the_state():
 
 def test_small_leaves_stay_float32():
     state = ewa_optax.scale_by_ewa(0.9, "8bit").init({"w": jnp.ones((64, 64)), "b": jnp.ones(4095)})
-    assert state.average["b"].dtype == jnp.float32
-    assert state.average["w"].parts[0].codes.dtype == jnp.int8
+    assert state.average.arrays[0]["b"].dtype == jnp.float32
+    assert state.average.arrays[1]["b"] is None
+    assert state.average.arrays[0]["w"].dtype == jnp.int8
     everything = ewa_optax.scale_by_ewa(0.9, storage.BFloat16(min_size=0)).init({"b": jnp.ones(3)})
-    assert everything.average["b"].parts[0].dtype == jnp.bfloat16
+    assert everything.average.arrays[0]["b"].dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -422,6 +448,14 @@ def test_factored_second_moments_are_those_of_adafactor():
         rows, columns = 0.9 * rows + 0.1 * (g**2).mean(1), 0.9 * columns + 0.1 * (g**2).mean(0)
 
 
+@pytest.mark.parametrize("value", [1e-30, 1.0, 3e38])
+def test_factors_neither_overflow_nor_vanish(value):
+    for x in (jnp.full((64, 64), value), jnp.full((64, 64), value).at[3, 5].set(1e10)):
+        back = np.asarray(round_trip(storage.Factored(), x, None))
+        assert np.isfinite(back).all()
+        assert (back > 0).all()
+
+
 def test_factors_take_next_to_no_bytes():
     numbers = sum(x.size for x in jax.tree.leaves(LARGE))
     optimizer = ewa_optax.adam(1e-3, storage=("8bit", storage.Factored()))
@@ -448,7 +482,7 @@ def test_a_storage_of_ones_own():
     gradients = jnp.linspace(-1.0, 1.0, 100_000)
     ewa = ewa_optax.scale_by_ewa(0.5, Signs())
     state = ewa.init(gradients)
-    assert state.average.parts[0]["up"].dtype == bool
+    assert [x.dtype for x in state.average.arrays] == [jnp.float32, bool]
     for _ in range(3):
         updates, state = jax.jit(ewa.update)(gradients, state)
     expected = gradients * (1 - 0.5**3)
