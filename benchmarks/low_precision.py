@@ -56,6 +56,7 @@ VARIANTS = [
     Variant("bfloat16", stored(every_leaf("bfloat16"))),
     Variant("float16", stored(every_leaf("float16"))),
     Variant("8bit", stored(every_leaf("8bit"))),
+    Variant("float32, factored", stored((None, storage.Factored(min_size=0)))),
     Variant("8bit, factored", stored((every_leaf("8bit"), storage.Factored(min_size=0)))),
     Variant("bfloat16 to nearest", stored(every_leaf("bfloat16", "nearest"))),
     Variant("float16 to nearest", stored(every_leaf("float16", "nearest"))),

@@ -41,7 +41,8 @@ class Keeper:
         if not storage:
             return zeros
         leaves, structure = jax.tree.flatten(zeros)
-        return _by_array(storage, structure, [storage.init(_real(x)) if storage.takes(x.shape) else x for x in leaves])
+        kept = [storage.init(_real(x)) if storage.takes(x.shape) else x for x in leaves]
+        return self._in_trees(structure, [jax.tree.leaves(x) for x in kept])
 
     def trees(self, kept: Any) -> tuple[Any, ...]:
         """The trees whose leaves `decode` takes."""
@@ -65,20 +66,21 @@ class Keeper:
         new = []
         for (path, x), old in zip(with_paths, before, strict=True):
             if x is None:
-                new.append(old)
+                new.append(list(old))
             elif not self.storage or not self.storage.takes(x.shape):
-                new.append(narrow(x, old[0].dtype))
+                new.append([narrow(x, old[0].dtype)])
             else:
                 # The path, not the number of the leaf: it keeps its bits when others are masked.
                 key = key_of(int(self.storage.seed), self.piece, jax.tree_util.keystr(path))
-                new.append(_encode(self.storage, _real(x), key, decay, step))
-        return _by_array(self.storage, structure, new) if self.storage else structure.unflatten(new)
+                new.append(jax.tree.leaves(_encode(self.storage, _real(x), key, decay, step)))
+        return self._in_trees(structure, new)
 
-
-def _by_array(storage, structure, leaves):
-    count = len(jax.tree.leaves(_kept(storage, (128, 128))))
-    arrays = [(jax.tree.leaves(leaf) + [None] * count)[:count] for leaf in leaves]
-    return Encoded(tuple(structure.unflatten([leaf[i] for leaf in arrays]) for i in range(count)))
+    def _in_trees(self, structure, leaves):
+        if not self.storage:
+            return structure.unflatten([arrays[0] for arrays in leaves])
+        count = len(jax.tree.leaves(_kept(self.storage, (128, 128))))
+        filled = [(arrays + [None] * count)[:count] for arrays in leaves]
+        return Encoded(tuple(structure.unflatten([arrays[i] for arrays in filled]) for i in range(count)))
 
 
 @functools.lru_cache(maxsize=4096)
