@@ -123,7 +123,7 @@ def kept_and_true(kept: Mapped, decay: float, scales: np.ndarray, sizes: jax.Arr
     def run():
         start: Any = ewa.init(sizes), jnp.zeros_like(sizes)
         end: Any = jax.lax.scan(step, start, (jnp.arange(len(scales)), jnp.asarray(scales, jnp.float32)))[0]
-        return kept.decode(end[0].average.parts[0]), end[1]
+        return kept.decode(storage.Blocks(*end[0].average.arrays)), end[1]
 
     return [np.asarray(x, np.float64) for x in run()]
 

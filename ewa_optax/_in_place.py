@@ -14,6 +14,8 @@ import numpy as np
 
 from ewa_optax._keeping import Encoded
 
+_NARROW = [jnp.dtype(name) for name in ("bfloat16", "float16", "int8", "uint8", "int16", "uint16")]
+
 
 def after_parameters(state: Any, params: Any, updates: Any) -> Any:
     """`state`, in which encoded averages depend on the new parameters that `optax.apply_updates` will form."""
@@ -56,7 +58,7 @@ def _zero(x):
 
 def _add(x, zero):
     # A float32 average is what the parameter was computed from: only what is narrower was rounded from it.
-    if not jnp.issubdtype(x.dtype, jnp.number) or x.dtype.itemsize > 2:
+    if x.dtype not in _NARROW:
         return x
     integer = _as_integer(x)
     return jax.lax.bitcast_convert_type(integer ^ zero.astype(integer.dtype), x.dtype)

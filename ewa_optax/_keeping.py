@@ -57,7 +57,10 @@ class Keeper:
             if [x.shape for x in jax.tree.leaves(expected)] == [getattr(x, "shape", None) for x in arrays]:
                 average = self.storage.decode(jax.tree.unflatten(jax.tree.structure(expected), arrays))
                 return average if with_parts == shape else jax.lax.complex(average[0], average[1])
-        raise ValueError(f"an update of shape {shape} came for a parameter of another shape.")
+        raise ValueError(
+            f"an update of shape {shape} came for a parameter of another one: its average is kept in arrays of "
+            f"shapes {[x.shape for x in arrays if x is not None]}. Give it a gradient of its own shape."
+        )
 
     def encode(self, averages: Any, kept: Any, step: jax.Array | None, decay: Number) -> Any:
         """What is kept of a tree of averages at a step; where one is None, what was kept before."""
@@ -79,6 +82,11 @@ class Keeper:
         if not self.storage:
             return structure.unflatten([arrays[0] for arrays in leaves])
         count = len(jax.tree.leaves(_kept(self.storage, (128, 128))))
+        if (most := max(map(len, leaves), default=0)) > count:
+            raise ValueError(
+                f"{type(self.storage).__name__} makes {most} arrays of one average and {count} of another; "
+                "give encode one structure for all shapes, with empty arrays where there is nothing to keep."
+            )
         filled = [(arrays + [None] * count)[:count] for arrays in leaves]
         return Encoded(tuple(structure.unflatten([arrays[i] for arrays in filled]) for i in range(count)))
 

@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import ewa_optax
+from ewa_optax import storage
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -38,6 +42,35 @@ def test_the_table_of_errors_is_what_the_benchmark_measured():
     rows = json.loads((ROOT / "benchmarks" / "results" / "exactness.json").read_text())["rows"]
     for row in rows:
         assert f"| {row['b2']:g} | {row['ewa_optax']:.1e} | {row['optax']:.1e} |" in README
+
+
+def test_the_table_of_losses_is_what_the_benchmark_measured():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "low_precision.json").read_text())["rows"]
+    mean = {(row["task"], row["variant"]): np.mean(row["final losses"]) for row in rows}
+    tasks, variants = (list(dict.fromkeys(row[key] for row in rows)) for key in ("task", "variant"))
+    assert tasks == ["regression", "digits", "source code"]
+    for variant in variants[1:]:
+        cells = " | ".join(f"{mean[task, variant] / mean[task, 'float32']:.3f}" for task in tasks)
+        assert f"| {variant} | {cells} |" in README
+
+
+def test_the_table_of_bytes_is_right():
+    params = {"w": jax.ShapeDtypeStruct((4096, 4096), jnp.float32)}
+    table = re.findall(r"^\| `(.+)` \| (\d\.\d\d) \|", README, re.MULTILINE)
+    assert len(table) == 7
+    for code, printed in table:
+        optimizer = ewa_optax.adam(1e-3, storage=eval(code, {"storage": storage}))
+        assert f"{ewa_optax.state_bytes(optimizer, params) / 4096**2:.2f}" == printed
+
+
+def test_the_benchmark_of_storages_runs(tmp_path):
+    short = ["--tasks", "regression", "--steps", "2", "--seeds", "1", "--parameters", "10000"]
+    command = [sys.executable, "-m", "benchmarks.low_precision", *short, "--json", str(tmp_path / "out.json")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert len(record["rows"]) == 13
+    assert all(np.isfinite(row["final losses"]).all() for row in record["rows"])
+    assert len(record["steps"]) == 10
 
 
 def test_the_benchmark_runs(tmp_path):

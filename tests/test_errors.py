@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ewa_optax
-from ewa_optax import minibatch
+from ewa_optax import minibatch, storage
 
 
 def epoch(data, batch_size):
@@ -32,6 +32,33 @@ BAD_CALLS = [
     (lambda: ewa_optax.adam(0.1, b1=np.float32(1)), ValueError, r"b1 must be in \[0, 1\)"),
     (lambda: ewa_optax.adam(0.1, b1=np.array(1.0)), ValueError, r"b1 must be in \[0, 1\), got 1.0"),
     (lambda: ewa_optax.adamw(0.1, weight_decay=-1e-4), ValueError, "adamw: weight_decay must be .*got -0.0001"),
+    (lambda: ewa_optax.adam(0.1, storage="int8"), ValueError, "storage must be None .*'8bit'.*got 'int8'; .*a pair"),
+    (lambda: ewa_optax.adam(0.1, storage=("8bit", "x")), ValueError, "storage must be None .*got 'x'"),
+    (lambda: ewa_optax.momentum(0.1, storage=("8bit", None)), ValueError, r"got \('8bit', None\)"),
+    (lambda: ewa_optax.adam(0.1, storage=8), TypeError, "storage must be None .*got 8"),
+    (lambda: ewa_optax.adam(0.1, storage=storage.EightBit), TypeError, "got <class .*EightBit.*object of the class"),
+    (
+        lambda: ewa_optax.adam(0.1, storage=storage.Factored()),
+        ValueError,
+        "Factored keeps .* squares only.*; use it in rmsprop",
+    ),
+    (lambda: ewa_optax.scale_by_ewa(0.9, "bf16"), ValueError, "storage must be None .*got 'bf16'"),
+    (lambda: storage.EightBit(block=0), ValueError, "EightBit: block must be a whole number, 1 or more, got 0; 128"),
+    (lambda: storage.BFloat16(min_size=-1), ValueError, "BFloat16: min_size must be .*0 or more, got -1; 0 encodes"),
+    (lambda: storage.Float16(seed=0.5), ValueError, "Float16: seed must be a whole number.*got 0.5"),
+    (
+        lambda: storage.Float24(rounding="up"),
+        ValueError,
+        "Float24: rounding must be 'stochastic' or 'nearest', got 'up'",
+    ),
+    (lambda: ewa_optax.round_stochastically(-1), ValueError, "round_stochastically: seed must be 0 or more, got -1"),
+    (lambda: ewa_optax.round_stochastically(0.5), TypeError, "seed must be a whole number, got 0.5"),
+    (
+        lambda: ewa_optax.round_stochastically().update(ROWS, None),
+        ValueError,
+        "round_stochastically needs the parameters",
+    ),
+    (lambda: ewa_optax.state_bytes(None, ROWS), TypeError, "state_bytes: optimizer must be a transformation, got None"),
     (lambda: ewa_optax.adam(True), TypeError, r"learning_rate must be a number.*got True \(bool\)"),
     (lambda: ewa_optax.adam(np.complex64(1j)), TypeError, "learning_rate must be a number"),
     (lambda: ewa_optax.adam(jax.random.key(0)), TypeError, "learning_rate must be a number"),
@@ -143,3 +170,11 @@ def test_numbers_of_every_kind_are_taken():
         optimizer = ewa_optax.adam(rate, b1=np.float32(0.5), b2=jnp.float32(0.9), eps=0)
         updates, _ = optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
         np.testing.assert_allclose(updates, -float(rate), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", storage.NAMED)
+def test_a_gradient_of_another_shape_is_an_error_with_any_storage(name):
+    average = ewa_optax.scale_by_ewa(0.9, name)
+    for shape in ((64, 65), (4160,), (3,)):
+        with pytest.raises(ValueError, match=r"an update of shape .* came for a parameter of"):
+            average.update(jnp.ones(shape), average.init(jnp.ones((65, 64))))

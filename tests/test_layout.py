@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ewa_optax
-from ewa_optax import minibatch, plots
+from ewa_optax import minibatch, plots, storage
 
 PACKAGE = Path(ewa_optax.__file__).parent
 FLOORS = {
@@ -96,6 +96,21 @@ def test_the_public_names():
         *("get_learning_rate", "rescale_learning_rate"),
         *("gradient_descent", "momentum", "heavy_ball", "rmsprop", "adam", "adamw"),
     }
+
+
+def test_the_public_storages_say_what_they_are():
+    public = {
+        name for name, value in vars(storage).items() if inspect.isclass(value) and value.__module__ == storage.__name__
+    }
+    assert public == {
+        *("Storage", "BFloat16", "Float16", "Float24", "EightBit", "Factored"),
+        *("Split", "Blocks", "Factors"),
+    }
+    for name in public:
+        text = inspect.getdoc(getattr(storage, name))
+        for option in ("rounding", "min_size", "seed", "block", "squares"):
+            if option in vars(getattr(storage, name)).get("__annotations__", {}):
+                assert re.search(rf"^    {option}: ", text, re.MULTILINE), (name, option)
 
 
 def test_an_optimizer_is_one_expression():

@@ -64,7 +64,7 @@ def test_parameters_of_16_bits_train_too(task):
     assert tasks.train(task, optax.adamw, dtype=jnp.bfloat16).mean() > 5 * reference
 
 
-# A transformer's loss has a floor, the entropy of its text: closer bounds, so that rounding to nearest fails them.
+# A transformer's loss has a floor, the entropy of its text: hence closer bounds.
 
 
 @pytest.mark.slow
