@@ -7,6 +7,7 @@ takes about ten minutes on two cores; `--large` trains a larger transformer for 
 import argparse
 import dataclasses
 import json
+import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -196,6 +197,7 @@ def main() -> None:
     show(rows, times)
     if options.json:
         versions = {"jax": jax.__version__, "optax": optax.__version__, "ewa_optax": ewa_optax.__version__}
+        versions["python"] = platform.python_version()  # Whose library is the text.
         record = {"versions": versions, "device": jax.devices()[0].device_kind, "rows": rows, "steps": times}
         options.json.write_text(json.dumps(record, indent=2) + "\n")
 

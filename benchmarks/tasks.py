@@ -35,7 +35,8 @@ def compiled(
 ) -> Callable[[], np.ndarray]:
     """A training for each of some seeds, ready to run; it gives their final losses.
 
-    The rate falls to 0 by a cosine; parameters and batches are of `dtype`.
+    The rate falls to 0 by a cosine; parameters and batches are of `dtype`. A seed decides the first parameters and the
+    batches, not the chance by which averages are rounded.
     """
     optimizer = make_optimizer(optax.cosine_decay_schedule(task.learning_rate, task.steps))
 

@@ -34,7 +34,8 @@ def scale_by_rms(
     what the other already smoothed: `optax.chain` in their place is another algorithm.
 
     Args:
-        second_moment: $s$, the average of the squared magnitudes; a number means `scale_by_ewa` of that decay.
+        second_moment: $s$, the average of the squared magnitudes; a number means `scale_by_ewa` of that decay. Kept in
+            8 or in 16 bits, it should be told that these are squares: `storage.EightBit(squares=True)`.
         eps: $\varepsilon$, added outside the root, in units of the gradient, 0 or more.
         eps_root: $\varepsilon_{root}$, added inside the root, in units of the gradient squared, 0 or more. With both
             0, a gradient whose square is zero from the start (below 1e-23 in float32) is divided by 0.
