@@ -51,12 +51,15 @@ def minifloat(exponent: int, mantissa: int) -> np.ndarray:
 
 
 def dynamic(signed: bool) -> np.ndarray:
-    """Seven decades, each with twice the numbers of the one below it: bitsandbytes' map."""
+    """Seven decades, each with twice the numbers of the one below it: bitsandbytes' map.
+
+    That has no -1; here the smallest size makes room for it.
+    """
     decades = []
     for i in range(7):
         edges = np.linspace(0.1, 1, 2 ** (i if signed else i + 1) + 1)
         decades.append(10.0 ** (i - 6) * (edges[1:] + edges[:-1]) / 2)
-    return np.sort(np.concatenate([[0], *decades, [1]]))
+    return np.sort(np.concatenate([[0], *decades[signed:], [1]]))
 
 
 MAPS = {  # Of first moments, which have a sign besides, and of second moments.

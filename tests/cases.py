@@ -28,6 +28,7 @@ class Case(NamedTuple):
     """Of an update, relative to the size of the updates."""
     twin_tolerance: float = 1e-5
     storage: Storage | None = None
+    slow: bool = False
     error: Callable = np.max
     """Of the errors of all elements and steps, what must be within the tolerance."""
 
@@ -110,6 +111,10 @@ def root_mean_square(errors):
     return np.sqrt(np.mean(errors**2))
 
 
+# What runs every time, besides each storage with adam; the others are as good as these, and slow.
+QUICK = {("momentum", "24bit"), ("heavy_ball", "float16"), ("rmsprop", "8bit"), ("adamw", "bfloat16")}
+
+
 def stored(case, name):
     storage = dataclasses.replace(NAMED[name], min_size=0)
     return case._replace(
@@ -118,6 +123,7 @@ def stored(case, name):
         oracle_tolerance=ROUNDED[name],
         twin_tolerance=ROUNDED[name],
         storage=storage,
+        slow=case.name != "adam" and (case.name, name) not in QUICK,
         error=root_mean_square,
     )
 
@@ -127,6 +133,7 @@ FACTORED = [
     case._replace(
         name=f"{case.name}-factored",
         make=functools.partial(case.make, storage=(None, Factored(min_size=0))),
+        slow=case.name == "adamw",
     )
     for case in FULL
     if case.name in ("adam", "adamw")

@@ -21,7 +21,13 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 NARROW = {jnp.dtype(name) for name in ("bfloat16", "float16", "int8", "uint8")}
 PARAMS = {"w": jnp.array([[0.3, -1.2], [2.5, 0.01]]), "b": jnp.array([0.5, -0.5]), "scale": jnp.float32(2.0)}
 
-every_case = pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
+
+def parametrized(cases):
+    slow = {True: pytest.mark.slow, False: ()}
+    return pytest.mark.parametrize("case", [pytest.param(case, id=case.name, marks=slow[case.slow]) for case in cases])
+
+
+every_case = parametrized(CASES)
 
 
 def eight_decades(steps, shape, complex_values=False, seed=0):
@@ -220,7 +226,7 @@ class OneStep(chex.TestCase):
     """The first step by chex's variants: with and without jit, with arguments on and off the device."""
 
     @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
-    @parameterized.named_parameters((case.name, case) for case in CASES)
+    @parameterized.named_parameters((case.name, case) for case in CASES if not case.slow)
     def test_equals_the_oracle_in_every_variant(self, case):
         gradients, params = eight_decades(1, (16,)), eight_decades(1, (16,), seed=1)[0]
         optimizer = case.optimizer()
@@ -526,9 +532,7 @@ def test_strict_promotion_and_nan_checks(case, dtype):
     assert updates.dtype == dtype
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case.name) for case in CASES if "average" in repr(case.optimizer().init(0.0))]
-)
+@parametrized([case for case in CASES if "average" in repr(case.optimizer().init(0.0))])
 def test_integer_parameters_are_an_error_that_names_them(case):
     with pytest.raises(TypeError, match=r"\['steps'\] has dtype int32.*optax.masked"):
         case.optimizer().init({"w": jnp.ones(2), "steps": jnp.arange(3)})

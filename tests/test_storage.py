@@ -448,6 +448,7 @@ def test_codes_keep_the_shape_and_scales_are_per_block(shape, scales):
 def test_codes_stand_for_the_powers_that_they_should(squares):
     """The map of the benchmark that compares maps, which is a table, is the twin."""
     twin = maps.Mapped(sizes=tuple(maps.MAPS["powers 4 and 8"][squares].tolist()), signed=not squares, block=128)
+    assert {len(pair[squares]) for pair in maps.MAPS.values()} == {256 if squares else 128}
     codes = jnp.arange(256, dtype=jnp.uint8) if squares else jnp.arange(-127, 128, dtype=jnp.int8)
     scales = jnp.array([3.0, 0.01] if squares else [3.0, 0.01, 1.0])
     kept = storage.EightBit(squares=squares).decode(storage.Blocks(codes, scales))
