@@ -37,7 +37,7 @@ def fold(key: Any, *numbers: Any) -> jax.Array:
             key, number = (word.astype(jnp.uint32) for word in words)
             key = key * np.uint32(0x9E3779B1) + number
     # The remainder changes next to nothing; but XLA repeats no division in a loop. So a leaf's loop gets its key from
-    # outside, the loops of leaves of one shape are one program, and all of them compile in the time of one.
+    # outside, and the loops of leaves of one shape are one program, which XLA compiles once.
     return jax.lax.rem(_mix(jnp.asarray(key, jnp.uint32)), np.uint32(2**32 - 5))
 
 
