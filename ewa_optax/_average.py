@@ -91,8 +91,9 @@ def scale_by_ewa(decay: Number, storage: Storage | str | None = None) -> optax.G
 
     def update(updates, state, params=None):
         del params
+        trees = keeper.trees(state.average)
         step = keeper.storage and increment(state.step)
-        updates, average = _advance(updates, state.average, keeper, decay, shares(decay), step)
+        updates, average = _advance(updates, trees, keeper, decay, shares(decay), step)
         return updates, ScaleByEwaState(average, step)
 
     return optax.GradientTransformation(init, update)
@@ -163,7 +164,8 @@ def scale_by_corrected_ewa(decay: Number, storage: Storage | str | None = None) 
     def update(updates, state, params=None):
         del params
         step = increment(state.step)
-        updates, average = _advance(updates, state.average, keeper, decay, corrected_shares(decay, step), step)
+        trees = keeper.trees(state.average)
+        updates, average = _advance(updates, trees, keeper, decay, corrected_shares(decay, step), step)
         return updates, ScaleByCorrectedEwaState(step, average)
 
     return optax.GradientTransformation(init, update)
@@ -182,10 +184,10 @@ def _zeros(params):
     return jax.tree_util.tree_map_with_path(zeros, params)
 
 
-def _advance(updates, kept, keeper, decay, past_and_newest, step):
+def _advance(updates, trees, keeper, decay, past_and_newest, step):
     def advance(g, *arrays):
         return lerp(keeper.decode(jnp.shape(g), *arrays), widen(g), decay, *past_and_newest)
 
-    fresh = map_leaves(advance, updates, *keeper.trees(kept))
+    fresh = map_leaves(advance, updates, *trees)
     outgoing = map_leaves(lambda g, f: narrow(f, jnp.result_type(g)), updates, fresh)
-    return outgoing, keeper.encode(fresh, kept, step, decay)
+    return outgoing, keeper.encode(fresh, trees, step, decay)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ewa_optax._numerics import Number, narrow
+from ewa_optax._numerics import Number, narrow, wide_dtype
 from ewa_optax._rounding import HALF, fold, key_of, random_bits
 from ewa_optax.storage import NAMED, Storage
 
@@ -46,26 +46,35 @@ class Keeper:
 
     def trees(self, kept: Any) -> tuple[Any, ...]:
         """The trees whose leaves `decode` takes."""
+        if isinstance(kept, Encoded) != (self.storage is not None):
+            raise ValueError(
+                f"this state was made {'with' if isinstance(kept, Encoded) else 'without'} a storage, but came to one "
+                f"whose storage is {self.storage}; update it with the storage that it was made with."
+            )
         return kept.arrays if self.storage else (kept,)
 
     def decode(self, shape: tuple[int, ...], *arrays: Any) -> jax.Array:
         """The average of that shape that one leaf of each tree makes up."""
-        if not self.storage or not self.storage.takes(shape):
+        if not self.storage:
             return arrays[0]
-        for with_parts in (shape, (2, *shape)):
+        found = [(x.shape, x.dtype) for x in arrays if x is not None]
+        if not self.storage.takes(shape) and len(found) == 1 and found[0][1] == wide_dtype(found[0][1]):
+            return arrays[0]
+        for with_parts in (shape, (2, *shape)) if self.storage.takes(shape) else ():
             expected = _kept(self.storage, with_parts)
-            if [x.shape for x in jax.tree.leaves(expected)] == [getattr(x, "shape", None) for x in arrays]:
+            if [(x.shape, x.dtype) for x in jax.tree.leaves(expected)] == found:
                 average = self.storage.decode(jax.tree.unflatten(jax.tree.structure(expected), arrays))
                 return average if with_parts == shape else jax.lax.complex(average[0], average[1])
         raise ValueError(
-            f"an update of shape {shape} came for a parameter of another one: its average is kept in arrays of "
-            f"shapes {[x.shape for x in arrays if x is not None]}. Give it a gradient of its own shape."
+            f"an update of shape {shape} came for a parameter of another one, or its state was made with another "
+            f"storage than {self.storage}: its average is kept as {[f'{dtype}{list(shape)}' for shape, dtype in found]}. Give "
+            "it a gradient of its own shape, and the storage, with its options, that the state was made with."
         )
 
-    def encode(self, averages: Any, kept: Any, step: jax.Array | None, decay: Number) -> Any:
+    def encode(self, averages: Any, trees: tuple[Any, ...], step: jax.Array | None, decay: Number) -> Any:
         """What is kept of a tree of averages at a step; where one is None, what was kept before."""
         with_paths, structure = jax.tree_util.tree_flatten_with_path(averages, is_leaf=lambda x: x is None)
-        before = zip(*(structure.flatten_up_to(tree) for tree in self.trees(kept)), strict=True)
+        before = zip(*(structure.flatten_up_to(tree) for tree in trees), strict=True)
         new = []
         for (path, x), old in zip(with_paths, before, strict=True):
             if x is None:
@@ -117,9 +126,9 @@ def resolve(storage: Chosen) -> Storage | None:
     if storage is None or isinstance(storage, Storage):
         return storage
     names = ", ".join(map(repr, NAMED))
-    remedy = (
-        "make an object of the class" if isinstance(storage, type) else "optimizers with two moments also take a pair"
-    )
+    remedy = "optimizers with two moments, no others, also take a pair"
+    if isinstance(storage, type):
+        remedy = "name a dtype in quotes, and make an object of a class of storages"
     raise (ValueError if isinstance(storage, str | tuple) else TypeError)(
         f"storage must be None (float32), {names} or a Storage such as ewa_optax.storage.EightBit(block=128), "
         f"got {storage!r}; {remedy}."

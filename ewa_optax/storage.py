@@ -92,7 +92,7 @@ class Storage(abc.ABC):
         return self
 
     def for_squares(self) -> "Storage":
-        """The storage to use for averages of squares, which are never negative."""
+        """The storage to use for averages of squares, which are never negative. It must make 0 of nothing but 0."""
         return self
 
 

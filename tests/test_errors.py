@@ -32,11 +32,11 @@ BAD_CALLS = [
     (lambda: ewa_optax.adam(0.1, b1=np.float32(1)), ValueError, r"b1 must be in \[0, 1\)"),
     (lambda: ewa_optax.adam(0.1, b1=np.array(1.0)), ValueError, r"b1 must be in \[0, 1\), got 1.0"),
     (lambda: ewa_optax.adamw(0.1, weight_decay=-1e-4), ValueError, "adamw: weight_decay must be .*got -0.0001"),
-    (lambda: ewa_optax.adam(0.1, storage="int8"), ValueError, "storage must be None .*'8bit'.*got 'int8'; .*a pair"),
+    (lambda: ewa_optax.adam(0.1, storage="int8"), ValueError, "storage must be None .*'8bit'.*got 'int8'; .*pair"),
     (lambda: ewa_optax.adam(0.1, storage=("8bit", "x")), ValueError, "storage must be None .*got 'x'"),
     (lambda: ewa_optax.momentum(0.1, storage=("8bit", None)), ValueError, r"got \('8bit', None\)"),
     (lambda: ewa_optax.adam(0.1, storage=8), TypeError, "storage must be None .*got 8"),
-    (lambda: ewa_optax.adam(0.1, storage=storage.EightBit), TypeError, "got <class .*EightBit.*object of the class"),
+    (lambda: ewa_optax.adam(0.1, storage=storage.EightBit), TypeError, "got <class .*EightBit.*make an object"),
     (
         lambda: ewa_optax.adam(0.1, storage=storage.Factored()),
         ValueError,
@@ -178,3 +178,22 @@ def test_a_gradient_of_another_shape_is_an_error_with_any_storage(name):
     for shape in ((64, 65), (4160,), (3,)):
         with pytest.raises(ValueError, match=r"an update of shape .* came for a parameter of"):
             average.update(jnp.ones(shape), average.init(jnp.ones((65, 64))))
+
+
+STORAGES = [
+    None,
+    *storage.NAMED,
+    storage.EightBit(block=64),
+    storage.EightBit(min_size=0),
+    ("8bit", storage.Factored()),
+]
+
+
+@pytest.mark.parametrize("made", STORAGES, ids=str)
+def test_a_state_of_another_storage_is_an_error(made):
+    params = {"w": jnp.ones((128, 128)), "b": jnp.ones(128)}
+    state = ewa_optax.adam(0.1, storage=made).init(params)
+    for other in STORAGES:
+        if other != made:
+            with pytest.raises(ValueError, match=r"state was made with.* storage.*that (it|the state) was made with"):
+                ewa_optax.adam(0.1, storage=other).update(params, state, params)
