@@ -65,10 +65,11 @@ class Keeper:
             if [(x.shape, x.dtype) for x in jax.tree.leaves(expected)] == found:
                 average = self.storage.decode(jax.tree.unflatten(jax.tree.structure(expected), arrays))
                 return average if with_parts == shape else jax.lax.complex(average[0], average[1])
+        kept = ", ".join(f"{dtype}{list(shape)}" for shape, dtype in found)
         raise ValueError(
             f"an update of shape {shape} came for a parameter of another one, or its state was made with another "
-            f"storage than {self.storage}: its average is kept as {[f'{dtype}{list(shape)}' for shape, dtype in found]}. Give "
-            "it a gradient of its own shape, and the storage, with its options, that the state was made with."
+            f"storage than {self.storage}: its average is kept as {kept}. Give it a gradient of its own shape, and the "
+            "storage, with its options, that the state was made with."
         )
 
     def encode(self, averages: Any, trees: tuple[Any, ...], step: jax.Array | None, decay: Number) -> Any:
