@@ -15,7 +15,8 @@ Pieces: scale_by_ewa, bias_correct, scale_by_rms, scale_by_learning_rate, round_
 Schedules: schedule_inverse_time, schedule_exponential, schedule_inverse_sqrt, schedule_staircase.
 Learning rates while training runs: get_learning_rate, rescale_learning_rate.
 Memory: state_bytes.
-Namespaces: storage (averages in 8 to 24 bits), minibatch (epochs), plots (pictures).
+Training: fit.
+Namespaces: storage (averages in 8 to 24 bits), minibatch (order, epochs, pure training, batch sizes), plots (pictures).
 """
 
 from ewa_optax import minibatch as minibatch
@@ -23,6 +24,7 @@ from ewa_optax import plots as plots
 from ewa_optax import storage as storage
 from ewa_optax._average import bias_correct as bias_correct
 from ewa_optax._average import scale_by_ewa as scale_by_ewa
+from ewa_optax._fit import fit as fit
 from ewa_optax._learning_rate import get_learning_rate as get_learning_rate
 from ewa_optax._learning_rate import rescale_learning_rate as rescale_learning_rate
 from ewa_optax._learning_rate import scale_by_learning_rate as scale_by_learning_rate

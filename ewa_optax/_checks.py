@@ -85,3 +85,28 @@ def checked(**rules: Rule) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
         return call
 
     return decorate
+
+
+def check_integer(name: str, value: Any, least: int, most: int, remedy: str) -> int:
+    """The integer itself; TypeError for what is none, ValueError for one outside `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}); {remedy}.")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, got {value}; {remedy}.")
+    return int(value)
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raises ValueError unless `value` is one of `choices`."""
+    if not any(value is choice or value == choice for choice in choices):
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}; choose one of them.")
+
+
+def check_key(key: Any) -> None:
+    """Raises unless `key` is one `jax.random` key, new style or old: TypeError for no key, ValueError for several."""
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and not (isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32):
+        kind = f"{key.dtype} array" if isinstance(key, jax.Array | np.ndarray) else type(key).__name__
+        raise TypeError(f"key must be a jax.random key, got {key!r} ({kind}); make one: jax.random.key(0).")
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(f"key must be one key, got an array of shape {key.shape}; use jax.vmap for one run per key.")

@@ -81,6 +81,38 @@ def epoch_costs(histories: Mapping[str, Any], *, ax: "Axes | None" = None) -> "A
     return _finish(ax, "epochs", "training cost")
 
 
+def batch_sizes(found: Any, *, ax: "Axes | None" = None) -> "Axes":
+    """Draws what each batch size reached, over the seconds that it trained.
+
+    Args:
+        found: what `minibatch.find_batch_size` returned.
+        ax: the axes to draw on; a new figure's by default.
+
+    Returns:
+        The axes: a logarithmic cost over seconds, the best batch size marked in the legend.
+
+    Raises:
+        ValueError: `found` holds no trials.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, ewa_optax
+        >>> from ewa_optax import minibatch, plots
+        >>> found = minibatch.find_batch_size(
+        ...     lambda w, batch: jnp.mean((batch - w) ** 2), ewa_optax.momentum(0.1), jnp.zeros(()), jnp.ones(100),
+        ...     key=jax.random.key(0), seconds=0.02, progress=False,
+        ... )
+        >>> print(plots.batch_sizes(found).get_xlabel())
+        seconds
+    """
+    if not found.trials:
+        raise ValueError("found holds no trials, so there is nothing to draw; try at least one batch size.")
+    ax = _axes(ax)
+    labels = {f"batch size {x.batch_size}" + " (best)" * (x.batch_size == found.best): x for x in found.trials}
+    for label, _, style in _styled({label: trial.costs for label, trial in labels.items()}):
+        ax.plot(labels[label].seconds, labels[label].costs, label=label, **style)
+    return _finish(ax, "seconds", "cost of a sample")
+
+
 def _axes(ax):
     if ax is not None:
         return ax

@@ -30,9 +30,11 @@ def test_every_example_is_seen_once(size, batch_size):
     np.testing.assert_array_equal(out[:, 0], [batch_size] * whole + [rest] * (rest > 0))
 
 
-def test_the_order_is_the_permutation_of_the_key():
-    _, batches = minibatch.epoch(lambda c, b: (c, b), None, jnp.arange(12), batch_size=4, key=jax.random.key(3))
-    np.testing.assert_array_equal(batches.ravel(), jax.random.permutation(jax.random.key(3), 12))
+@pytest.mark.parametrize("kind", ["permutation", "bijection"])
+def test_it_follows_the_order_of_key_and_epoch(kind):
+    keywords = dict(key=jax.random.key(3), epoch=5)
+    _, batches = minibatch.epoch(lambda c, b: (c, b), None, jnp.arange(12), batch_size=4, order=kind, **keywords)
+    np.testing.assert_array_equal(batches.ravel(), minibatch.order(12, kind=kind, **keywords)[np.arange(12)])
 
 
 def test_keys_decide_the_order_and_nothing_else_does():
@@ -84,7 +86,7 @@ def test_it_is_gradient_descent_on_each_mini_batch_in_turn():
 
     start = (jnp.zeros(3), optimizer.init(jnp.zeros(3)))
     (w, _), costs = minibatch.epoch(step, start, (x, y), batch_size=16, key=key)
-    by_hand, expected, order = start, [], np.asarray(jax.random.permutation(key, 50))
+    by_hand, expected, order = start, [], np.asarray(minibatch.order(50, key=key)[np.arange(50)])
     for rows in np.split(order, [16, 32, 48]):
         by_hand, value = step(by_hand, (x[rows], y[rows]))
         expected.append(value)

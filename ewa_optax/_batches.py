@@ -1,0 +1,160 @@
+"""How the examples of an epoch are split into mini-batches, and how one of them is gathered."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from ewa_optax._checks import check_choice, check_integer
+from ewa_optax._order import KINDS, LARGEST, epoch_keys, order
+
+REMAINDERS = ("keep", "drop", "mask")
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """The plan of an epoch; static, so that it can key a compilation.
+
+    Examples lie in `shards` equal parts, one after the other; each part has an order of its own, and each batch takes
+    an equal share of every part. Rows are indices within the parts, of shape (shards, examples of a part).
+    """
+
+    num_examples: int
+    batch_size: int
+    remainder: str
+    kind: str | None
+    shards: int
+    shardings: tuple[NamedSharding | None, ...]
+    """Of a batch, leaf by leaf; None leaves it to the compiler."""
+    has_key: bool = False
+    """Whether each step gets a key of its own."""
+
+    @property
+    def whole(self) -> int:
+        """The number of steps on `batch_size` examples, padding included."""
+        size, rest = divmod(self.num_examples, self.batch_size)
+        return size + (self.remainder == "mask" and rest > 0)
+
+    @property
+    def rest(self) -> int:
+        """The size of a smaller last batch, 0 if there is none."""
+        return self.num_examples % self.batch_size if self.remainder == "keep" else 0
+
+    @property
+    def steps(self) -> int:
+        """All steps of an epoch."""
+        return self.whole + (self.rest > 0)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """How many examples each step sees."""
+        sizes = np.full(self.steps, self.batch_size)
+        if self.remainder != "drop":
+            sizes[-1] = self.num_examples - (self.steps - 1) * self.batch_size
+        return sizes
+
+    def shuffle(self, key: jax.Array, epoch: Any) -> tuple[Any, jax.Array]:
+        """What is random in an epoch: the orders of the parts, stacked along a first axis, and a key for the steps."""
+        size, (_, step_key) = self.num_examples // self.shards, epoch_keys(key, epoch)
+        if self.shards == 1:
+            return jax.tree.map(lambda x: x[None], order(size, key=key, epoch=epoch, kind=self.kind)), step_key
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(self.shards))
+        return jax.vmap(lambda key: order(size, key=key, epoch=epoch, kind=self.kind))(keys), step_key
+
+    def rows(self, shuffle: tuple[Any, jax.Array], step: Any, size: int) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The rows of a step of `size` examples, and what else it is called with: a mask of the padded, a key."""
+        orders, step_key = shuffle
+        part, share = self.num_examples // self.shards, size // self.shards
+        positions = step * (self.batch_size // self.shards) + jnp.arange(share, dtype=jnp.int32)
+        rows = jax.vmap(lambda order: order[jnp.minimum(positions, part - 1)])(orders)
+        others = {"key": jax.random.fold_in(step_key, step)} if self.has_key else {}
+        if self.remainder == "mask":
+            others["mask"] = jnp.broadcast_to(positions < part, rows.shape).reshape(-1).astype(jnp.float32)
+        return rows, others
+
+    def batch(
+        self, data: Any, shuffle: tuple[Any, jax.Array], step: Any, size: int
+    ) -> tuple[Any, dict[str, jax.Array]]:
+        """The mini-batch of a step, and what else the step is called with."""
+        rows, others = self.rows(shuffle, step, size)
+        leaves, structure = jax.tree.flatten(data)
+        leaves = [self.gather(x, rows, sharding) for x, sharding in zip(leaves, self.shardings, strict=True)]
+        return jax.tree.unflatten(structure, leaves), others
+
+    def gather(self, x: jax.Array, rows: jax.Array, sharding: NamedSharding | None) -> jax.Array:
+        """The rows of each part of one leaf, one part after the other."""
+
+        def pick(x, rows):
+            parts = x.reshape(self.shards, -1, *x.shape[1:])
+            picked = jax.vmap(lambda part, rows: part.at[rows].get(mode="promise_in_bounds"))(parts, rows)
+            return picked.reshape(-1, *x.shape[1:])
+
+        if sharding is None or rows.size != self.batch_size:
+            sharding = sharding and NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec[1:]))
+        if sharding is None:
+            return pick(x, rows)
+        if AxisType.Explicit in sharding.mesh.axis_types:
+            return jax.sharding.auto_axes(out_sharding=sharding)(pick)(x, rows)
+        return jax.lax.with_sharding_constraint(pick(x, rows), sharding)
+
+
+def split(
+    data: Any, batch_size: Any, remainder: Any = "keep", order: Any = None, shards: Any = 1, *, has_key: bool = False
+) -> Batches:
+    """The plan for `data`, after a check of all of it."""
+    n = count_examples(data)
+    whole = f"{n} makes the whole data one batch"
+    size = check_integer("batch_size", batch_size, 1, n, whole)
+    check_choice("remainder", remainder, REMAINDERS)
+    check_choice("order", order, (None, *KINDS))
+    shards = check_integer("shards", shards, 1, n, "1 shuffles all examples together")
+    if n % shards or size % shards:
+        raise ValueError(
+            f"shards must divide the number of examples, {n}, and batch_size, {size}, got {shards}; "
+            "leave some examples out, or shuffle all of them together with shards=1."
+        )
+    shardings = tuple(_sharding(x, size) for x in jax.tree.leaves(data))
+    return Batches(n, size, remainder, order, shards, shardings, has_key)
+
+
+def count_examples(data: Any, name: str = "data") -> int:
+    """The length of the first axis of all leaves."""
+    lengths = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        label = name + jax.tree_util.keystr(path)
+        if not isinstance(leaf, jax.Array | np.ndarray):
+            raise TypeError(
+                f"{label} must be an array, got {type(leaf).__name__}; convert it by np.asarray, examples first."
+            )
+        if not leaf.shape:
+            raise ValueError(f"{label} is a scalar, but every leaf needs a first axis of examples; give it one.")
+        lengths[label] = leaf.shape[0]
+    if not lengths or not all(lengths.values()):
+        raise ValueError(
+            f"{name} holds no examples; pass a pytree of arrays whose first axis is one example or longer."
+        )
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise ValueError(f"the leaves of {name} differ in length ({listed}); cut them to one number of examples.")
+    return check_integer(
+        "the number of examples", next(iter(lengths.values())), 1, LARGEST, "split larger data in parts"
+    )
+
+
+def _sharding(x: Any, batch_size: int) -> NamedSharding | None:
+    """A batch lies as the data does, where its size allows."""
+    sharding = jax.typeof(x).sharding if isinstance(x, jax.core.Tracer) else getattr(x, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or sharding.mesh.empty or not sharding.spec:
+        return None
+    if AxisType.Explicit not in sharding.mesh.axis_types and isinstance(x, jax.core.Tracer):
+        return None
+    spec = PartitionSpec(*sharding.spec)
+    try:
+        NamedSharding(sharding.mesh, spec).shard_shape((batch_size, *x.shape[1:]))
+    except ValueError:
+        spec = PartitionSpec(None, *sharding.spec[1:])
+    return NamedSharding(sharding.mesh, spec)

@@ -1,0 +1,200 @@
+"""`fit`: epochs of mini-batches with progress, history, validation, callbacks and checkpoints."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from ewa_optax._batches import split
+from ewa_optax._checkpoint import Checkpoints
+from ewa_optax._checks import check_integer, check_key
+from ewa_optax._history import from_arrays
+from ewa_optax._order import LARGEST
+from ewa_optax._progress import Progress
+from ewa_optax._sources import engine_for_arrays, engine_for_stream, is_stream, placed
+from ewa_optax._train import gradient_step
+from ewa_optax._training import Fitted, stretches
+from ewa_optax._validation import validator
+
+
+def fit(
+    loss: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    data: Any,
+    *,
+    batch_size: int | None = None,
+    epochs: int,
+    key: jax.Array,
+    opt_state: Any = None,
+    has_aux: bool = False,
+    has_key: bool = False,
+    remainder: str = "keep",
+    order: str | None = None,
+    shards: int = 1,
+    loop: str = "auto",
+    validation: Any = None,
+    validation_loss: Callable[..., Any] | None = None,
+    patience: int | None = None,
+    callbacks: Sequence[Callable[[Fitted], Fitted | None]] = (),
+    checkpoint: Any = None,
+    checkpoint_every: int | None = None,
+    progress: bool = True,
+) -> Fitted:
+    r"""Trains on mini-batches, and returns what was trained with a record of it.
+
+    Each step is $\theta \leftarrow \theta + u(\nabla J^{\{t\}}(\theta))$ on the next mini-batch, $u$ the optimizer; an
+    epoch is one pass over the shuffled data. Arrays are put on the device once, and steps run there in a compiled
+    loop; there are two copies of parameters and optimizer state, the one that steps change and the last that was looked
+    at. Ctrl-C ends the training cleanly with what was trained. When a cost, a parameter or the state stops being
+    finite, so does `fit`: it warns, and returns the last state that was finite. With a `checkpoint` folder, the same
+    call goes on where the last one ended or was killed, to the bit on the same machine.
+
+    Args:
+        loss: `(params, batch) -> cost`, a scalar. With `has_aux` it returns `(cost, aux)`; with `has_key` it is called
+            with `key=`, another key in each step, for dropout; with `remainder="mask"` with `mask=`. Define it, and
+            make the optimizer, once: another function compiles anew.
+        optimizer: any `optax.GradientTransformation`.
+        params: a pytree of float arrays. Where the data is sharded over a mesh and they are not, they are replicated.
+        data: a pytree of arrays, examples along the first axes; or, to be read as needed, one with memory-mapped arrays
+            (`numpy.load(file, mmap_mode="r")`); or any iterable of batches, such as a grain pipeline, which is begun
+            anew for each epoch (a list is a pytree, not an iterable of batches). Of sharded data see `minibatch.epoch`.
+        batch_size: $B$, from 1 to the number of examples $m$; see `minibatch.suggest_batch_size`. None for an iterable.
+        epochs: how many passes over the data, 1 or more, those before a resume included.
+        key: a `jax.random` key, which decides the orders and the keys of the steps.
+        opt_state: where the optimizer stands; None is `optimizer.init(params)`.
+        has_aux: whether `loss` returns `(cost, aux)`.
+        has_key: whether `loss` takes a `key`.
+        remainder: `"keep"`, `"drop"` or `"mask"`, for the last mini-batch; see `minibatch.epoch`.
+        order: `"permutation"`, `"bijection"` or None; see `minibatch.order`.
+        shards: 1 shuffles globally, $S$ within each of $S$ parts; see `minibatch.epoch`.
+        loop: `"scan"`, `"python"` or `"auto"`; see `minibatch.epoch`.
+        validation: data to compute the cost of after each epoch, of the kinds of `data`.
+        validation_loss: what to compute on it, called as `(params, batch)`; None is `loss`. Needed with `has_key`.
+        patience: stop when the validation cost has not been lower for so many epochs; None trains on.
+        callbacks: called after each epoch with the `Fitted` so far. What one returns, if not None, is gone on with: for
+            a lower rate `run._replace(opt_state=rescale_learning_rate(run.opt_state, 0.1))`; to end,
+            `run._replace(stopped="enough")`.
+        checkpoint: a folder for the checkpoints of this run (needs the `checkpoint` extra), the last two of which are
+            kept. If there are any in it, the training goes on from the latest one.
+        checkpoint_every: how many steps from one to the next; None is one an epoch.
+        progress: whether to show a bar (with the `progress` extra, on a terminal) or a line an epoch, on stderr.
+
+    Returns:
+        `Fitted`, by name: `params`, `opt_state`, `history` (NumPy arrays: costs, learning rates and more of each step,
+        costs and seconds of each epoch), `epoch` and `step` (where it ended), `best_params` (of the lowest validation
+        cost) and `stopped` (why it ended).
+
+    Raises:
+        ValueError: a cost that is no scalar; an iterable without batches, or with a `batch_size`; `patience` without
+            `validation`; checkpoints that are torn, or of another run (which are left as they are); what
+            `minibatch.epoch` raises of data, `batch_size`, `remainder`, `order`, `shards` and `loop`.
+        TypeError: a cost that is not real, or comes with an `aux` and no `has_aux` (or the other way round); an integer
+            or a key that is none; a callback that returns something else.
+        ImportError: `checkpoint` without orbax.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, ewa_optax
+        >>> x = jax.random.normal(jax.random.key(0), (1000, 3))
+        >>> data = {"x": x, "y": x @ jnp.array([1.0, -2.0, 0.5])}
+        >>> def loss(w, batch):
+        ...     return jnp.mean((batch["x"] @ w - batch["y"]) ** 2)
+        >>> run = ewa_optax.fit(
+        ...     loss, ewa_optax.adam(0.03), jnp.zeros(3), data,
+        ...     batch_size=64, epochs=20, key=jax.random.key(1), progress=False,
+        ... )
+        >>> print(run.params.round(2), run.stopped, run.history.costs.shape)
+        [ 1.  -2.   0.5] finished (320,)
+
+    Reference:
+        Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Mini-batch gradient descent".
+    """
+    check_key(key)
+    epochs = check_integer("epochs", epochs, 1, LARGEST, "one pass over the data is 1")
+    every = (
+        None
+        if checkpoint_every is None
+        else check_integer("checkpoint_every", checkpoint_every, 1, LARGEST, "1 saves each step")
+    )
+    if patience is not None:
+        check_integer("patience", patience, 1, LARGEST, "1 stops after the first epoch without progress")
+        if validation is None:
+            raise ValueError(f"patience={patience} needs validation data to watch; pass validation=, or no patience.")
+    stream = is_stream(data)
+    if stream and batch_size is not None:
+        raise ValueError(f"batch_size must be None for an iterable of batches, got {batch_size}; leave it out.")
+    batches = None if stream else split(data, batch_size, remainder, order, shards, has_key=has_key)
+    params = placed(params, batches)
+    opt_state = placed(optimizer.init(params) if opt_state is None else opt_state, batches)
+    step = _step(loss, optimizer, has_aux)
+    if batches is None:
+        engine = engine_for_stream(step, data, key, has_key)
+    else:
+        engine = engine_for_arrays(step, (params, opt_state), batches, data, key, loop)
+    validate = None
+    if validation is not None:
+        if has_key and validation_loss is None:
+            raise ValueError("validation with has_key needs a loss without a key; pass it as validation_loss.")
+        keywords = dict(has_aux=has_aux, masked=remainder == "mask") if validation_loss is None else {}
+        validate = validator(validation_loss or loss, validation, batch_size, **keywords)
+
+    run = Fitted(params, opt_state, from_arrays({}), 0, 0, params if validate else None, None)
+    settings = dict(key=_words(key), data=repr(batches), validation=validation is not None)
+    with Checkpoints(checkpoint, every, settings) as saved, Progress(progress, epochs) as shown:
+
+        def end_epoch(run: Fitted, seconds: float) -> Fitted:
+            run = _over(run, validate, seconds)
+            shown.epoch(run)
+            for callback in callbacks:
+                run = _called(callback, run)
+            return _early(run, patience)
+
+        run = _early(saved.restored(run), patience)
+        try:
+            for now in stretches(run, engine, epochs, every, end_epoch):
+                run = now
+                shown.step(run, engine.steps)
+                saved.save(run)
+        except KeyboardInterrupt:
+            run = run._replace(stopped="interrupted")
+        run = run._replace(stopped=run.stopped or "finished")
+        saved.save(run)
+        shown.line(f"{run.stopped} after {run.epoch} epochs" + f" and {run.step} steps" * (run.step > 0))
+    return run
+
+
+@functools.lru_cache(maxsize=32)  # One and the same function for the same arguments, so that nothing compiles twice.
+def _step(loss, optimizer, has_aux):
+    return gradient_step(loss, optimizer, has_aux)
+
+
+def _over(run, validate, seconds):
+    """The run after an epoch."""
+    cost = validate(run.params) if validate else None
+    history, best = run.history.with_epoch(run.step, cost, seconds), run.best_params
+    if cost is not None and cost < np.nanmin([np.inf, *run.history.validation_costs]):
+        best = run.params
+    return run._replace(history=history, best_params=best, epoch=run.epoch + 1, step=0)
+
+
+def _early(run, patience):
+    costs = np.append(run.history.validation_costs, np.inf)
+    since_best = len(costs) - 2 - int(np.argmin(np.nan_to_num(costs, nan=np.inf)))
+    return run._replace(stopped="early") if patience and run.stopped is None and since_best >= patience else run
+
+
+def _called(callback, run):
+    changed = callback(run)
+    if changed is not None and not isinstance(changed, Fitted):
+        raise TypeError(
+            f"a callback must return None or a Fitted, got {type(changed).__name__}; change what it was given by "
+            "run._replace(...) and return that."
+        )
+    return run if changed is None else changed
+
+
+def _words(key):
+    return np.asarray(key if key.dtype == np.uint32 else jax.random.key_data(key)).tolist()

@@ -1,0 +1,135 @@
+"""Two ways to run the steps of an epoch: in one compiled loop, or one by one from Python."""
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from ewa_optax._batches import Batches
+from ewa_optax._checks import check_choice
+
+LOOPS = ("auto", "scan", "python")
+
+
+def scan(step: Callable, batches: Batches, carry: Any, data: Any, key: jax.Array, epoch: Any) -> tuple[Any, Any]:
+    """One epoch as `jax.lax.scan` runs it."""
+    shuffle = batches.shuffle(key, epoch)
+
+    def visit(size, carry, t):
+        batch, others = batches.batch(data, shuffle, t, size)
+        return step(carry, batch, **others)
+
+    whole = jnp.arange(batches.whole, dtype=jnp.int32)
+    carry, out = jax.lax.scan(functools.partial(visit, batches.batch_size), carry, whole)
+    if batches.rest:
+        last = jnp.full(1, batches.whole, jnp.int32)
+        carry, last_out = jax.lax.scan(functools.partial(visit, batches.rest), carry, last)
+        out = append(batches.batch_size, out, last_out)
+    return carry, out
+
+
+def append(batch_size: int, out: Any, last: Any) -> Any:
+    """The outs of all steps, the smaller last one included, which must look like the others."""
+    if jax.tree.structure(out) != jax.tree.structure(last):
+        raise ValueError(
+            f"step returned an out of structure {jax.tree.structure(out)} for mini-batches of {batch_size} "
+            f"examples and {jax.tree.structure(last)} for the smaller last one; return the same for both."
+        )
+
+    def join(path, out, last):
+        if out.shape[1:] != last.shape[1:]:
+            raise ValueError(
+                f"step returned an out{jax.tree_util.keystr(path)} of shape {out.shape[1:]} for mini-batches of "
+                f"{batch_size} examples and of shape {last.shape[1:]} for the smaller last one, which can't be "
+                "stacked; return something of one shape, such as a mean over the batch."
+            )
+        return jnp.concatenate([out, last])
+
+    return jax.tree_util.tree_map_with_path(join, out, last)
+
+
+def chosen(loop: str, trace: Callable[[], Any], arguments: Any) -> str:
+    """`loop`, with "auto" decided: "python" for steps with a convolution on a CPU.
+
+    There XLA compiles a convolution inside of a loop to code that is 2 to 50 times slower than the same one outside.
+    """
+    check_choice("loop", loop, LOOPS)
+    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arguments))
+    if loop == "python" and traced:
+        raise ValueError(
+            "loop='python' can't run inside of jax.jit, jax.vmap, jax.grad or jax.lax.scan; use loop='scan' there."
+        )
+    if loop != "auto":
+        return loop
+    if jax.default_backend() != "cpu" or not holds_convolution(trace()):
+        return "scan"
+    _tell_once(traced)
+    return "scan" if traced else "python"
+
+
+def holds_convolution(jaxpr: Any) -> bool:
+    """Whether there is a convolution anywhere in it."""
+    return any(
+        equation.primitive.name == "conv_general_dilated"
+        or any(map(holds_convolution, filter(_is_jaxpr, jax.tree.leaves(equation.params, is_leaf=_is_jaxpr))))
+        for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns
+    )
+
+
+def _is_jaxpr(x: Any) -> bool:
+    return isinstance(x, core.Jaxpr | core.ClosedJaxpr)
+
+
+@functools.cache
+def _tell_once(traced: bool) -> None:
+    remedy = "call it outside of jax.jit, where steps can run from Python" if traced else "so its steps run from Python"
+    logging.getLogger("ewa_optax").warning(
+        "A convolution inside of a compiled loop is slow on a CPU (https://github.com/jax-ml/jax/issues/12868); %s.",
+        remedy,
+    )
+
+
+def feed(
+    batches: Batches, data: Any, key: jax.Array, epoch: int, start: int = 0
+) -> Iterator[tuple[Any, dict[str, jax.Array]]]:
+    """The mini-batches of an epoch from step `start` on, one by one; memory-mapped data is read row by row."""
+    leaves, structure = jax.tree.flatten(data)
+    mapped = is_mapped(data)
+    if not mapped:
+        data = jax.device_put(data)
+    shuffle = shuffler(batches)(key, epoch)
+    parts = np.arange(batches.shards)[:, None] * (batches.num_examples // batches.shards)
+    for t in range(start, batches.steps):
+        size = batches.batch_size if t < batches.whole else batches.rest
+        if mapped:
+            rows, others = _rows(batches)(shuffle, t, size)
+            rows = (np.asarray(rows) + parts).reshape(-1)
+            yield jax.tree.unflatten(structure, [jax.device_put(np.asarray(x[rows])) for x in leaves]), others
+        else:
+            yield _gather(batches)(data, shuffle, t, size)
+
+
+def is_mapped(data: Any) -> bool:
+    """Whether some of it lies in a file, to be read as needed."""
+    return any(isinstance(x, np.memmap) for x in jax.tree.leaves(data))
+
+
+@functools.lru_cache(maxsize=32)
+def shuffler(batches: Batches) -> Callable:
+    return jax.jit(batches.shuffle)
+
+
+@functools.lru_cache(maxsize=32)
+def _rows(batches: Batches) -> Callable:
+    return jax.jit(batches.rows, static_argnums=2)
+
+
+@functools.lru_cache(maxsize=32)
+def _gather(batches: Batches) -> Callable:
+    return jax.jit(batches.batch, static_argnums=3)

@@ -1,0 +1,62 @@
+"""What is shown while `fit` runs: a bar on a terminal, a line an epoch elsewhere."""
+
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+import jax
+
+from ewa_optax._training import Fitted
+
+
+class Progress:
+    """A context manager; `rich` draws the bar, where it is installed."""
+
+    def __init__(self, shown: bool, epochs: int) -> None:
+        self.shown = shown and jax.process_index() == 0
+        self.epochs = epochs
+        self._bar: Any = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Progress":
+        if self.shown and sys.stderr.isatty():
+            try:
+                from rich import console, progress
+            except ImportError:
+                return self
+            columns = (*progress.Progress.get_default_columns(), progress.TimeElapsedColumn())
+            bar = progress.Progress(*columns, console=console.Console(stderr=True), transient=True)
+            self._bar = self._stack.enter_context(bar)
+            self._task = self._bar.add_task("compiling", total=None)
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        self._stack.close()
+
+    def step(self, run: Fitted, steps: int | None) -> None:
+        """Tells where it is; `steps` of an epoch are None as long as nobody knows."""
+        if self._bar and len(run.history.costs):
+            text = f"epoch {min(run.epoch + 1, self.epochs)}/{self.epochs}, cost {run.history.costs[-1]:.4g}" + _rate(
+                run
+            )
+            total, completed = (steps * self.epochs, run.epoch * steps + run.step) if steps else (None, run.step)
+            self._bar.update(self._task, description=text, total=total, completed=completed)
+
+    def epoch(self, run: Fitted) -> None:
+        """Tells of an epoch that is over."""
+        history = run.history
+        checked = f", validation cost {history.validation_costs[-1]:.4g}" if len(history.validation_costs) else ""
+        cost, seconds = history.epoch_costs[-1], history.seconds[-1]
+        self.line(f"epoch {run.epoch}/{self.epochs}: cost {cost:.4g}{checked}{_rate(run)}, {seconds:.3g} s")
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        if self._bar:
+            self._bar.console.print(text, highlight=False)
+        elif self.shown:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _rate(run):
+    rates = run.history.learning_rates
+    return "" if rates is None else f", learning rate {rates[-1]:.3g}"

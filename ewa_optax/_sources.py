@@ -1,0 +1,86 @@
+"""Where mini-batches come from: arrays on a device, files mapped into memory, or any iterable."""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ewa_optax._batches import Batches, count_examples
+from ewa_optax._engines import Compiled, Fed
+from ewa_optax._loops import chosen, feed, is_mapped, shuffler
+from ewa_optax._order import epoch_keys
+
+AHEAD = 2
+"""How many batches are fetched before they are asked for."""
+
+
+def is_stream(data: Any) -> bool:
+    """Whether it is an iterable of batches, rather than a pytree of arrays."""
+    leaf = jax.tree.structure(data) == jax.tree.structure(0) and not isinstance(data, jax.Array | np.ndarray)
+    return leaf and hasattr(data, "__iter__")
+
+
+def engine_for_arrays(
+    step: Callable, carry: Any, batches: Batches, data: Any, key: jax.Array, loop: str
+) -> Compiled | Fed:
+    """The compiled loop, or one in Python for data in files and for steps that are slow in a compiled one."""
+    if is_mapped(data):
+        return Fed(step, lambda epoch, start: ahead(feed(batches, data, key, epoch, start)), batches.steps)
+    data = jax.device_put(data)
+
+    def trace():
+        batch, others = jax.eval_shape(lambda: batches.batch(data, shuffler(batches)(key, 0), 0, batches.batch_size))
+        return jax.jit(step).trace(carry, batch, **others).jaxpr
+
+    if chosen(loop, trace, (carry, data, key)) == "python":
+        return Fed(step, lambda epoch, start: feed(batches, data, key, epoch, start), batches.steps)
+    return Compiled(step, batches, data, key)
+
+
+def engine_for_stream(step: Callable, stream: Any, key: jax.Array, has_key: bool) -> Fed:
+    """A loop in Python over the batches of an iterable, which is begun anew for each epoch."""
+
+    def batches(epoch: int, start: int) -> Iterator[tuple[Any, dict[str, jax.Array]]]:
+        _, step_key = epoch_keys(key, epoch)
+        for t, batch in enumerate(itertools.islice(iter(stream), start, None), start):
+            others = {"key": jax.random.fold_in(step_key, t)} if has_key else {}
+            yield jax.device_put(on_host(batch)), others
+
+    return Fed(step, lambda epoch, start: ahead(batches(epoch, start)), None, repeats=False)
+
+
+def on_host(batch: Any) -> Any:
+    """The batch with arrays for leaves, whatever library they are of."""
+    batch = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), batch)
+    count_examples(batch, "a batch")
+    return batch
+
+
+def ahead(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches, fetched in a thread before they are asked for."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, batches, end) for _ in range(AHEAD))
+        while (batch := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, batches, end))
+            yield batch
+
+
+def placed(tree: Any, batches: Batches | None) -> Any:
+    """Strongly typed arrays on the mesh of the data, if there is one: those that lie elsewhere are replicated."""
+    meshes = [sharding.mesh for sharding in (batches.shardings if batches else ()) if sharding]
+
+    def place(x):
+        x = jnp.asarray(x)
+        x = jax.lax.convert_element_type(x, x.dtype)
+        if not meshes or (isinstance(x.sharding, NamedSharding) and x.sharding.mesh == meshes[0]):
+            return x
+        return jax.device_put(x, NamedSharding(meshes[0], PartitionSpec()))
+
+    return jax.tree.map(place, tree)

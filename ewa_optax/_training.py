@@ -1,0 +1,112 @@
+"""The loop of `fit`: stretches of steps, and the look at them in between."""
+
+import bisect
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ewa_optax._engines import Compiled, Fed
+from ewa_optax._history import History
+
+STRETCH = 0.25
+"""About how many seconds of steps run between two looks at progress, Ctrl-C and whether all is finite."""
+
+
+class Fitted(NamedTuple):
+    """What `fit` returns, and what it shows callbacks."""
+
+    params: Any
+    opt_state: Any
+    history: History
+    epoch: int
+    """How many epochs are over."""
+    step: int
+    """How many steps of the next epoch are over."""
+    best_params: Any
+    """The parameters of the lowest validation cost; None without validation data."""
+    stopped: str | None
+    """Why it ended: "finished", "early", "interrupted", "not finite", or what a callback put here; None until then."""
+
+
+def stretches(
+    run: Fitted, engine: Compiled | Fed, epochs: int, every: int | None, end_epoch: Callable[[Fitted, float], Fitted]
+) -> Iterator[Fitted]:
+    """The run after each stretch; none is longer than to the end of an epoch, or to a multiple of `every` steps."""
+    # Processes must agree on the length of a stretch, on which their clocks would not.
+    several = jax.process_count() > 1
+    length, epoch_began = 256 if several else 1, time.perf_counter()
+    while run.stopped is None and run.epoch < epochs:
+        began, start = time.perf_counter(), run.step
+        stop = start + length
+        if every:
+            stop = min(stop, start + every - len(run.history.costs) % every)
+        if engine.steps is not None:
+            stop = min(stop, engine.steps)
+        run = _advanced(run, engine, start, stop)
+        over = run.step == engine.steps if engine.steps is not None else run.step < stop
+        if over and run.stopped is None:
+            if not run.step:
+                raise ValueError(
+                    f"data gave no batch in epoch {run.epoch}; a generator can be run through only once, so pass an "
+                    "iterable that begins anew, and is not empty."
+                )
+            now = time.perf_counter()
+            run, epoch_began = end_epoch(run, now - epoch_began), now
+        seconds = time.perf_counter() - began
+        if not several:
+            length = 2 * length if seconds < STRETCH / 2 else max(1, length // 2) if seconds > 2 * STRETCH else length
+        yield run
+
+
+def _advanced(run: Fitted, engine: Compiled | Fed, start: int, stop: int) -> Fitted:
+    if start == stop:
+        return run  # Interrupted before the epoch was closed, and resumed.
+    before = (run.params, run.opt_state)
+    carry, steps = engine.run(before, run.epoch, start, stop)
+    finite_costs = np.isfinite(steps.cost)
+    done = len(finite_costs)
+    if not (finite_costs.all() and _stays_finite(before, carry)):
+        bad = int(np.argmin(finite_costs)) if not finite_costs.all() else done
+        carry, done = _last_finite(engine, before, run.epoch, start, bad)
+        what = (
+            f"the cost became {steps.cost[bad]}" if bad < len(steps.cost) else "parameters or state became not finite"
+        )
+        warnings.warn(
+            f"fit stopped: {what} in epoch {run.epoch}, step {start + min(bad, len(steps.cost) - 1)} (from 0). It "
+            f"returns the last finite state, that before step {start + done}. Lower the learning rate, or look at "
+            "that mini-batch.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        run = run._replace(stopped="not finite")
+        steps = jax.tree.map(lambda x: x[:done], steps)
+    params, opt_state = carry
+    return run._replace(params=params, opt_state=opt_state, history=run.history.with_steps(steps), step=start + done)
+
+
+def _last_finite(engine, carry, epoch, start, bad):
+    """The last state from `start` on that is finite, found by running again, and how many steps it is after `start`."""
+    if not engine.repeats:
+        return carry, 0
+
+    def after(done):
+        return engine.run(carry, epoch, start, start + done)[0] if done else carry
+
+    done = bisect.bisect_left(range(1, bad + 1), True, key=lambda done: not _stays_finite(carry, after(done)))
+    return after(done), done
+
+
+@jax.jit
+def _stays_finite(before, after):
+    """Whether what was finite before is finite after; some states begin with an infinity."""
+    floats = [
+        jnp.isfinite(new).all() | ~jnp.isfinite(old).all()
+        for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+        if jnp.issubdtype(new.dtype, jnp.inexact)
+    ]
+    return jnp.all(jnp.array(floats)) if floats else jnp.array(True)
