@@ -60,9 +60,9 @@ class Fed:
         """The carry after steps `start` to `stop`, or as many as there are batches, and the steps."""
         if self._at != (epoch, start):
             self._batches = iter(self.feed(epoch, start))
-        carry, outs = jax.tree.map(jnp.array, carry), []
+        carry, outs, in_place = jax.tree.map(jnp.array, carry), [], _in_place(self.step)
         for batch, others in itertools.islice(self._batches, stop - start):
-            carry, out = _in_place(self.step)(carry, batch, **others)
+            carry, out = in_place(carry, batch, **others)
             outs.append(out)
         self._at = (epoch, start + len(outs))
         return carry, concatenate([jax.tree.map(lambda x: np.asarray(x)[None], out) for out in jax.device_get(outs)])
@@ -90,10 +90,19 @@ def _last(step, batches):
 
 
 @functools.lru_cache(maxsize=32)
-def _advance(step, batches):
+def one_step(step: Callable, batches: Batches) -> Callable:
+    """A step on a mini-batch of the usual size, compiled, but traced only once wherever it is called."""
+
     def one(carry, data, shuffle, t):
         batch, others = batches.batch(data, shuffle, t, batches.batch_size)
         return step(carry, batch, **others)
+
+    return jax.jit(one)
+
+
+@functools.lru_cache(maxsize=32)
+def _advance(step, batches):
+    one = one_step(step, batches)
 
     def advance(carry, data, shuffle, start, stop):
         def proceed(state):

@@ -91,7 +91,7 @@ def epoch(
     batches = split(data, batch_size, remainder, order, shards)
     arguments = (carry, data, key, epoch)
     whole = _scanned(step, batches)
-    if chosen(loop, lambda: whole.trace(*arguments).jaxpr, arguments) == "scan":
+    if chosen(loop, whole, *arguments) == "scan":
         return whole(*arguments)
     return _one_by_one(step, batches, *arguments)
 

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from ewa_optax._batches import Batches
 from ewa_optax._checks import check_choice
 
 LOOPS = ("auto", "scan", "python")
+_CONVOLVES: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()  # Walking a jaxpr takes milliseconds.
 
 
 def scan(step: Callable, batches: Batches, carry: Any, data: Any, key: jax.Array, epoch: Any) -> tuple[Any, Any]:
@@ -54,8 +56,8 @@ def append(batch_size: int, out: Any, last: Any) -> Any:
     return jax.tree_util.tree_map_with_path(join, out, last)
 
 
-def chosen(loop: str, trace: Callable[[], Any], arguments: Any) -> str:
-    """`loop`, with "auto" decided: "python" for steps with a convolution on a CPU.
+def chosen(loop: str, compiled: Any, *arguments: Any) -> str:
+    """`loop`, with "auto" decided: "python" for a jitted function with a convolution in it, on a CPU.
 
     There XLA compiles a convolution inside of a loop to code that is 2 to 50 times slower than the same one outside.
     """
@@ -67,7 +69,11 @@ def chosen(loop: str, trace: Callable[[], Any], arguments: Any) -> str:
         )
     if loop != "auto":
         return loop
-    if jax.default_backend() != "cpu" or not holds_convolution(trace()):
+    if jax.default_backend() != "cpu":
+        return "scan"
+    if compiled not in _CONVOLVES:
+        _CONVOLVES[compiled] = holds_convolution(compiled.trace(*arguments).jaxpr)
+    if not _CONVOLVES[compiled]:
         return "scan"
     _tell_once(traced)
     return "scan" if traced else "python"
@@ -104,15 +110,16 @@ def feed(
     if not mapped:
         data = jax.device_put(data)
     shuffle = shuffler(batches)(key, epoch)
+    gather, rows_of = _gather(batches), _rows(batches)
     parts = np.arange(batches.shards)[:, None] * (batches.num_examples // batches.shards)
     for t in range(start, batches.steps):
         size = batches.batch_size if t < batches.whole else batches.rest
         if mapped:
-            rows, others = _rows(batches)(shuffle, t, size)
+            rows, others = rows_of(shuffle, t, size)
             rows = (np.asarray(rows) + parts).reshape(-1)
             yield jax.tree.unflatten(structure, [jax.device_put(np.asarray(x[rows])) for x in leaves]), others
         else:
-            yield _gather(batches)(data, shuffle, t, size)
+            yield gather(data, shuffle, t, size)
 
 
 def is_mapped(data: Any) -> bool:

@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ewa_optax._batches import Batches, count_examples
-from ewa_optax._engines import Compiled, Fed
-from ewa_optax._loops import chosen, feed, is_mapped, shuffler
+from ewa_optax._engines import Compiled, Fed, one_step
+from ewa_optax._loops import chosen, feed, is_mapped
 from ewa_optax._order import epoch_keys
 
 AHEAD = 2
@@ -33,14 +33,10 @@ def engine_for_arrays(
     if is_mapped(data):
         return Fed(step, lambda epoch, start: ahead(feed(batches, data, key, epoch, start)), batches.steps)
     data = jax.device_put(data)
-
-    def trace():
-        batch, others = jax.eval_shape(lambda: batches.batch(data, shuffler(batches)(key, 0), 0, batches.batch_size))
-        return jax.jit(step).trace(carry, batch, **others).jaxpr
-
-    if chosen(loop, trace, (carry, data, key)) == "python":
-        return Fed(step, lambda epoch, start: feed(batches, data, key, epoch, start), batches.steps)
-    return Compiled(step, batches, data, key)
+    shuffle = jax.eval_shape(lambda: batches.shuffle(key, 0))
+    if chosen(loop, one_step(step, batches), carry, data, shuffle, np.int32(0)) == "scan":
+        return Compiled(step, batches, data, key)
+    return Fed(step, lambda epoch, start: feed(batches, data, key, epoch, start), batches.steps)
 
 
 def engine_for_stream(step: Callable, stream: Any, key: jax.Array, has_key: bool) -> Fed:
