@@ -43,14 +43,8 @@ class Bijection:
         return self.num_examples
 
     def __getitem__(self, positions: Any) -> jax.Array:
-        cells = _feistel(jnp.asarray(_checked(positions, len(self))).astype(jnp.uint32), self.keys, len(self))
-        # Cycle walking: the grid has a few cells more than there are examples, and who lands on one goes on.
-        cells = jax.lax.while_loop(
-            lambda x: jnp.any(x >= len(self)),
-            lambda x: jnp.where(x >= len(self), _feistel(x, self.keys, len(self)), x),
-            cells,
-        )
-        return cells.astype(jnp.int32)
+        cells = jnp.asarray(_checked(positions, len(self))).astype(jnp.uint32)
+        return _bijection(cells, self.keys, *map(np.uint32, (len(self), *_grid(len(self))))).astype(jnp.int32)
 
 
 def order(
@@ -135,13 +129,21 @@ def _grid(n: int) -> tuple[int, int]:
     return a, -(-n // a)
 
 
-def _feistel(cells: jax.Array, keys: jax.Array, n: int) -> jax.Array:
-    a, b = _grid(n)
-    left, right = cells // np.uint32(b), cells % np.uint32(b)
-    for i in range(0, keys.shape[0], 2):
-        left = _add(left, _hash(right, keys[i]), a)
-        right = _add(right, _hash(left, keys[i + 1]), b)
-    return left * np.uint32(b) + right
+def _bijection(cells: Any, keys: jax.Array, n: Any, a: Any, b: Any) -> jax.Array:
+    """Cycle walking: the grid has a few cells more than there are examples, and who lands on one goes on."""
+
+    def shuffled(cells):
+        left, right = cells // b, cells % b
+        for i in range(0, keys.shape[0], 2):
+            left = _add(left, _hash(right, keys[i]), a)
+            right = _add(right, _hash(left, keys[i + 1]), b)
+        return left * b + right
+
+    return jax.lax.while_loop(
+        lambda cells: jnp.any(cells >= n),
+        lambda cells: jnp.where(cells >= n, shuffled(cells), cells),
+        shuffled(cells),
+    )
 
 
 def _hash(x: jax.Array, key: jax.Array) -> jax.Array:
@@ -150,12 +152,10 @@ def _hash(x: jax.Array, key: jax.Array) -> jax.Array:
     return x ^ (x >> 13)
 
 
-def _add(x: jax.Array, bits: jax.Array, size: int) -> jax.Array:
+def _add(x: jax.Array, bits: jax.Array, size: Any) -> jax.Array:
     """`x` plus bits * size / 2**32, modulo `size`; the product needs 48 bits, so it is formed in two halves."""
-    size32 = np.uint32(size)
-    shift = ((bits >> 16) * size32 + (((bits & np.uint32(0xFFFF)) * size32) >> 16)) >> 16
-    x = x + shift
-    return jnp.where(x >= size32, x - size32, x)
+    x = x + (((bits >> 16) * size + (((bits & np.uint32(0xFFFF)) * size) >> 16)) >> 16)
+    return jnp.where(x >= size, x - size, x)
 
 
 def _checked(positions: Any, n: int) -> Any:

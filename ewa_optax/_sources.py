@@ -22,8 +22,10 @@ AHEAD = 2
 
 def is_stream(data: Any) -> bool:
     """Whether it is an iterable of batches, rather than a pytree of arrays."""
-    leaf = jax.tree.structure(data) == jax.tree.structure(0) and not isinstance(data, jax.Array | np.ndarray)
-    return leaf and hasattr(data, "__iter__")
+    if isinstance(data, Iterator):
+        return True  # Which jax.tree warns of, as a leaf.
+    array = isinstance(data, jax.Array | np.ndarray)
+    return not array and hasattr(data, "__iter__") and jax.tree.structure(data) == jax.tree.structure(0)
 
 
 def engine_for_arrays(

@@ -36,7 +36,7 @@ class Fitted(NamedTuple):
 def stretches(
     run: Fitted, engine: Compiled | Fed, epochs: int, every: int | None, end_epoch: Callable[[Fitted, float], Fitted]
 ) -> Iterator[Fitted]:
-    """The run after each stretch; none is longer than to the end of an epoch, or to a multiple of `every` steps."""
+    """The run after each stretch, and after each epoch; stretches end where an epoch or `every` steps do."""
     # Processes must agree on the length of a stretch, on which their clocks would not.
     several = jax.process_count() > 1
     length, epoch_began = 256 if several else 1, time.perf_counter()
@@ -50,6 +50,7 @@ def stretches(
         run = _advanced(run, engine, start, stop)
         over = run.step == engine.steps if engine.steps is not None else run.step < stop
         if over and run.stopped is None:
+            yield run  # So that an interrupt of what follows finds these steps.
             if not run.step:
                 raise ValueError(
                     f"data gave no batch in epoch {run.epoch}; a generator can be run through only once, so pass an "
@@ -68,18 +69,16 @@ def _advanced(run: Fitted, engine: Compiled | Fed, start: int, stop: int) -> Fit
         return run  # Interrupted before the epoch was closed, and resumed.
     before = (run.params, run.opt_state)
     carry, steps = engine.run(before, run.epoch, start, stop)
-    finite_costs = np.isfinite(steps.cost)
-    done = len(finite_costs)
-    if not (finite_costs.all() and _stays_finite(before, carry)):
-        bad = int(np.argmin(finite_costs)) if not finite_costs.all() else done
+    finite = np.isfinite(steps.cost)
+    done = len(finite)
+    if not (finite.all() and _stays_finite(before, carry)):
+        bad = done if finite.all() else int(np.argmin(finite))
         carry, done = _last_finite(engine, before, run.epoch, start, bad)
-        what = (
-            f"the cost became {steps.cost[bad]}" if bad < len(steps.cost) else "parameters or state became not finite"
-        )
+        culprit = done if engine.repeats else min(bad, len(finite) - 1)
+        gave = "parameters or state that are not finite" if finite[culprit] else f"a cost of {steps.cost[culprit]}"
         warnings.warn(
-            f"fit stopped: {what} in epoch {run.epoch}, step {start + min(bad, len(steps.cost) - 1)} (from 0). It "
-            f"returns the last finite state, that before step {start + done}. Lower the learning rate, or look at "
-            "that mini-batch.",
+            f"fit stopped, since step {start + culprit} of epoch {run.epoch} (both from 0) gave {gave}. It returns the "
+            f"last finite state, that before step {start + done}. Lower the learning rate, or look at that mini-batch.",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -9,8 +9,9 @@ import ewa_optax
 from ewa_optax import minibatch, storage
 
 
-def epoch(data, batch_size):
-    return minibatch.epoch(lambda c, b: (c, None), 0.0, data, batch_size=batch_size, key=jax.random.key(0))
+def epoch(data, batch_size, **keywords):
+    key = jax.random.key(0)
+    return minibatch.epoch(lambda c, b: (c, None), 0.0, data, batch_size=batch_size, key=key, **keywords)
 
 
 ROWS = np.zeros((10, 2))
@@ -90,8 +91,8 @@ BAD_CALLS = [
         "first_epoch must be a whole number, 1 or",
     ),
     (lambda: ewa_optax.schedule_inverse_sqrt(0.1, 0.0), ValueError, "k must be finite and more than 0, got 0.0"),
-    (lambda: epoch(ROWS, 0), ValueError, "batch_size must be from 1 to the number of examples, 10, got 0; 10 makes"),
-    (lambda: epoch(ROWS, 11), ValueError, "batch_size must be from 1 to .* 10, got 11"),
+    (lambda: epoch(ROWS, 0), ValueError, "batch_size must be from 1 to 10, got 0; 10 makes the whole data one batch"),
+    (lambda: epoch(ROWS, 11), ValueError, "batch_size must be from 1 to 10, got 11"),
     (lambda: epoch(ROWS, 2.0), TypeError, r"batch_size must be an integer, got 2.0 \(float\)"),
     (lambda: epoch(ROWS, True), TypeError, "batch_size must be an integer, got True"),
     (
@@ -99,7 +100,30 @@ BAD_CALLS = [
         ValueError,
         r"differ in length \(data\['x'\]: 10, data\['y'\]: 9\); cut",
     ),
-    (lambda: epoch((ROWS, 1.0), 2), ValueError, r"data\[1\] is a scalar.*give it one"),
+    (lambda: epoch((ROWS, np.float32(1)), 2), TypeError, r"data\[1\] must be an array, got float32; convert it"),
+    (lambda: epoch((ROWS, jnp.ones(())), 2), ValueError, r"data\[1\] is a scalar.*give it one"),
+    (
+        lambda: epoch(ROWS, 2, remainder="pad"),
+        ValueError,
+        "remainder must be one of .*'keep', 'drop', 'mask'.*got 'pad'",
+    ),
+    (lambda: epoch(ROWS, 2, order="sorted"), ValueError, "order must be one of .*, got 'sorted'"),
+    (lambda: epoch(ROWS, 2, loop="while"), ValueError, "loop must be one of .*, got 'while'"),
+    (lambda: epoch(ROWS, 2, shards=3), ValueError, "shards must divide the number of examples, 10, and .* 2, got 3"),
+    (lambda: epoch(ROWS, 2, shards=0), ValueError, "shards must be from 1 to 10, got 0"),
+    (lambda: epoch(ROWS, 2, epoch=-1), ValueError, "epoch must be from 0"),
+    (lambda: epoch(ROWS, 2, epoch=jnp.ones(())), TypeError, "epoch must be an integer"),
+    (
+        lambda: jax.jit(lambda x: epoch(x, 2, loop="python"))(ROWS),
+        ValueError,
+        "loop='python' can't run inside of jax.jit",
+    ),
+    (lambda: minibatch.suggest_batch_size(0), ValueError, "num_examples must be from 1"),
+    (
+        lambda: minibatch.suggest_batch_size(5000, example_bytes=10, memory_bytes=9),
+        ValueError,
+        "example_bytes must be at most memory_bytes, 9, got 10; not even one example fits",
+    ),
     (
         lambda: minibatch.epoch(lambda c, b: (c, None), 0.0, ROWS, batch_size=1, key=0),
         TypeError,

@@ -9,25 +9,78 @@ import optax
 import pytest
 
 import ewa_optax
-from ewa_optax import minibatch
+from ewa_optax import _loops, minibatch
 
 SIZES = [1, 2, 63, 64, 65, 1000, 4097]
 
 
-def count_visits(visits, rows):
-    return visits.at[rows].add(1), jnp.array([rows.shape[0], rows[0]])
+def count_visits(visits, rows, mask=None):
+    weights = jnp.ones(rows.shape[0]) if mask is None else mask
+    return visits.at[rows].add(weights.astype(visits.dtype)), jnp.array([weights.sum(), rows[0]])
 
 
+def visits_in(size, batch_size, **keywords):
+    rows, zeros = jnp.arange(size), jnp.zeros(size, int)
+    return minibatch.epoch(count_visits, zeros, rows, batch_size=batch_size, key=jax.random.key(1), **keywords)
+
+
+@pytest.mark.parametrize("kind", ["permutation", "bijection"])
+@pytest.mark.parametrize("remainder", ["keep", "drop", "mask"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("batch_size", [1, 2, 64, "all"])
-def test_every_example_is_seen_once(size, batch_size):
+def test_every_example_is_seen_once(size, batch_size, remainder, kind):
     batch_size = size if batch_size == "all" else min(batch_size, size)
-    visits, out = minibatch.epoch(
-        count_visits, jnp.zeros(size, int), jnp.arange(size), batch_size=batch_size, key=jax.random.key(1)
-    )
-    np.testing.assert_array_equal(visits, 1)
+    visits, out = visits_in(size, batch_size, remainder=remainder, order=kind)
     whole, rest = divmod(size, batch_size)
-    np.testing.assert_array_equal(out[:, 0], [batch_size] * whole + [rest] * (rest > 0))
+    seen, sizes = np.ones(size), [batch_size] * whole + [rest] * (rest > 0)
+    if remainder == "drop":
+        left_over = minibatch.order(size, key=jax.random.key(1), kind=kind)[np.arange(whole * batch_size, size)]
+        seen[left_over], sizes = 0, sizes[:whole]
+    np.testing.assert_array_equal(visits, seen)
+    np.testing.assert_array_equal(out[:, 0], sizes)
+
+
+@pytest.mark.parametrize("remainder", ["keep", "drop", "mask"])
+@pytest.mark.parametrize(("size", "batch_size", "shards"), [(65, 2, 1), (96, 28, 4), (1000, 64, 1), (4096, 96, 8)])
+def test_every_loop_and_every_number_of_shards_sees_the_same(size, batch_size, shards, remainder):
+    keywords = dict(remainder=remainder, shards=shards)
+    visits, out = visits_in(size, batch_size, loop="python", **keywords)
+    expected, expected_out = visits_in(size, batch_size, loop="scan", **keywords)
+    np.testing.assert_array_equal(visits, expected)
+    np.testing.assert_array_equal(out, expected_out)
+    left_over = size % batch_size if remainder == "drop" else 0
+    assert visits.max() == 1
+    np.testing.assert_array_equal(visits.reshape(shards, -1).sum(axis=1), (size - left_over) // shards)
+
+
+def test_each_batch_takes_its_share_of_every_shard():
+    _, rows = minibatch.epoch(lambda c, b: (c, b), None, jnp.arange(96), batch_size=24, key=jax.random.key(0), shards=4)
+    np.testing.assert_array_equal(rows.reshape(-1, 4, 6) // 24, np.broadcast_to(np.arange(4)[:, None], (4, 4, 6)))
+    for s in range(4):
+        part = minibatch.order(24, key=jax.random.fold_in(jax.random.key(0), s))[np.arange(24)]
+        np.testing.assert_array_equal(rows.reshape(-1, 4, 6)[:, s].ravel() - 24 * s, part)
+
+
+def test_a_masked_last_batch_is_a_kept_one():
+    rng = np.random.default_rng(0)
+    data = (rng.standard_normal((150, 3)).astype(np.float32), rng.standard_normal(150).astype(np.float32))
+    optimizer = ewa_optax.adam(0.05)
+
+    def step(carry, batch, mask=None):
+        w, state = carry
+        weights = jnp.ones(len(batch[1])) if mask is None else mask
+        gradient = jax.grad(lambda w: jnp.sum(weights * (batch[0] @ w - batch[1]) ** 2) / weights.sum())(w)
+        updates, state = optimizer.update(gradient, state, w)
+        return (optax.apply_updates(w, updates), state), None
+
+    carries = {"keep": (jnp.zeros(3), optimizer.init(jnp.zeros(3)))}
+    carries["mask"] = carries["keep"]
+    for epoch in range(3):
+        for remainder, carry in carries.items():
+            carries[remainder], _ = minibatch.epoch(
+                step, carry, data, batch_size=64, key=jax.random.key(0), epoch=epoch, remainder=remainder
+            )
+    chex.assert_trees_all_close(carries["mask"], carries["keep"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["permutation", "bijection"])
@@ -67,7 +120,61 @@ def test_a_second_epoch_compiles_nothing():
     carry = jnp.float32(0)
     for t in range(5):
         data = np.random.default_rng(t).standard_normal(10).astype(np.float32)
-        carry, _ = minibatch.epoch(step, carry, data, batch_size=4, key=jax.random.key(t))
+        carry, _ = minibatch.epoch(step, carry, data, batch_size=4, key=jax.random.key(t), epoch=t)
+
+
+@pytest.mark.parametrize("loop", ["scan", "python"])
+def test_what_is_given_is_left_as_it_is(loop):
+    carry, data = (jnp.zeros(3), jnp.ones(())), jnp.ones((10, 3))
+    step = lambda c, b: ((c[0] + b.sum(axis=0), c[1] * 2), None)  # noqa: E731
+    first, _ = minibatch.epoch(step, carry, data, batch_size=4, key=jax.random.key(0), loop=loop)
+    again, _ = minibatch.epoch(step, carry, data, batch_size=4, key=jax.random.key(0), loop=loop)
+    chex.assert_trees_all_equal(first, again)
+    np.testing.assert_array_equal(carry[0], 0)
+
+
+def convolving(w, batch):
+    return w - 1e-3 * jnp.convolve(batch.sum(axis=0), w, mode="same"), batch.mean()
+
+
+def test_a_convolution_is_stepped_from_python_and_that_is_said_once(caplog):
+    _loops._tell_once.cache_clear()
+    data = jnp.ones((10, 5))
+    for _ in range(2):
+        w, out = minibatch.epoch(convolving, jnp.ones(5), data, batch_size=4, key=jax.random.key(0))
+    (record,) = caplog.records
+    assert "convolution" in record.message
+    assert "steps run from Python" in record.message
+    expected, expected_out = minibatch.epoch(
+        convolving, jnp.ones(5), data, batch_size=4, key=jax.random.key(0), loop="scan"
+    )
+    np.testing.assert_allclose(w, expected, rtol=1e-5)
+    np.testing.assert_allclose(out, expected_out, rtol=1e-5)
+
+
+def test_a_convolution_under_jit_is_told_of_too(caplog):
+    _loops._tell_once.cache_clear()
+    jax.jit(lambda w, x: minibatch.epoch(convolving, w, x, batch_size=4, key=jax.random.key(0)))(
+        jnp.ones(5), jnp.ones((12, 5))
+    )
+    assert "outside of jax.jit" in caplog.records[0].message
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: jnp.convolve(x, x), True),
+        (jax.jit(lambda x: jnp.convolve(x, x)), True),
+        (lambda x: jax.lax.cond(x[0] > 0, lambda x: jnp.convolve(x, x, "same"), lambda x: x, x), True),
+        (lambda x: jax.lax.fori_loop(0, 2, lambda i, x: jnp.convolve(x, x, "same"), x), True),
+        (jax.checkpoint(lambda x: jnp.convolve(x, x)), True),
+        (jax.grad(lambda x: jnp.convolve(x, x).sum()), True),
+        (lambda x: jax.nn.relu(x) @ x, False),
+        (lambda x: jax.lax.scan(lambda c, y: (c + y, None), 0.0, x)[0], False),
+    ],
+)
+def test_convolutions_are_found_wherever_they_are(function, expected):
+    assert _loops.holds_convolution(jax.make_jaxpr(function)(jnp.ones(3))) is expected
 
 
 def test_it_is_gradient_descent_on_each_mini_batch_in_turn():

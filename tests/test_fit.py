@@ -1,0 +1,510 @@
+"""`fit`, and `minibatch.train` below it."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import chex
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn import datasets
+
+import ewa_optax
+from ewa_optax import minibatch
+
+KEY = jax.random.key(1)
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((150, 3)).astype(np.float32)
+DATA = {"x": X, "y": X @ np.array([1.0, -2.0, 0.5], np.float32)}
+OPTIMIZER = ewa_optax.adam(0.05)
+LOOPS = ["scan", "python"]
+
+
+def loss(w, batch):
+    return jnp.mean((batch["x"] @ w - batch["y"]) ** 2)
+
+
+def masked_loss(w, batch, mask):
+    return jnp.sum(mask * (batch["x"] @ w - batch["y"]) ** 2) / mask.sum()
+
+
+def noisy_loss(w, batch, key):
+    kept = jax.random.bernoulli(key, 0.5, batch["x"].shape)
+    return jnp.mean(((batch["x"] * kept * 2) @ w - batch["y"]) ** 2)
+
+
+def fit(loss=loss, optimizer=OPTIMIZER, data=DATA, **keywords):
+    sizes = {} if minibatch_free(data) else {"batch_size": 64}
+    return ewa_optax.fit(
+        loss, optimizer, jnp.zeros(3), data, **{**sizes, "epochs": 3, "key": KEY, "progress": False, **keywords}
+    )
+
+
+def minibatch_free(data):
+    return not isinstance(data, dict)
+
+
+def batches_of(epoch, size=64):
+    """What an epoch must go through, from the public order."""
+    rows = np.asarray(minibatch.order(150, key=KEY, epoch=epoch)[np.arange(150)])
+    return [jax.tree.map(lambda x, part=part: x[part], DATA) for part in np.split(rows, range(size, 150, size))]
+
+
+def by_hand(epochs=3, optimizer=OPTIMIZER):
+    """The loop that everybody writes."""
+    w, costs, rates = jnp.zeros(3), [], []
+    state = optimizer.init(w)
+    for epoch in range(epochs):
+        for batch in batches_of(epoch):
+            cost, gradient = jax.value_and_grad(loss)(w, batch)
+            updates, state = optimizer.update(gradient, state, w)
+            w = optax.apply_updates(w, updates)
+            costs.append(cost)
+            rates.append(ewa_optax.get_learning_rate(state))
+    return w, state, np.array(costs), np.array(rates)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_it_is_the_loop_by_hand(loop):
+    optimizer = ewa_optax.adam(ewa_optax.schedule_inverse_time(0.1, 1.0, steps_per_epoch=3))
+    run = fit(optimizer=optimizer, loop=loop)
+    w, state, costs, rates = by_hand(optimizer=optimizer)
+    np.testing.assert_allclose(run.params, w, rtol=1e-5)
+    chex.assert_trees_all_close(run.opt_state, state, rtol=1e-5)
+    np.testing.assert_allclose(run.history.costs, costs, rtol=1e-5)
+    np.testing.assert_allclose(run.history.learning_rates, rates, rtol=1e-6)
+    np.testing.assert_array_equal(run.history.examples, [64, 64, 22] * 3)
+    means = np.average(costs.reshape(3, 3), axis=1, weights=[64, 64, 22])
+    np.testing.assert_allclose(run.history.epoch_costs, means, rtol=1e-5)
+    assert run.history.seconds.shape == (3,)
+    assert (run.epoch, run.step, run.stopped, run.best_params) == (3, 0, "finished", None)
+
+
+def test_both_loops_give_the_same_bits():
+    chex.assert_trees_all_equal(fit(loop="scan").params, fit(loop="python").params)
+
+
+def test_train_is_fit_without_python():
+    run = fit(noisy_loss, has_key=True)
+    trained = jax.jit(
+        lambda w: minibatch.train(noisy_loss, OPTIMIZER, w, DATA, batch_size=64, epochs=3, key=KEY, has_key=True)
+    )(jnp.zeros(3))
+    np.testing.assert_allclose(trained.params, run.params, rtol=1e-5)
+    np.testing.assert_allclose(trained.costs.ravel(), run.history.costs, rtol=1e-5)
+    np.testing.assert_allclose(trained.learning_rates.ravel(), run.history.learning_rates)
+    chex.assert_trees_all_close(trained.opt_state, run.opt_state, rtol=1e-5)
+
+
+def test_train_goes_on_where_it_ended():
+    def train(w, state, epoch, epochs):
+        keywords = dict(batch_size=64, key=KEY, opt_state=state, epoch=epoch, epochs=epochs)
+        return minibatch.train(loss, OPTIMIZER, w, DATA, **keywords)
+
+    whole, first = train(jnp.zeros(3), None, 0, 3), train(jnp.zeros(3), None, 0, 1)
+    second = train(first.params, first.opt_state, 1, 2)
+    np.testing.assert_allclose(second.params, whole.params, rtol=1e-6)
+    np.testing.assert_allclose(jnp.concatenate([first.costs, second.costs]), whole.costs, rtol=1e-6)
+
+
+def test_train_is_differentiable():
+    def final(log_rate):
+        optimizer = ewa_optax.momentum(jnp.exp(log_rate))
+        return minibatch.train(loss, optimizer, jnp.zeros(3), DATA, batch_size=64, epochs=2, key=KEY).costs[-1].mean()
+
+    difference = (final(-3.0 + 1e-2) - final(-3.0 - 1e-2)) / 2e-2
+    np.testing.assert_allclose(jax.grad(final)(-3.0), difference, rtol=1e-2)
+
+
+def test_vmap_over_learning_rates_and_keys_is_as_many_runs_and_compiles_once():
+    pixels, digit = datasets.load_digits(return_X_y=True)
+    data = (np.float32(pixels) / 16, np.int32(digit))
+    params = {"w": jnp.zeros((64, 10)), "b": jnp.zeros(10)}
+
+    def cross_entropy(params, batch):
+        logits = batch[0] @ params["w"] + params["b"][None]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
+
+    @chex.assert_max_traces(n=2)  # Vmapped and alone.
+    def train(rate, key):
+        return minibatch.train(cross_entropy, ewa_optax.adam(rate), params, data, batch_size=64, epochs=2, key=key)
+
+    rates, keys = jnp.geomspace(1e-3, 1.0, 16), jax.random.split(KEY, 16)
+    together, single = jax.jit(jax.vmap(train)), jax.jit(train)
+    for _ in range(2):
+        runs = together(rates, keys)
+    for i in range(16):
+        alone = single(rates[i], keys[i])
+        np.testing.assert_allclose(runs.costs[i], alone.costs, rtol=2e-4, atol=1e-5)
+        np.testing.assert_allclose(runs.params["w"][i], alone.params["w"], rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_remainders(loop):
+    kept, masked = fit(loop=loop), fit(masked_loss, remainder="mask", loop=loop)
+    np.testing.assert_allclose(masked.params, kept.params, rtol=1e-5)
+    np.testing.assert_array_equal(masked.history.examples, kept.history.examples)
+    np.testing.assert_array_equal(fit(remainder="drop", loop=loop).history.examples, [64, 64] * 3)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_each_step_gets_a_key_of_its_own_and_aux_comes_back(loop):
+    def keyed(w, batch, key):
+        return loss(w, batch), {"key": jax.random.key_data(key), "mean": batch["y"].mean()}
+
+    run, again = (fit(keyed, has_aux=True, has_key=True, loop=loop) for _ in range(2))
+    assert len(np.unique(run.history.aux["key"], axis=0)) == 9
+    chex.assert_trees_all_equal(run.history.aux, again.history.aux)
+    expected = [batch["y"].mean() for epoch in range(3) for batch in batches_of(epoch)]
+    np.testing.assert_allclose(run.history.aux["mean"], expected, atol=1e-6)
+
+
+def test_a_second_fit_compiles_nothing():
+    @chex.assert_max_traces(n=2)  # Whole mini-batches, and the smaller last one.
+    def traced(w, batch):
+        return loss(w, batch)
+
+    for seed in range(3):
+        fit(traced, key=jax.random.key(seed))
+
+
+def test_optimizers_of_optax_with_a_line_search_or_no_rate():
+    assert fit(optimizer=optax.adam(0.1)).history.learning_rates is None
+    plateau = optax.chain(optax.adam(0.1), optax.contrib.reduce_on_plateau())
+    assert np.isfinite(fit(optimizer=plateau).history.costs).all()
+    assert fit(optimizer=optax.lbfgs(), batch_size=150, epochs=8).history.costs[-1] < 1e-6
+
+
+def test_validation_early_stopping_and_the_best():
+    shift = {"x": X, "y": DATA["y"] + RNG.standard_normal(150).astype(np.float32) * 3}
+    keywords = dict(data=shift, optimizer=ewa_optax.adam(0.3), epochs=200, validation=DATA, patience=4)
+    run, again = fit(**keywords), fit(**{**keywords, "patience": None, "epochs": 30})
+    costs = run.history.validation_costs
+    assert run.stopped == "early"
+    assert len(costs) - 1 - costs.argmin() == 4
+    assert not any(len(costs[:e]) - 1 - costs[:e].argmin() >= 4 for e in range(1, len(costs)))
+    np.testing.assert_allclose(loss(run.best_params, DATA), costs.min(), rtol=1e-5)
+    np.testing.assert_array_equal(again.history.validation_costs[: len(costs)], costs)
+
+
+@pytest.mark.parametrize("form", ["arrays", "mapped", "iterable"])
+def test_validation_data_of_every_form_is_a_mean_over_examples(form, tmp_path):
+    given = {
+        "arrays": DATA,
+        "mapped": mapped(tmp_path),
+        "iterable": tuple_of([jax.tree.map(lambda x: x[:100], DATA), jax.tree.map(lambda x: x[100:], DATA)]),
+    }[form]
+    run = fit(validation=given, epochs=1)
+    np.testing.assert_allclose(run.history.validation_costs, loss(run.params, DATA), rtol=1e-5)
+
+
+def test_validation_of_a_loss_with_a_key_aux_and_mask():
+    run = fit(noisy_loss, has_key=True, validation=DATA, validation_loss=loss)
+    np.testing.assert_allclose(run.history.validation_costs[-1], loss(run.params, DATA), rtol=1e-5)
+
+    def both(w, batch, mask):
+        return masked_loss(w, batch, mask), None
+
+    run = fit(both, has_aux=True, remainder="mask", validation=DATA)
+    np.testing.assert_allclose(run.history.validation_costs[-1], loss(run.params, DATA), rtol=1e-5)
+
+
+def test_callbacks_lower_the_rate_by_hand_and_end_the_run():
+    seen = []
+
+    def halve(run):
+        seen.append((run.epoch, run.step, len(run.history.epoch_costs)))
+        return run._replace(opt_state=ewa_optax.rescale_learning_rate(run.opt_state, 0.5))
+
+    def enough(run):
+        return run._replace(stopped="enough") if run.epoch == 3 else None
+
+    run = fit(callbacks=[halve, enough], epochs=10)
+    np.testing.assert_allclose(run.history.learning_rates, np.repeat([0.05, 0.025, 0.0125], 3), rtol=1e-6)
+    assert run.stopped == "enough"
+    assert seen == [(1, 0, 1), (2, 0, 2), (3, 0, 3)]
+
+
+def test_an_interrupt_ends_with_what_was_trained():
+    def interrupt(run):
+        if run.epoch == 2:
+            raise KeyboardInterrupt
+
+    run = fit(callbacks=[interrupt], epochs=10)
+    assert run.stopped == "interrupted"
+    np.testing.assert_allclose(run.params, by_hand(2)[0], rtol=1e-5)
+
+
+def test_ctrl_c_in_a_compiled_loop_ends_with_what_was_trained():
+    """Sent by a thread, as by a terminal, while steps run."""
+    begun = threading.Event()
+
+    def send():
+        begun.wait(30)
+        time.sleep(0.3)
+        signal.raise_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    run = fit(epochs=10**6, callbacks=[lambda run: begun.set()])
+    thread.join()
+    assert run.stopped == "interrupted"
+    assert len(run.history.costs) == run.epoch * 3 + run.step
+    assert np.isfinite(run.params).all()
+
+
+# What is not finite.
+
+
+def loss_nan_at(bad_epoch, bad_step, nan="cost"):
+    """A loss that is NaN, or whose gradient is, on the mini-batch of one step only."""
+    bad = batches_of(bad_epoch)[bad_step]["x"]
+
+    def marked(w, batch):
+        here = (batch["x"][0, 0] == bad[0, 0]) & (len(batch["x"]) == len(bad))
+        if nan == "cost":
+            return jnp.where(here, jnp.nan, loss(w, batch))
+        return loss(w, batch) + jnp.sqrt(jnp.where(here, 0.0, 1.0) * (1 + 0 * w.sum())) - 1
+
+    return marked
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("nan", ["cost", "gradient"])
+@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (0, 1), (1, 2), (2, 1), (2, 2)])
+def test_a_nan_ends_with_the_last_finite_state(epoch, step, nan, loop):
+    with pytest.warns(
+        RuntimeWarning, match=f"step {step} of epoch {epoch} .both from 0. gave .*before step {step}.*Lower"
+    ):
+        run = fit(loss_nan_at(epoch, step, nan), loop=loop)
+    assert (run.epoch, run.step, run.stopped) == (epoch, step, "not finite")
+    assert len(run.history.costs) == 3 * epoch + step
+    assert np.isfinite(run.history.costs).all()
+    w, costs = by_hand(epoch + 1)[0], by_hand(epoch + 1)[2]
+    np.testing.assert_allclose(run.history.costs, costs[: 3 * epoch + step], rtol=1e-4)
+    assert np.isfinite(run.params).all()
+    assert not np.allclose(run.params, w)
+
+
+def test_a_divergence_ends_with_the_last_finite_state_of_all():
+    with pytest.warns(RuntimeWarning, match="of epoch .* gave (a cost of|parameters or state)"):
+        run = fit(optimizer=ewa_optax.gradient_descent(1e6), epochs=100)
+    w, state = jnp.zeros(3), OPTIMIZER.init(jnp.zeros(3))
+    optimizer = ewa_optax.gradient_descent(1e6)
+    state = optimizer.init(w)
+    for batch in [b for epoch in range(run.epoch + 1) for b in batches_of(epoch)]:
+        cost, gradient = jax.value_and_grad(loss)(w, batch)
+        updates, state = optimizer.update(gradient, state, w)
+        new = optax.apply_updates(w, updates)
+        if not (np.isfinite(cost) and np.isfinite(new).all()):
+            break
+        w = new
+    np.testing.assert_allclose(run.params, w, rtol=1e-4)
+
+
+def test_a_nan_in_an_iterable_ends_with_a_finite_state_before_it():
+    batches = [batch for epoch in range(30) for batch in batches_of(epoch)]
+    batches[50] = {**batches[50], "y": batches[50]["y"] * np.nan}
+    with pytest.warns(RuntimeWarning, match="step 50 of epoch 0 .* gave a cost of nan"):
+        run = fit(data=tuple_of(batches))
+    assert run.step <= 50
+    assert np.isfinite(run.params).all()
+    assert len(run.history.costs) == run.step
+
+
+# Data that does not fit.
+
+
+class tuple_of:  # noqa: N801
+    """An iterable that begins anew each time."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+def mapped(folder):
+    for name, value in DATA.items():
+        np.save(folder / f"{name}.npy", value)
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in DATA}
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_memory_mapped_arrays_are_as_others(shards, tmp_path):
+    keywords = dict(batch_size=64, shards=shards)
+    files, arrays = fit(data=mapped(tmp_path), **keywords), fit(**keywords)
+    np.testing.assert_allclose(files.params, arrays.params, rtol=1e-6)
+    np.testing.assert_allclose(files.history.costs, arrays.history.costs, rtol=1e-5)
+
+
+def test_memory_mapped_arrays_are_not_read_whole(tmp_path):
+    """Nor copied to the device: a run that a NaN ends at once takes up a small part of the file."""
+    rows = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(50_000, 1000))
+    script = """
+import resource, sys, jax, jax.numpy as jnp, numpy as np, ewa_optax
+def fit(x):
+    return ewa_optax.fit(lambda w, x: jnp.mean(w / x), ewa_optax.momentum(0.1), jnp.zeros(1), x, batch_size=10,
+                         epochs=1, key=jax.random.key(0), progress=False)
+fit(np.lib.format.open_memmap(sys.argv[1] + ".small", mode="w+", dtype=np.float32, shape=(2000, 1000)))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(fit(np.load(sys.argv[1], mmap_mode="r")).stopped)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "x.npy")]
+    stopped, kilobytes = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split("\n")[:2]
+    assert stopped == "not finite"
+    assert int(kilobytes) * 1024 < rows.nbytes / 10
+
+
+def test_any_iterable_of_batches():
+    class Epochs:
+        """Counts its epochs, so that each has its own order."""
+
+        epoch = -1
+
+        def __iter__(self):
+            self.epoch += 1
+            return iter(batches_of(self.epoch))
+
+    run = fit(data=Epochs())
+    expected = fit()
+    np.testing.assert_allclose(run.params, expected.params, rtol=1e-6)
+    np.testing.assert_array_equal(run.history.examples, expected.history.examples)
+    np.testing.assert_allclose(run.history.epoch_costs, expected.history.epoch_costs, rtol=1e-5)
+    assert run.epoch == 3
+
+
+def test_a_grain_pipeline():
+    source = [jax.tree.map(lambda x, i=i: x[i], DATA) for i in range(150)]
+    pipeline = grain.MapDataset.source(source).shuffle(seed=3).batch(32).to_iter_dataset()
+    run = fit(data=pipeline, epochs=40)
+    np.testing.assert_allclose(run.params, [1.0, -2.0, 0.5], atol=0.05)
+    np.testing.assert_array_equal(run.history.examples[:5], [32, 32, 32, 32, 22])
+
+
+def test_keys_of_an_iterable_are_those_of_arrays():
+    def keyed(w, batch, key):
+        return loss(w, batch), jax.random.key_data(key)
+
+    keywords = dict(has_aux=True, has_key=True, epochs=1)
+    chex.assert_trees_all_equal(
+        fit(keyed, data=tuple_of(batches_of(0)), **keywords).history.aux, fit(keyed, **keywords).history.aux
+    )
+
+
+# What is shown.
+
+
+def test_progress_is_a_line_an_epoch_where_there_is_no_terminal(capsys):
+    fit(progress=True, validation=DATA)
+    out, err = capsys.readouterr()
+    assert out == ""
+    first, *_, last = err.strip().splitlines()
+    assert first.startswith("epoch 1/3: cost ")
+    assert "validation cost" in first
+    assert "learning rate 0.05" in first
+    assert last == "finished after 3 epochs"
+    fit(progress=False)
+    assert capsys.readouterr().err == ""
+
+
+# Batch sizes.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((1,), 1),
+        ((2000,), 2000),
+        ((2001,), 512),
+        ((5_000_000,), 512),
+        ((5_000_000, 1000, 512_000), 512),
+        ((5_000_000, 1000, 511_999), 256),
+        ((5_000_000, 1000, 64_000), 64),
+        ((5_000_000, 1000, 3500), 2),
+        ((1500, 1000, 1_000_000), 512),
+        ((1500, 1000, 1_500_000), 1500),
+        ((5_000_000, 1000, 1000), 1),
+    ],
+)
+def test_suggested_batch_sizes(arguments, expected):
+    examples, example_bytes, memory_bytes = (*arguments, None, None)[:3]
+    assert minibatch.suggest_batch_size(examples, example_bytes=example_bytes, memory_bytes=memory_bytes) == expected
+
+
+def test_finding_a_batch_size():
+    x = RNG.standard_normal((5000, 3)).astype(np.float32)
+    data = {"x": x, "y": x @ np.array([1.0, -2.0, 0.5], np.float32)}
+    start = jnp.zeros(3)
+    found = minibatch.find_batch_size(
+        loss, ewa_optax.gradient_descent(1e-3), start, data, key=KEY, batch_sizes=[1, 5000], seconds=0.2, progress=False
+    )
+    assert found.best == 1  # Thousands of steps against hundreds.
+    one, everything = found.trials
+    assert one.steps > everything.steps
+    assert one.cost < everything.cost
+    for trial in found.trials:
+        assert trial.seconds[0] == 0
+        assert np.all(np.diff(trial.seconds) > 0)
+        assert len(trial.seconds) == len(trial.costs) <= 12
+        np.testing.assert_allclose(trial.costs[0], loss(start, data), rtol=0.2)
+        assert trial.cost == trial.costs[-1]
+    table = str(found).splitlines()
+    assert len(table) == 3
+    assert table[1].endswith("best")
+    ax = ewa_optax.plots.batch_sizes(found)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["batch size 1 (best)", "batch size 5000"]
+
+
+def test_a_batch_size_that_diverges_is_not_the_best():
+    found = minibatch.find_batch_size(
+        noisy_loss, ewa_optax.gradient_descent(1e3), jnp.zeros(3), DATA, key=KEY, has_key=True, seconds=0.05,
+        batch_sizes=[1, 150], progress=False,
+    )  # fmt: skip
+    assert all(np.isnan(trial.cost) for trial in found.trials)
+
+
+# Errors.
+
+
+def vector(w, batch):
+    return (batch["x"] @ w - batch["y"]) ** 2
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        (dict(loss=vector), ValueError, r"loss must return a scalar, got shape \(64,\); average it"),
+        (dict(loss=lambda w, b: 1), TypeError, "loss must return a real number, got int32"),
+        (dict(loss=lambda w, b: (loss(w, b), 1)), TypeError, "got a tuple of 2; for .cost, aux. pass has_aux=True"),
+        (dict(has_aux=True), TypeError, "with has_aux, loss must return .cost, aux., got"),
+        (dict(batch_size=0), ValueError, "batch_size must be from 1 to 150, got 0"),
+        (dict(batch_size=None), TypeError, "batch_size must be an integer, got None"),
+        (dict(batch_size=151), ValueError, "batch_size must be from 1 to 150, got 151"),
+        (dict(data={"x": X, "y": X[:9]}), ValueError, "differ in length"),
+        (dict(data={"x": X[:0]}), ValueError, "data holds no examples"),
+        (dict(data={"x": [1, 2]}), TypeError, r"data\['x'\]\[0\] must be an array, got int"),
+        (dict(key=3), TypeError, "key must be a jax.random key, got 3"),
+        (dict(key=jax.random.split(KEY)), ValueError, "key must be one key"),
+        (dict(epochs=0), ValueError, "epochs must be from 1"),
+        (dict(epochs=1.5), TypeError, "epochs must be an integer, got 1.5"),
+        (dict(patience=3), ValueError, "patience=3 needs validation data"),
+        (dict(loss=noisy_loss, has_key=True, validation=DATA), ValueError, "pass it as validation_loss"),
+        (dict(validation={"x": X, "y": X[:9]}), ValueError, "the leaves of validation differ in length"),
+        (dict(callbacks=[lambda run: 1]), TypeError, "a callback must return None or a Fitted, got int"),
+        (dict(data=iter([])), ValueError, "data gave no batch in epoch 0; a generator can be run through only once"),
+        (dict(data=(b for b in batches_of(0))), ValueError, "data gave no batch in epoch 1; a generator"),
+        (dict(data=iter(batches_of(0)), batch_size=64), ValueError, "batch_size must be None for an iterable"),
+        (dict(data=iter([{"x": X, "y": X[:9]}])), ValueError, "the leaves of a batch differ in length"),
+    ],
+)
+def test_bad_calls(keywords, error, message):
+    with pytest.raises(error, match=message):
+        fit(**keywords)
