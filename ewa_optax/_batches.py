@@ -81,13 +81,15 @@ class Batches:
     ) -> tuple[Any, dict[str, jax.Array]]:
         """The mini-batch of a step, and what else the step is called with."""
         rows, others = self.rows(shuffle, step, size)
+        return self.take(data, rows), others
+
+    def take(self, data: Any, rows: jax.Array) -> Any:
+        """Rows of each part, of shape (shards, examples of a part), one part after the other."""
         leaves, structure = jax.tree.flatten(data)
-        leaves = [self.gather(x, rows, sharding) for x, sharding in zip(leaves, self.shardings, strict=True)]
-        return jax.tree.unflatten(structure, leaves), others
+        leaves = [self._gather(x, rows, sharding) for x, sharding in zip(leaves, self.shardings, strict=True)]
+        return jax.tree.unflatten(structure, leaves)
 
-    def gather(self, x: jax.Array, rows: jax.Array, sharding: NamedSharding | None) -> jax.Array:
-        """The rows of each part of one leaf, one part after the other."""
-
+    def _gather(self, x: jax.Array, rows: jax.Array, sharding: NamedSharding | None) -> jax.Array:
         def pick(x, rows):
             parts = x.reshape(self.shards, -1, *x.shape[1:])
             picked = jax.vmap(lambda part, rows: part.at[rows].get(mode="promise_in_bounds"))(parts, rows)

@@ -22,7 +22,7 @@ class Compiled:
     """
 
     def __init__(self, step: Callable, batches: Batches, data: Any, key: jax.Array) -> None:
-        self.step, self.batches, self.data, self.key = step, batches, jax.device_put(data), key
+        self.step, self.batches, self.data, self.key = step, batches, jax.tree.map(jnp.asarray, data), key
         self.steps: int | None = batches.steps
         self.repeats = True
         self._shuffled: tuple[int, Any] = (-1, None)

@@ -142,7 +142,18 @@ def fit(
         validate = validator(validation_loss or loss, validation, batch_size, **keywords)
 
     run = Fitted(params, opt_state, from_arrays({}), 0, 0, params if validate else None, None)
-    settings = dict(key=_words(key), data=repr(batches), validation=validation is not None)
+    split_as = (
+        {}
+        if batches is None
+        else dict(
+            num_examples=batches.num_examples,
+            batch_size=batches.batch_size,
+            remainder=remainder,
+            order=order,
+            shards=shards,
+        )
+    )
+    settings = dict(key=_words(key), validation=validation is not None, **split_as)
     with Checkpoints(checkpoint, every, settings) as saved, Progress(progress, epochs) as shown:
 
         def end_epoch(run: Fitted, seconds: float) -> Fitted:

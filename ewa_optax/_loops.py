@@ -108,7 +108,7 @@ def feed(
     leaves, structure = jax.tree.flatten(data)
     mapped = is_mapped(data)
     if not mapped:
-        data = jax.device_put(data)
+        data = jax.tree.map(jnp.asarray, data)
     shuffle = shuffler(batches)(key, epoch)
     gather, rows_of = _gather(batches), _rows(batches)
     parts = np.arange(batches.shards)[:, None] * (batches.num_examples // batches.shards)

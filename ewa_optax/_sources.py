@@ -34,7 +34,7 @@ def engine_for_arrays(
     """The compiled loop, or one in Python for data in files and for steps that are slow in a compiled one."""
     if is_mapped(data):
         return Fed(step, lambda epoch, start: ahead(feed(batches, data, key, epoch, start)), batches.steps)
-    data = jax.device_put(data)
+    data = jax.tree.map(jnp.asarray, data)
     shuffle = jax.eval_shape(lambda: batches.shuffle(key, 0))
     if chosen(loop, one_step(step, batches), carry, data, shuffle, np.int32(0)) == "scan":
         return Compiled(step, batches, data, key)

@@ -1,14 +1,14 @@
 """The cost of parameters on data that they are not trained on."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ewa_optax._batches import count_examples
+from ewa_optax._batches import count_examples, split
 from ewa_optax._loops import is_mapped
 from ewa_optax._sources import is_stream, on_host
 
@@ -20,41 +20,44 @@ def validator(
     loss: Callable[..., Any], data: Any, batch_size: int | None, *, has_aux: bool = False, masked: bool = False
 ) -> Callable[[Any], float]:
     """A function from parameters to the mean of `loss` over all examples, in batches and in order."""
-    if not is_stream(data):
-        count_examples(data, "validation")
-
-    def mean_cost(params: Any) -> float:
-        costs, sizes = [], []
-        for batch, size in _batches(data, batch_size or BATCH_SIZE):
-            costs.append(_cost(loss, has_aux, masked)(params, batch))
-            sizes.append(size)
-        if not sizes:
-            raise ValueError(
-                "the validation data gave no batch; a generator can be run through only once, so pass an iterable "
-                "that begins anew."
-            )
-        return float(np.average(np.asarray(jax.device_get(costs), np.float64), weights=sizes))
-
-    return mean_cost
-
-
-def _batches(data: Any, batch_size: int) -> Iterator[tuple[Any, int]]:
     if is_stream(data):
-        for batch in data:
-            yield on_host(batch), count_examples(batch)
-        return
-    n = count_examples(data)
-    for start in range(0, n, batch_size):
-        size = min(batch_size, n - start)
-        if is_mapped(data):
-            yield jax.tree.map(lambda x, rows=slice(start, start + size): np.asarray(x[rows]), data), size
-        else:
-            yield _slice(data, np.int32(start), size), size
+        return lambda params: _over_batches(_cost(loss, has_aux, masked), params, map(on_host, data))
+    n, size = count_examples(data, "validation"), batch_size or BATCH_SIZE
+    if is_mapped(data):
+
+        def parts():
+            for start in range(0, n, size):
+                yield jax.tree.map(lambda x, rows=slice(start, start + size): np.asarray(x[rows]), data)
+
+        return lambda params: _over_batches(_cost(loss, has_aux, masked), params, parts())
+    data = jax.tree.map(jnp.asarray, data)
+    batches = split(data, min(size, n))
+    return lambda params: float(_over_arrays(_cost(loss, has_aux, masked), batches, params, data))
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _slice(data, start, size):
-    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), data)
+def _over_batches(cost, params, batches):
+    costs, sizes = [], []
+    for batch in batches:
+        costs.append(cost(params, batch))
+        sizes.append(count_examples(batch))
+    if not sizes:
+        raise ValueError(
+            "the validation data gave no batch; a generator can be run through only once, so pass an iterable that "
+            "begins anew, and is not empty."
+        )
+    return float(np.average(np.asarray(jax.device_get(costs), np.float64), weights=sizes))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _over_arrays(cost, batches, params, data):
+    n, size, rest = batches.num_examples, batches.batch_size, batches.rest
+
+    def part(start, size):
+        return cost(params, batches.take(data, start + jnp.arange(size, dtype=jnp.int32)[None]))
+
+    costs = jax.lax.map(lambda t: part(t * size, size), jnp.arange(batches.whole, dtype=jnp.int32))
+    last = part(n - rest, rest) * rest if rest else 0.0
+    return (costs.astype(float).mean() * (n - rest) + last) / n
 
 
 @functools.lru_cache(maxsize=32)

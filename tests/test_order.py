@@ -198,12 +198,14 @@ DEGREES = {"position": 63**2, "adjacent pairs": 63**2, "epochs": 63**2, "fixed p
     ],
 )
 def test_it_is_as_random_as_a_permutation(n, count):
-    theirs, ours = (statistics(kind, n, count) for kind in KINDS)
+    # A sort of so many takes minutes, and a tenth of the keys gives the same chi-square per degree of freedom.
+    theirs = statistics("permutation", n, count if n < 10_000 else count // 10)
+    ours = statistics("bijection", n, count)
     for name, value in ours.items():
         if name.startswith("variance"):
             tolerance = 5 * math.sqrt(2 / (count * (n // 64)))
             assert abs(value - 1) < tolerance, (name, value)
-            assert abs(theirs[name] - 1) < tolerance, (name, theirs[name])
+            assert abs(theirs[name] - 1) < 4 * tolerance, (name, theirs[name])
         else:
             degrees = DEGREES.get(name, n - 2)
             assert value < 1 + 5 * math.sqrt(2 / degrees), (name, value)

@@ -1,0 +1,42 @@
+"""A training that saves checkpoints, as a program to kill: FOLDER or -, FILE for what it ends with, LOOP, DEVICES."""
+
+import os
+import sys
+
+folder, result, loop, devices = sys.argv[1:]
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
+
+import ewa_optax  # noqa: E402
+
+x = np.random.default_rng(0).standard_normal((1000, 4)).astype(np.float32)
+data = {"x": x, "y": np.tanh(x @ np.arange(4, dtype=np.float32))}
+if int(devices) > 1:
+    data = jax.device_put(data, NamedSharding(jax.make_mesh((int(devices),), ("data",)), PartitionSpec("data")))
+params = {"w": jnp.ones((4, 8)) / 4, "v": jnp.ones(8) / 8}
+
+
+def loss(params, batch, key):
+    hidden = jnp.tanh(batch["x"] @ params["w"])
+    kept = jax.random.bernoulli(key, 0.9, hidden.shape)
+    return jnp.mean(((hidden * kept) @ params["v"] - batch["y"]) ** 2)
+
+
+def halved(run):
+    if run.epoch % 20 == 0:
+        return run._replace(opt_state=ewa_optax.rescale_learning_rate(run.opt_state, 0.5))
+    return None
+
+
+print("begins", flush=True)
+run = ewa_optax.fit(
+    loss, ewa_optax.adam(0.01), params, data, batch_size=24, epochs=100, key=jax.random.key(1), has_key=True,
+    loop=loop, callbacks=[halved], validation=data, validation_loss=lambda p, b: loss(p, b, jax.random.key(0)),
+    checkpoint=None if folder == "-" else folder, checkpoint_every=70, progress=False,
+)  # fmt: skip
+kept = dict(params=run.params, opt_state=run.opt_state, best=run.best_params, history=run.history._replace(seconds=0))
+np.savez(result, *jax.tree.leaves(kept))

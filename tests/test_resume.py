@@ -1,0 +1,197 @@
+"""A killed run, resumed, ends where one that was not killed does, to the bit."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ewa_optax
+
+SCRIPT = Path(__file__).parent / "run_to_resume.py"
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((150, 3)).astype(np.float32)
+DATA = {"x": X, "y": X @ np.array([1.0, -2.0, 0.5], np.float32)}
+KEY = jax.random.key(1)
+OPTIMIZER = ewa_optax.adam(0.05)
+
+
+def start(folder, result, loop="scan", devices=1):
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, str(folder), str(result), loop, str(devices)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "begins\n", process.stderr.read()
+    return process
+
+
+def finish(process):
+    _, error = process.communicate()
+    assert process.returncode == 0, error
+
+
+def ends_with(path):
+    with np.load(path) as kept:
+        return list(kept.values())
+
+
+@pytest.mark.parametrize(
+    ("kills", "loop"),
+    [(3, "scan"), pytest.param(20, "scan", marks=pytest.mark.slow), pytest.param(20, "python", marks=pytest.mark.slow)],
+)
+def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(kills, loop, tmp_path):
+    rng, killed = np.random.default_rng(kills), 0
+    finish(start("-", tmp_path / "whole.npz", loop))
+    while killed < kills:
+        process = start(tmp_path / "run", tmp_path / "resumed.npz", loop)
+        time.sleep(rng.uniform(0.0, 2.0 if kills == 3 else 1.2))
+        if process.poll() is not None:  # It was over before; the next one begins anew.
+            finish(process)
+            assert_same(tmp_path)
+            shutil.rmtree(tmp_path / "run")
+        else:
+            process.kill()
+            process.communicate()
+            killed += 1
+    finish(start(tmp_path / "run", tmp_path / "resumed.npz", loop))
+    assert_same(tmp_path)
+
+
+def assert_same(folder):
+    for resumed, whole in zip(ends_with(folder / "resumed.npz"), ends_with(folder / "whole.npz"), strict=True):
+        np.testing.assert_array_equal(resumed, whole)
+
+
+def test_another_number_of_devices_at_the_resume_ends_within_rounding(tmp_path):
+    finish(start("-", tmp_path / "whole.npz"))
+    for devices in (1, 4):
+        process = start(tmp_path / "run", tmp_path / "resumed.npz", devices=devices)
+        if devices == 1:
+            while not list((tmp_path / "run").glob("[0-9]*/commit_success.txt")):
+                time.sleep(0.02)
+            process.kill()
+            process.communicate()
+        else:
+            finish(process)
+    for resumed, whole in zip(ends_with(tmp_path / "resumed.npz"), ends_with(tmp_path / "whole.npz"), strict=True):
+        np.testing.assert_allclose(resumed, whole, rtol=2e-3, atol=2e-4)
+
+
+def loss(w, batch):
+    return jnp.mean((batch["x"] @ w - batch["y"]) ** 2)
+
+
+def fit(folder, loss=loss, data=DATA, **keywords):
+    sizes = {"batch_size": 64} if isinstance(data, dict) else {}
+    defaults = dict(epochs=6, key=KEY, checkpoint=folder, checkpoint_every=2, progress=False, **sizes)
+    return ewa_optax.fit(loss, OPTIMIZER, jnp.zeros(3), data, **{**defaults, **keywords})
+
+
+def same(run, other):
+    history, expected = (x.history._replace(seconds=None) for x in (run, other))
+    chex.assert_trees_all_equal(run._replace(history=history), other._replace(history=expected))
+
+
+def interrupt_at(epoch):
+    def callback(run):
+        if run.epoch == epoch:
+            raise KeyboardInterrupt
+
+    return callback
+
+
+class Batches:
+    """An iterable that begins anew each time."""
+
+    def __iter__(self):
+        return (jax.tree.map(lambda x, i=i: x[i : i + 40], DATA) for i in range(0, 150, 40))
+
+
+@pytest.mark.parametrize("data", [DATA, Batches()], ids=["arrays", "iterable"])
+@pytest.mark.parametrize("every", [None, 1, 2, 3, 100])
+def test_an_interrupted_run_goes_on(tmp_path, every, data):
+    def keyed(w, batch, key):
+        return loss(w, batch) + 0.01 * jax.random.normal(key) * w.sum(), {"mean": (batch["y"].mean(), None)}
+
+    keywords = dict(loss=keyed, data=data, has_aux=True, has_key=True, checkpoint_every=every)
+    whole = fit(None, **keywords)
+    first = fit(tmp_path / "run", callbacks=[interrupt_at(2)], **keywords)
+    assert (first.stopped, first.epoch) == ("interrupted", 1)
+    same(fit(tmp_path / "run", **keywords), whole)
+
+
+def test_a_run_that_is_over_is_given_back_and_one_of_more_epochs_goes_on(tmp_path):
+    keywords = dict(validation=DATA, epochs=3)
+    first = fit(tmp_path / "run", **keywords)
+    again = fit(tmp_path / "run", **keywords)
+    same(again, first)
+    longer = fit(tmp_path / "run", **{**keywords, "epochs": 6})
+    same(longer, fit(None, **{**keywords, "epochs": 6}))
+
+
+def test_early_stopping_goes_on_counting(tmp_path):
+    shift = {"x": X, "y": DATA["y"] + RNG.standard_normal(150).astype(np.float32) * 3}
+    keywords = dict(data=shift, validation=DATA, patience=3, epochs=300)
+    whole = fit(None, **keywords)
+    assert whole.stopped == "early"
+    fit(tmp_path / "run", **{**keywords, "epochs": whole.epoch - 1})
+    same(fit(tmp_path / "run", **keywords), whole)
+    same(fit(tmp_path / "run", **keywords), whole)
+
+
+def test_a_torn_checkpoint_is_told_and_the_one_before_is_intact(tmp_path):
+    folder = tmp_path / "run"
+    whole = fit(folder, epochs=4)
+    earlier, latest = sorted(int(path.name) for path in folder.glob("[0-9]*"))
+    for path in [*(folder / str(latest)).rglob("*")]:
+        if path.is_file() and path.stat().st_size > 100:
+            path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(
+        ValueError, match=f"checkpoint {latest} in .* torn.*move the folder '{latest}'.*checkpoint {earlier}"
+    ):
+        fit(folder, epochs=4)
+    shutil.move(folder / str(latest), tmp_path / "torn")
+    same(fit(folder, epochs=4), whole)
+
+
+def test_a_foreign_checkpoint_is_told(tmp_path):
+    from orbax import checkpoint
+
+    with checkpoint.CheckpointManager(tmp_path / "run") as manager:
+        manager.save(3, args=checkpoint.args.StandardSave({"w": jnp.ones(3)}))
+    with pytest.raises(ValueError, match=r"checkpoint 3 in .* is none that fit wrote.*name another folder"):
+        fit(tmp_path / "run")
+    assert (tmp_path / "run" / "3").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        (dict(key=jax.random.key(2)), r"of another run \(key: \[0, 1\] there, \[0, 2\] here\); give this run a folder"),
+        (dict(batch_size=32), "batch_size: 64 there, 32 here"),
+        (dict(data={"x": X[:100], "y": DATA["y"][:100]}), "num_examples: 150 there, 100 here"),
+        (dict(order="bijection"), "order"),
+        (dict(validation=DATA), "validation: False there, True here"),
+    ],
+)
+def test_the_checkpoint_of_another_run_is_told(tmp_path, keywords, message):
+    fit(tmp_path / "run", epochs=1)
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path / "run", epochs=1, **keywords)
+
+
+def test_the_checkpoint_of_another_model_is_told(tmp_path):
+    fit(tmp_path / "run", epochs=1)
+    with pytest.raises(ValueError, match=r"checkpoint 3 in .* is torn, or of another model"):
+        ewa_optax.fit(
+            lambda w, batch: loss(w["w"], batch), OPTIMIZER, {"w": jnp.zeros(3)}, DATA,
+            batch_size=64, epochs=1, key=KEY, checkpoint=tmp_path / "run", progress=False,
+        )  # fmt: skip
