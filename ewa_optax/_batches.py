@@ -13,6 +13,8 @@ from ewa_optax._checks import check_choice, check_integer
 from ewa_optax._order import KINDS, LARGEST, epoch_keys, order
 
 REMAINDERS = ("keep", "drop", "mask")
+CHUNK_BYTES = 2**20
+"""Mini-batches are gathered together up to so many bytes, about what a cache holds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,40 +67,54 @@ class Batches:
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(self.shards))
         return jax.vmap(lambda key: order(size, key=key, epoch=epoch, kind=self.kind))(keys), step_key
 
-    def rows(self, shuffle: tuple[Any, jax.Array], step: Any, size: int) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The rows of a step of `size` examples, and what else it is called with: a mask of the padded, a key."""
+    def together(self, data: Any) -> int:
+        """How many mini-batches are best gathered at once: small ones many, to spare the loop its overhead."""
+        bytes_of_one = sum(x.dtype.itemsize * x.size // self.num_examples for x in jax.tree.leaves(data))
+        return max(1, min(self.whole, CHUNK_BYTES // max(1, bytes_of_one * self.batch_size)))
+
+    def rows(
+        self, shuffle: tuple[Any, jax.Array], first: Any, count: int, size: int
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The rows of `count` steps from `first` on, of `size` examples each, of shape (shards, count, their share).
+
+        And what else each step is called with: a mask of the padded, a key.
+        """
         orders, step_key = shuffle
         part, share = self.num_examples // self.shards, size // self.shards
-        positions = step * (self.batch_size // self.shards) + jnp.arange(share, dtype=jnp.int32)
+        steps = first + jnp.arange(count, dtype=jnp.int32)
+        positions = steps[:, None] * (self.batch_size // self.shards) + jnp.arange(share, dtype=jnp.int32)[None]
         rows = jax.vmap(lambda order: order[jnp.minimum(positions, part - 1)])(orders)
-        others = {"key": jax.random.fold_in(step_key, step)} if self.has_key else {}
+        others = {}
+        if self.has_key:
+            others["key"] = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_key, steps)
         if self.remainder == "mask":
-            others["mask"] = jnp.broadcast_to(positions < part, rows.shape).reshape(-1).astype(jnp.float32)
+            others["mask"] = jnp.tile((positions < part).astype(jnp.float32), (1, self.shards))
         return rows, others
 
-    def batch(
-        self, data: Any, shuffle: tuple[Any, jax.Array], step: Any, size: int
+    def gathered(
+        self, data: Any, shuffle: tuple[Any, jax.Array], first: Any, count: int, size: int
     ) -> tuple[Any, dict[str, jax.Array]]:
-        """The mini-batch of a step, and what else the step is called with."""
-        rows, others = self.rows(shuffle, step, size)
+        """As many mini-batches, stacked, and what else the steps are called with."""
+        rows, others = self.rows(shuffle, first, count, size)
         return self.take(data, rows), others
 
     def take(self, data: Any, rows: jax.Array) -> Any:
-        """Rows of each part, of shape (shards, examples of a part), one part after the other."""
+        """Mini-batches by their rows in each part, of shape (shards, mini-batches, rows); stacked."""
         leaves, structure = jax.tree.flatten(data)
-        leaves = [self._gather(x, rows, sharding) for x, sharding in zip(leaves, self.shardings, strict=True)]
+        leaves = [self._take(x, rows, sharding) for x, sharding in zip(leaves, self.shardings, strict=True)]
         return jax.tree.unflatten(structure, leaves)
 
-    def _gather(self, x: jax.Array, rows: jax.Array, sharding: NamedSharding | None) -> jax.Array:
+    def _take(self, x: jax.Array, rows: jax.Array, sharding: NamedSharding | None) -> jax.Array:
         def pick(x, rows):
             parts = x.reshape(self.shards, -1, *x.shape[1:])
             picked = jax.vmap(lambda part, rows: part.at[rows].get(mode="promise_in_bounds"))(parts, rows)
-            return picked.reshape(-1, *x.shape[1:])
+            return jnp.moveaxis(picked, 0, 1).reshape(rows.shape[1], -1, *x.shape[1:])
 
-        if sharding is None or rows.size != self.batch_size:
-            sharding = sharding and NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec[1:]))
         if sharding is None:
             return pick(x, rows)
+        whole = rows.shape[0] * rows.shape[2] == self.batch_size
+        spec = PartitionSpec(None, sharding.spec[0] if whole else None, *sharding.spec[1:])
+        sharding = NamedSharding(sharding.mesh, spec)
         if AxisType.Explicit in sharding.mesh.axis_types:
             return jax.sharding.auto_axes(out_sharding=sharding)(pick)(x, rows)
         return jax.lax.with_sharding_constraint(pick(x, rows), sharding)

@@ -83,41 +83,51 @@ def _in_place(step):
 @functools.lru_cache(maxsize=32)
 def _last(step, batches):
     def last(carry, data, shuffle):
-        batch, others = batches.batch(data, shuffle, batches.whole, batches.rest)
-        return step(carry, batch, **others)
+        batch, others = batches.gathered(data, shuffle, batches.whole, 1, batches.rest)
+        return _on(step, carry, batch, others, 0)
 
     return jax.jit(last)
 
 
 @functools.lru_cache(maxsize=32)
-def one_step(step: Callable, batches: Batches) -> Callable:
-    """A step on a mini-batch of the usual size, compiled, but traced only once wherever it is called."""
+def chunk_and_step(step: Callable, batches: Batches) -> tuple[Callable, Callable]:
+    """What gathers some mini-batches, and a step on one of them: compiled, but traced only once wherever called."""
 
-    def one(carry, data, shuffle, t):
-        batch, others = batches.batch(data, shuffle, t, batches.batch_size)
-        return step(carry, batch, **others)
+    def gather(data, shuffle, first):
+        return batches.gathered(data, shuffle, first, batches.together(data), batches.batch_size)
 
-    return jax.jit(one)
+    return jax.jit(gather), jax.jit(functools.partial(_on, step))
+
+
+def _on(step, carry, batches, others, i):
+    batch, others = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), (batches, others))
+    return step(carry, batch, **others)
 
 
 @functools.lru_cache(maxsize=32)
 def _advance(step, batches):
-    one = one_step(step, batches)
+    gather, on = chunk_and_step(step, batches)
 
     def advance(carry, data, shuffle, start, stop):
         def proceed(state):
             t, finite, _, _ = state
             return (t < stop) & finite
 
-        def body(state):
-            t, _, carry, outs = state
-            carry, out = one(carry, data, shuffle, t)
-            outs = jax.tree.map(lambda all_outs, x: all_outs.at[t].set(x), outs, out)
-            return t + 1, jnp.isfinite(out.cost), carry, outs
+        def chunk(state):
+            first, count = state[0], batches.together(data)
+            gathered = gather(data, shuffle, first)
 
-        _, out = jax.eval_shape(one, carry, data, shuffle, start)
+            def body(state):
+                t, _, carry, outs = state
+                carry, out = on(carry, *gathered, t - first)
+                outs = jax.tree.map(lambda all_outs, x: all_outs.at[t].set(x), outs, out)
+                return t + 1, jnp.isfinite(out.cost), carry, outs
+
+            return jax.lax.while_loop(lambda state: proceed(state) & (state[0] < first + count), body, state)
+
+        _, out = jax.eval_shape(on, carry, *jax.eval_shape(gather, data, shuffle, start), start)
         outs = jax.tree.map(lambda x: jnp.zeros((batches.whole, *x.shape), x.dtype), out)
-        t, _, carry, outs = jax.lax.while_loop(proceed, body, (start, jnp.array(True), carry, outs))
+        t, _, carry, outs = jax.lax.while_loop(proceed, chunk, (start, jnp.array(True), carry, outs))
         return t, carry, outs
 
     return jax.jit(advance)

@@ -23,15 +23,20 @@ def scan(step: Callable, batches: Batches, carry: Any, data: Any, key: jax.Array
     """One epoch as `jax.lax.scan` runs it."""
     shuffle = batches.shuffle(key, epoch)
 
-    def visit(size, carry, t):
-        batch, others = batches.batch(data, shuffle, t, size)
+    def visit(carry, batch_and_others):
+        batch, others = batch_and_others
         return step(carry, batch, **others)
 
-    whole = jnp.arange(batches.whole, dtype=jnp.int32)
-    carry, out = jax.lax.scan(functools.partial(visit, batches.batch_size), carry, whole)
+    def chunk(carry, first):
+        return jax.lax.scan(visit, carry, batches.gathered(data, shuffle, first, count, batches.batch_size))
+
+    # A divisor of the number of steps, since a shorter last chunk would be compiled on its own.
+    count = next(k for k in range(batches.together(data), 0, -1) if batches.whole % k == 0)
+    carry, out = jax.lax.scan(chunk, carry, jnp.arange(0, batches.whole, count, dtype=jnp.int32))
+    out = jax.tree.map(lambda x: x.reshape(batches.whole, *x.shape[2:]), out)
     if batches.rest:
-        last = jnp.full(1, batches.whole, jnp.int32)
-        carry, last_out = jax.lax.scan(functools.partial(visit, batches.rest), carry, last)
+        last = batches.gathered(data, shuffle, batches.whole, 1, batches.rest)
+        carry, last_out = jax.lax.scan(visit, carry, last)
         out = append(batches.batch_size, out, last_out)
     return carry, out
 
@@ -133,10 +138,17 @@ def shuffler(batches: Batches) -> Callable:
 
 
 @functools.lru_cache(maxsize=32)
-def _rows(batches: Batches) -> Callable:
-    return jax.jit(batches.rows, static_argnums=2)
+def _rows(batches):
+    def rows(shuffle, t, size):
+        rows, others = batches.rows(shuffle, t, 1, size)
+        return rows[:, 0], jax.tree.map(lambda x: x[0], others)
+
+    return jax.jit(rows, static_argnums=2)
 
 
 @functools.lru_cache(maxsize=32)
-def _gather(batches: Batches) -> Callable:
-    return jax.jit(batches.batch, static_argnums=3)
+def _gather(batches):
+    def gather(data, shuffle, t, size):
+        return jax.tree.map(lambda x: x[0], batches.gathered(data, shuffle, t, 1, size))
+
+    return jax.jit(gather, static_argnums=3)

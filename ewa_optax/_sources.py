@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ewa_optax._batches import Batches, count_examples
-from ewa_optax._engines import Compiled, Fed, one_step
+from ewa_optax._engines import Compiled, Fed, chunk_and_step
 from ewa_optax._loops import chosen, feed, is_mapped
 from ewa_optax._order import epoch_keys
 
@@ -35,8 +35,9 @@ def engine_for_arrays(
     if is_mapped(data):
         return Fed(step, lambda epoch, start: ahead(feed(batches, data, key, epoch, start)), batches.steps)
     data = jax.tree.map(jnp.asarray, data)
-    shuffle = jax.eval_shape(lambda: batches.shuffle(key, 0))
-    if chosen(loop, one_step(step, batches), carry, data, shuffle, np.int32(0)) == "scan":
+    gather, on = chunk_and_step(step, batches)
+    chunk = jax.eval_shape(gather, data, jax.eval_shape(batches.shuffle, key, 0), np.int32(0))
+    if chosen(loop, on, carry, *chunk, np.int32(0)) == "scan":
         return Compiled(step, batches, data, key)
     return Fed(step, lambda epoch, start: feed(batches, data, key, epoch, start), batches.steps)
 

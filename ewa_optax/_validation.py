@@ -53,7 +53,10 @@ def _over_arrays(cost, batches, params, data):
     n, size, rest = batches.num_examples, batches.batch_size, batches.rest
 
     def part(start, size):
-        return cost(params, batches.take(data, start + jnp.arange(size, dtype=jnp.int32)[None]))
+        return cost(
+            params,
+            jax.tree.map(lambda x: x[0], batches.take(data, start + jnp.arange(size, dtype=jnp.int32)[None, None])),
+        )
 
     costs = jax.lax.map(lambda t: part(t * size, size), jnp.arange(batches.whole, dtype=jnp.int32))
     last = part(n - rest, rest) * rest if rest else 0.0
