@@ -12,6 +12,8 @@ import optax
 
 from ewa_optax._batches import count_examples, split
 from ewa_optax._checks import POSITIVE, check, check_integer, check_key
+from ewa_optax._fit_arguments import check_functions
+from ewa_optax._loops import is_mapped
 from ewa_optax._order import LARGEST, order
 from ewa_optax._progress import Progress
 from ewa_optax._sources import engine_for_arrays, placed
@@ -41,7 +43,8 @@ class Trial(NamedTuple):
 class BatchSizes(NamedTuple):
     """What `minibatch.find_batch_size` returns; printed, it is a table."""
 
-    best: int
+    best: int | None
+    """None where no cost stayed finite."""
     trials: tuple[Trial, ...]
 
     def __str__(self) -> str:
@@ -163,25 +166,44 @@ def find_batch_size(
     """
     check_key(key)
     check("find_batch_size", "seconds", seconds, POSITIVE)
-    n = count_examples(data)
-    sizes = [size for size in TRIED if size <= n] or [n] if batch_sizes is None else list(batch_sizes)
-    if not sizes:
-        raise ValueError("batch_sizes must name at least one size, got none; leave it out for powers of two.")
-    rows = np.asarray(order(n, key=key)[np.arange(min(n, SAMPLE))])
-    sample = jax.tree.map(lambda x: jnp.asarray(x[rows]), data)
+    check_functions(loss, optimizer)
+    sizes = _sizes(batch_sizes, count_examples(data))
+    sample = _sample(data, key)
     measured = functools.partial(loss, key=key) if has_key else loss
     cost_of = validator(measured, sample, SAMPLE, has_aux=has_aux)
     step = gradient_step(loss, optimizer, has_aux)
     trials = []
-    with Progress(progress, len(sizes)) as shown:
+    with Progress(progress, "trying batch sizes") as shown:
         for size in sizes:
             batches = split(data, size, has_key=has_key)
             carry = (placed(params, batches), placed(optimizer.init(params), batches))
             engine = engine_for_arrays(step, carry, batches, data, key, "auto")
             trials.append(_tried(engine, carry, size, seconds, cost_of))
             shown.line(f"batch size {size}: cost {trials[-1].cost:.4g} after {trials[-1].steps} steps")
-    best = min(trials, key=lambda trial: np.nan_to_num(trial.cost, nan=np.inf))
-    return BatchSizes(best.batch_size, tuple(trials))
+    finite = [trial for trial in trials if np.isfinite(trial.cost)]
+    best = min(finite, key=lambda trial: trial.cost).batch_size if finite else None
+    return BatchSizes(best, tuple(trials))
+
+
+def _sizes(batch_sizes, n):
+    if batch_sizes is None:
+        return [size for size in TRIED if size <= n] or [n]
+    if not isinstance(batch_sizes, Sequence | np.ndarray) or not len(batch_sizes):
+        raise ValueError(
+            f"batch_sizes must be a sequence of one or more, got {batch_sizes!r}; leave it out for powers of two."
+        )
+    whole = f"{n} makes the whole data one batch"
+    return list(dict.fromkeys(check_integer("a batch size", size, 1, n, whole) for size in batch_sizes))
+
+
+def _sample(data, key):
+    n = count_examples(data)
+    rows = order(n, key=key)[: min(n, SAMPLE)]
+    if is_mapped(data):
+        rows = np.asarray(rows)
+        return jax.tree.map(lambda x: jnp.asarray(x[rows]), data)
+    data, batches = jax.tree.map(jnp.asarray, data), split(data, len(rows))
+    return jax.tree.map(lambda x: x[0], jax.jit(batches.take)(data, rows[None, None]))
 
 
 def _tried(engine, carry, size, seconds, cost_of):

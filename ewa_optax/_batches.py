@@ -59,13 +59,23 @@ class Batches:
             sizes[-1] = self.num_examples - (self.steps - 1) * self.batch_size
         return sizes
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the mini-batches, for the record."""
+        names = ("num_examples", "batch_size", "remainder", "shards")
+        return {"order": self.kind, **{name: getattr(self, name) for name in names}}
+
     def shuffle(self, key: jax.Array, epoch: Any) -> tuple[Any, jax.Array]:
         """What is random in an epoch: the orders of the parts, stacked along a first axis, and a key for the steps."""
         size, (_, step_key) = self.num_examples // self.shards, epoch_keys(key, epoch)
         if self.shards == 1:
             return jax.tree.map(lambda x: x[None], order(size, key=key, epoch=epoch, kind=self.kind)), step_key
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(self.shards))
-        return jax.vmap(lambda key: order(size, key=key, epoch=epoch, kind=self.kind))(keys), step_key
+
+        def of_part(s):
+            return order(size, key=jax.random.fold_in(key, s), epoch=epoch, kind=self.kind)
+
+        # Not jax.vmap, under which some kinds of keys draw other numbers.
+        return jax.lax.map(of_part, jnp.arange(self.shards)), step_key
 
     def together(self, data: Any) -> int:
         """How many mini-batches are best gathered at once: small ones many, to spare the loop its overhead."""
@@ -86,7 +96,7 @@ class Batches:
         rows = jax.vmap(lambda order: order[jnp.minimum(positions, part - 1)])(orders)
         others = {}
         if self.has_key:
-            others["key"] = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(step_key, steps)
+            others["key"] = jax.lax.map(lambda t: jax.random.fold_in(step_key, t), steps)  # Nor here jax.vmap.
         if self.remainder == "mask":
             others["mask"] = jnp.tile((positions < part).astype(jnp.float32), (1, self.shards))
         return rows, others
@@ -106,9 +116,9 @@ class Batches:
 
     def _take(self, x: jax.Array, rows: jax.Array, sharding: NamedSharding | None) -> jax.Array:
         def pick(x, rows):
-            parts = x.reshape(self.shards, -1, *x.shape[1:])
+            parts = x.reshape(self.shards, self.num_examples // self.shards, *x.shape[1:])
             picked = jax.vmap(lambda part, rows: part.at[rows].get(mode="promise_in_bounds"))(parts, rows)
-            return jnp.moveaxis(picked, 0, 1).reshape(rows.shape[1], -1, *x.shape[1:])
+            return jnp.moveaxis(picked, 0, 1).reshape(rows.shape[1], rows.shape[0] * rows.shape[2], *x.shape[1:])
 
         if sharding is None:
             return pick(x, rows)
@@ -144,9 +154,10 @@ def count_examples(data: Any, name: str = "data") -> int:
     lengths = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         label = name + jax.tree_util.keystr(path)
-        if not isinstance(leaf, jax.Array | np.ndarray):
+        if not isinstance(leaf, jax.Array | np.ndarray) or leaf.dtype == object:
+            kind = "one of objects" if isinstance(leaf, np.ndarray) else type(leaf).__name__
             raise TypeError(
-                f"{label} must be an array, got {type(leaf).__name__}; convert it by np.asarray, examples first."
+                f"{label} must be an array of numbers, got {kind}; convert it by np.asarray, examples first."
             )
         if not leaf.shape:
             raise ValueError(f"{label} is a scalar, but every leaf needs a first axis of examples; give it one.")

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from ewa_optax._history import from_arrays
 from ewa_optax._training import Fitted
 
 FORMAT = "ewa_optax.fit 1"
@@ -20,7 +21,9 @@ class Checkpoints:
         self.every, self.folder, self._manager = every, folder, None
         if folder is not None:
             checkpoint = _orbax()
-            self.folder = Path(folder).absolute()
+            self.folder = folder if "://" in str(folder) else Path(folder).expanduser().absolute()
+            if isinstance(self.folder, Path) and self.folder.exists() and not self.folder.is_dir():
+                raise ValueError(f"checkpoint must be a folder, got the file {str(self.folder)!r}; name another.")
             self._manager = checkpoint.CheckpointManager(
                 self.folder, options=checkpoint.CheckpointManagerOptions(max_to_keep=2)
             )
@@ -38,13 +41,14 @@ class Checkpoints:
         due = run.stopped or (number % self.every == 0 if self.every else run.step == 0)
         if not self._manager or not due or run.stopped == "not finite" or number in self._manager.all_steps():
             return
-        args = _orbax().args
+        args, history = _orbax().args, run.history.to_arrays()
+        at = {"epoch": run.epoch, "step": run.step, "history": {name: _kind(x) for name, x in history.items()}}
         self._manager.save(
             number,
             args=args.Composite(
-                run=args.JsonSave({"settings": self.settings, "epoch": run.epoch, "step": run.step}),
-                state=args.StandardSave(_state(run)),
-                history=args.StandardSave(run.history.to_arrays()),
+                run=args.JsonSave({"settings": self.settings, **at}),
+                state=args.StandardSave(_filled(_state(run))),
+                history=args.StandardSave(_filled(history)),
             ),
         )
 
@@ -73,13 +77,16 @@ class Checkpoints:
             kept = self._manager.restore(
                 number,
                 args=args.Composite(
-                    state=args.StandardRestore(jax.tree.map(_abstract, _state(run))), history=args.StandardRestore()
+                    state=args.StandardRestore(_filled(jax.tree.map(_abstract, _state(run)))),
+                    history=args.StandardRestore(),
                 ),
             )
         except Exception as failure:
             raise ValueError(self._unreadable(number, "is torn, or of another model")) from failure
-        history = from_arrays(kept["history"])
-        return run._replace(**kept["state"], history=history, epoch=at["epoch"], step=at["step"])
+        state = jax.tree.map(_as_it_lay, _state(run), _refilled(_state(run), kept["state"]))
+        empty = {name: np.zeros(shape, dtype) for name, (shape, dtype) in at["history"].items()}
+        history = run.history.with_arrays({**empty, **_refilled(empty, kept["history"])})
+        return run._replace(**state, history=history, epoch=at["epoch"], step=at["step"])
 
     def _unreadable(self, number, reason):
         earlier = [n for n in self._manager.all_steps() if n < number] if self._manager else []
@@ -94,8 +101,30 @@ def _state(run):
     return {"params": run.params, "opt_state": run.opt_state, "best_params": run.best_params}
 
 
+def _filled(tree):
+    """The leaves by number, without the empty ones, which orbax can't keep; it can't keep nothing either."""
+    leaves = {str(i): x for i, x in enumerate(jax.tree.leaves(tree)) if np.prod(x.shape)}
+    return {**leaves, "end": np.zeros(1)}
+
+
+def _refilled(like, leaves):
+    """The tree with those leaves, and the empty ones of `like`."""
+    kept, structure = jax.tree.flatten(like)
+    return jax.tree.unflatten(structure, [leaves.get(str(i), x) for i, x in enumerate(kept)])
+
+
 def _abstract(x):
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) if isinstance(x, jax.Array) else x
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+def _as_it_lay(like, x):
+    """On no device in particular, if it was on none: else it would not go with arrays on another."""
+    typed = jnp.issubdtype(x.dtype, jax.dtypes.extended)
+    return x if typed or like.committed else jnp.asarray(np.asarray(x))
+
+
+def _kind(x):
+    return list(x.shape), str(x.dtype)
 
 
 def _orbax():

@@ -1,7 +1,6 @@
 """Two engines that run steps i to j of an epoch: a compiled loop, and a loop in Python that is fed batches."""
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,8 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._batches import Batches
+from ewa_optax._history import concatenate
 from ewa_optax._loops import shuffler
 from ewa_optax._train import Step
+
+KEPT_BYTES = 2**28
+"""How many bytes of batches a stretch may keep."""
 
 
 class Compiled:
@@ -21,10 +24,10 @@ class Compiled:
     XLA may compile a loop of another length to other roundings.
     """
 
-    def __init__(self, step: Callable, batches: Batches, data: Any, key: jax.Array) -> None:
+    def __init__(self, step: Callable, batches: Batches, data: Any, key: jax.Array, aux: Any = None) -> None:
         self.step, self.batches, self.data, self.key = step, batches, jax.tree.map(jnp.asarray, data), key
         self.steps: int | None = batches.steps
-        self.repeats = True
+        self.ended, self.aux = False, aux
         self._shuffled: tuple[int, Any] = (-1, None)
 
     def run(self, carry: Any, epoch: int, start: int, stop: int) -> tuple[Any, Step]:
@@ -47,32 +50,45 @@ class Compiled:
 
 
 class Fed:
-    """A loop in Python over batches that come from somewhere, run in the memory of a copy of the carry."""
+    """A loop in Python over batches that come from somewhere, run in the memory of a copy of the carry.
+
+    The device computes while the next batch is fetched. Batches of a stretch are kept until the next one, so that it
+    can be run again, and end it where they get large.
+    """
 
     def __init__(
-        self, step: Callable, feed: Callable[[int, int], Iterator[Any]], steps: int | None, *, repeats: bool = True
+        self, step: Callable, feed: Callable[[int, int], Iterator[Any]], steps: int | None, aux: Any = None
     ) -> None:
-        self.step, self.feed, self.steps, self.repeats = step, feed, steps, repeats
-        self._at: tuple[int, int] = (-1, -1)
+        self.step, self.feed, self.steps, self.aux, self.ended = step, feed, steps, aux, False
+        self._kept: list[Any] = []
+        self._kept_from, self._at = (-1, -1), (-1, -1)
         self._batches: Iterator[Any] = iter(())
+        self._ahead: Any = None
 
     def run(self, carry: Any, epoch: int, start: int, stop: int) -> tuple[Any, Step]:
-        """The carry after steps `start` to `stop`, or as many as there are batches, and the steps."""
-        if self._at != (epoch, start):
-            self._batches = iter(self.feed(epoch, start))
+        """The carry after steps `start` to `stop`, or as many as there are batches or memory for, and the steps."""
         carry, outs, in_place = jax.tree.map(jnp.array, carry), [], _in_place(self.step)
-        for batch, others in itertools.islice(self._batches, stop - start):
+        again = (epoch, start) == self._kept_from
+        for batch, others in self._kept[: stop - start] if again else self._fetched(epoch, start, stop - start):
             carry, out = in_place(carry, batch, **others)
             outs.append(out)
-        self._at = (epoch, start + len(outs))
+        if not again:
+            self._at = (epoch, start + len(outs))
         return carry, concatenate([jax.tree.map(lambda x: np.asarray(x)[None], out) for out in jax.device_get(outs)])
 
-
-def concatenate(parts: list[Step]) -> Step:
-    """Steps end to end; without any, no costs."""
-    if not parts:
-        return Step(np.zeros(0, np.float32), None, np.zeros(0, np.float32), None)
-    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+    def _fetched(self, epoch, start, count):
+        if (epoch, start) != self._at:
+            self._batches = iter(self.feed(epoch, start))
+            self._ahead = next(self._batches, None)
+        self._kept, self._kept_from, size = [], (epoch, start), 0
+        for _ in range(count):
+            if self._ahead is None or size >= KEPT_BYTES:
+                break
+            self._kept.append(self._ahead)
+            size += sum(x.nbytes for x in jax.tree.leaves(self._ahead[0]))
+            yield self._ahead  # A step on it is begun, and while it computes:
+            self._ahead = next(self._batches, None)
+        self.ended = self._ahead is None
 
 
 @functools.lru_cache(maxsize=32)

@@ -11,7 +11,17 @@ import optax
 from ewa_optax._batches import split
 from ewa_optax._checkpoint import Checkpoints
 from ewa_optax._checks import check_integer, check_key
-from ewa_optax._history import from_arrays
+from ewa_optax._fit_arguments import (
+    check_functions,
+    check_numbers,
+    check_params,
+    check_stream,
+    check_together,
+    fingerprint,
+    initial_state,
+    words_of,
+)
+from ewa_optax._history import empty
 from ewa_optax._order import LARGEST
 from ewa_optax._progress import Progress
 from ewa_optax._sources import engine_for_arrays, engine_for_stream, is_stream, placed
@@ -114,21 +124,17 @@ def fit(
     """
     check_key(key)
     epochs = check_integer("epochs", epochs, 1, LARGEST, "one pass over the data is 1")
-    every = (
-        None
-        if checkpoint_every is None
-        else check_integer("checkpoint_every", checkpoint_every, 1, LARGEST, "1 saves each step")
-    )
-    if patience is not None:
-        check_integer("patience", patience, 1, LARGEST, "1 stops after the first epoch without progress")
-        if validation is None:
-            raise ValueError(f"patience={patience} needs validation data to watch; pass validation=, or no patience.")
+    every = checkpoint_every or None
+    check_functions(loss, optimizer, callbacks)
+    check_numbers(checkpoint_every=checkpoint_every, patience=patience)
+    check_together(patience=patience, validation=validation, validation_loss=validation_loss, has_key=has_key)
     stream = is_stream(data)
-    if stream and batch_size is not None:
-        raise ValueError(f"batch_size must be None for an iterable of batches, got {batch_size}; leave it out.")
+    if stream:
+        check_stream(batch_size=batch_size, remainder=remainder, order=order, shards=shards, loop=loop)
     batches = None if stream else split(data, batch_size, remainder, order, shards, has_key=has_key)
     params = placed(params, batches)
-    opt_state = placed(optimizer.init(params) if opt_state is None else opt_state, batches)
+    check_params(params)
+    opt_state = placed(initial_state(optimizer, params, opt_state), batches)
     step = _step(loss, optimizer, has_aux)
     if batches is None:
         engine = engine_for_stream(step, data, key, has_key)
@@ -136,31 +142,24 @@ def fit(
         engine = engine_for_arrays(step, (params, opt_state), batches, data, key, loop)
     validate = None
     if validation is not None:
-        if has_key and validation_loss is None:
-            raise ValueError("validation with has_key needs a loss without a key; pass it as validation_loss.")
         keywords = dict(has_aux=has_aux, masked=remainder == "mask") if validation_loss is None else {}
         validate = validator(validation_loss or loss, validation, batch_size, **keywords)
 
-    run = Fitted(params, opt_state, from_arrays({}), 0, 0, params if validate else None, None)
-    split_as = (
-        {}
-        if batches is None
-        else dict(
-            num_examples=batches.num_examples,
-            batch_size=batches.batch_size,
-            remainder=remainder,
-            order=order,
-            shards=shards,
-        )
+    run = Fitted(params, opt_state, empty(engine.aux), 0, 0, params if validate else None, None)
+    settings = dict(
+        key=words_of(key),
+        **(batches.settings if batches else {}),
+        validation=validation is not None,
+        params=fingerprint(params),
+        opt_state=fingerprint(opt_state),
     )
-    settings = dict(key=_words(key), validation=validation is not None, **split_as)
-    with Checkpoints(checkpoint, every, settings) as saved, Progress(progress, epochs) as shown:
+    with Checkpoints(checkpoint, every, settings) as saved, Progress(progress, "compiling", epochs) as shown:
 
         def end_epoch(run: Fitted, seconds: float) -> Fitted:
             run = _over(run, validate, seconds)
             shown.epoch(run)
             for callback in callbacks:
-                run = _called(callback, run)
+                run = _called(callback, run, batches)
             return _early(run, patience)
 
         run = _early(saved.restored(run), patience)
@@ -197,15 +196,13 @@ def _early(run, patience):
     return run._replace(stopped="early") if patience and run.stopped is None and since_best >= patience else run
 
 
-def _called(callback, run):
+def _called(callback, run, batches):
     changed = callback(run)
-    if changed is not None and not isinstance(changed, Fitted):
+    if changed is None:
+        return run
+    if not isinstance(changed, Fitted):
         raise TypeError(
             f"a callback must return None or a Fitted, got {type(changed).__name__}; change what it was given by "
             "run._replace(...) and return that."
         )
-    return run if changed is None else changed
-
-
-def _words(key):
-    return np.asarray(key if key.dtype == np.uint32 else jax.random.key_data(key)).tolist()
+    return changed._replace(params=placed(changed.params, batches), opt_state=placed(changed.opt_state, batches))

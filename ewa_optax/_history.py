@@ -31,16 +31,16 @@ class History(NamedTuple):
         """The record, longer by some steps."""
         if not len(steps.cost):
             return self
-        rates = None if steps.learning_rate is None else join(self.learning_rates, steps.learning_rate)
-        leaves, structure = jax.tree.flatten(steps.aux)
-        aux = [
-            join(old, new) for old, new in zip(jax.tree.leaves(self.aux) or [None] * len(leaves), leaves, strict=True)
-        ]
+        all_steps = steps
+        if len(self.costs):
+            before = jax.tree.leaves((self.costs, self.learning_rates, self.examples, self.aux))
+            # Leaves, since restored auxiliary outputs of an iterable have no structure yet.
+            all_steps = concatenate([jax.tree.unflatten(jax.tree.structure(steps), before), steps])
         return self._replace(
-            costs=join(self.costs, steps.cost),
-            examples=join(self.examples, steps.examples),
-            learning_rates=rates,
-            aux=jax.tree.unflatten(structure, aux),
+            costs=all_steps.cost,
+            examples=all_steps.examples,
+            learning_rates=all_steps.learning_rate,
+            aux=all_steps.aux,
         )
 
     def with_epoch(self, steps: int, validation_cost: float | None, seconds: float) -> "History":
@@ -54,20 +54,39 @@ class History(NamedTuple):
         )
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Its arrays by name, without those that are empty."""
-        named = {name: value for name, value in self._asdict().items() if name != "aux"}
-        named.update({f"aux {i:06}": leaf for i, leaf in enumerate(jax.tree.leaves(self.aux))})
-        return {name: value for name, value in named.items() if np.size(value)}
+        """Its arrays by name."""
+        named = {name: value for name, value in self._asdict().items() if name != "aux" and value is not None}
+        return {**named, **{f"aux {i:06}": leaf for i, leaf in enumerate(jax.tree.leaves(self.aux))}}
+
+    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> "History":
+        """The record of those arrays, with auxiliary outputs in the structure of this one, or as a list if unknown."""
+        aux = [arrays[name] for name in sorted(arrays) if name.startswith("aux ")]
+        structure = jax.tree.structure(self.aux)
+        named = {name: value for name, value in arrays.items() if not name.startswith("aux ")}
+        return self._replace(
+            **named, aux=jax.tree.unflatten(structure, aux) if structure.num_leaves == len(aux) else aux
+        )
 
 
-def from_arrays(arrays: Mapping[str, np.ndarray]) -> History:
-    """The record of those arrays; of auxiliary outputs only the leaves, until a next step tells their structure."""
-    none = np.zeros(0)
-    aux = [arrays[name] for name in sorted(arrays) if name.startswith("aux ")]
-    named = {name: arrays.get(name, none) for name in History._fields if name != "aux"}
-    return History(**{**named, "learning_rates": arrays.get("learning_rates"), "aux": aux or None})
+def empty(aux: Any = None) -> History:
+    """The record of nothing; `aux` of shapes and dtypes, where they are known."""
+    none, aux = np.zeros(0), jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), aux)
+    return History(none, none, None, none, none, none, aux)
 
 
-def join(old: np.ndarray | None, new: np.ndarray) -> np.ndarray:
-    """One after the other, in the dtype of the new, since nothing has none."""
-    return np.asarray(new) if old is None or not len(old) else np.concatenate([old, new])
+def concatenate(parts: list[Step]) -> Step:
+    """Steps end to end; without any, no costs."""
+    if not parts:
+        return Step(np.zeros(0, np.float32), None, np.zeros(0, np.float32), None)
+
+    def join(path, *xs):
+        shapes = sorted({x.shape[1:] for x in xs})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"loss returned an aux{jax.tree_util.keystr(path[1:])} of shapes {shapes} for mini-batches of unlike "
+                "sizes, which can't be stacked; return something of one shape, such as a mean, or pass "
+                "remainder='mask' or 'drop'."
+            )
+        return np.concatenate(xs)
+
+    return jax.tree_util.tree_map_with_path(join, *parts)

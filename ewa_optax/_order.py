@@ -76,8 +76,8 @@ def order(
             more than a tenth of the epoch of a small network, and the permutation below.
 
     Returns:
-        An order: `order[positions]` are int32 indices of the shape of `positions`, integers from 0 to $n - 1$;
-        `len(order)` is $n$. It is a pytree, so it goes through `jax.jit`, `jax.vmap` and `jax.lax.scan`.
+        An order: `order[positions]` are int32 indices of the shape of `positions`, integers from 0 to $n - 1$ or a
+        slice; `len(order)` is $n$. It is a pytree, so it goes through `jax.jit`, `jax.vmap` and `jax.lax.scan`.
 
     Raises:
         ValueError: `num_examples` outside 1 to $2^{31} - 1$, an unknown `kind`, a negative `epoch`, several keys.
@@ -159,11 +159,14 @@ def _add(x: jax.Array, bits: jax.Array, size: Any) -> jax.Array:
 
 
 def _checked(positions: Any, n: int) -> Any:
-    kind = jnp.result_type(positions)
-    if not jnp.issubdtype(kind, jnp.integer):
-        raise TypeError(f"positions must be integers, got {kind}; convert them by .astype(int).")
+    if isinstance(positions, slice):
+        return np.arange(n)[positions]
     if not isinstance(positions, jax.core.Tracer):
-        values = np.asarray(positions)
+        positions = np.asarray(positions)
+    if not jnp.issubdtype(positions.dtype, jnp.integer):
+        raise TypeError(f"positions must be integers from 0 to {n - 1}, got {positions.dtype}; count in them.")
+    if isinstance(positions, np.ndarray):
+        values = positions
         if values.size and not (values.min() >= 0 and values.max() < n):
             raise IndexError(
                 f"positions must be from 0 to {n - 1}, got {values.min()} to {values.max()}; take them % n."

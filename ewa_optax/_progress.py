@@ -12,9 +12,9 @@ from ewa_optax._training import Fitted
 class Progress:
     """A context manager; `rich` draws the bar, where it is installed."""
 
-    def __init__(self, shown: bool, epochs: int) -> None:
+    def __init__(self, shown: bool, doing: str, epochs: int = 0) -> None:
         self.shown = shown and jax.process_index() == 0
-        self.epochs = epochs
+        self.doing, self.epochs = doing, epochs
         self._bar: Any = None
         self._stack = ExitStack()
 
@@ -27,7 +27,7 @@ class Progress:
             columns = (*progress.Progress.get_default_columns(), progress.TimeElapsedColumn())
             bar = progress.Progress(*columns, console=console.Console(stderr=True), transient=True)
             self._bar = self._stack.enter_context(bar)
-            self._task = self._bar.add_task("compiling", total=None)
+            self._task = self._bar.add_task(self.doing, total=None)
         return self
 
     def __exit__(self, *failure: Any) -> None:

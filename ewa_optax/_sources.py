@@ -1,9 +1,8 @@
 """Where mini-batches come from: arrays on a device, files mapped into memory, or any iterable."""
 
+import functools
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -12,34 +11,36 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ewa_optax._batches import Batches, count_examples
+from ewa_optax._checks import check_choice
 from ewa_optax._engines import Compiled, Fed, chunk_and_step
 from ewa_optax._loops import chosen, feed, is_mapped
 from ewa_optax._order import epoch_keys
-
-AHEAD = 2
-"""How many batches are fetched before they are asked for."""
 
 
 def is_stream(data: Any) -> bool:
     """Whether it is an iterable of batches, rather than a pytree of arrays."""
     if isinstance(data, Iterator):
         return True  # Which jax.tree warns of, as a leaf.
-    array = isinstance(data, jax.Array | np.ndarray)
-    return not array and hasattr(data, "__iter__") and jax.tree.structure(data) == jax.tree.structure(0)
+    # What has a shape is an array of some library, and meant as one.
+    iterable = hasattr(data, "__iter__") and not hasattr(data, "shape")
+    return iterable and jax.tree.structure(data) == jax.tree.structure(0)
 
 
 def engine_for_arrays(
     step: Callable, carry: Any, batches: Batches, data: Any, key: jax.Array, loop: str
 ) -> Compiled | Fed:
     """The compiled loop, or one in Python for data in files and for steps that are slow in a compiled one."""
-    if is_mapped(data):
-        return Fed(step, lambda epoch, start: ahead(feed(batches, data, key, epoch, start)), batches.steps)
-    data = jax.tree.map(jnp.asarray, data)
+    mapped = is_mapped(data)
+    if mapped:
+        check_choice("loop, of memory-mapped data,", loop, ("auto", "python"))
+    else:
+        data = jax.tree.map(jnp.asarray, data)
     gather, on = chunk_and_step(step, batches)
     chunk = jax.eval_shape(gather, data, jax.eval_shape(batches.shuffle, key, 0), np.int32(0))
-    if chosen(loop, on, carry, *chunk, np.int32(0)) == "scan":
-        return Compiled(step, batches, data, key)
-    return Fed(step, lambda epoch, start: feed(batches, data, key, epoch, start), batches.steps)
+    _, out = jax.eval_shape(on, carry, *chunk, np.int32(0))
+    if not mapped and chosen(loop, on, carry, *chunk, np.int32(0)) == "scan":
+        return Compiled(step, batches, data, key, out.aux)
+    return Fed(step, functools.partial(feed, batches, data, key), batches.steps, out.aux)
 
 
 def engine_for_stream(step: Callable, stream: Any, key: jax.Array, has_key: bool) -> Fed:
@@ -51,7 +52,7 @@ def engine_for_stream(step: Callable, stream: Any, key: jax.Array, has_key: bool
             others = {"key": jax.random.fold_in(step_key, t)} if has_key else {}
             yield jax.device_put(on_host(batch)), others
 
-    return Fed(step, lambda epoch, start: ahead(batches(epoch, start)), None, repeats=False)
+    return Fed(step, batches, None)
 
 
 def on_host(batch: Any) -> Any:
@@ -59,16 +60,6 @@ def on_host(batch: Any) -> Any:
     batch = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), batch)
     count_examples(batch, "a batch")
     return batch
-
-
-def ahead(batches: Iterator[Any]) -> Iterator[Any]:
-    """The same batches, fetched in a thread before they are asked for."""
-    end = object()
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, batches, end) for _ in range(AHEAD))
-        while (batch := waiting.popleft().result()) is not end:
-            waiting.append(pool.submit(next, batches, end))
-            yield batch
 
 
 def placed(tree: Any, batches: Batches | None) -> Any:

@@ -48,7 +48,7 @@ def stretches(
         if engine.steps is not None:
             stop = min(stop, engine.steps)
         run = _advanced(run, engine, start, stop)
-        over = run.step == engine.steps if engine.steps is not None else run.step < stop
+        over = run.step == engine.steps or engine.ended
         if over and run.stopped is None:
             yield run  # So that an interrupt of what follows finds these steps.
             if not run.step:
@@ -74,10 +74,9 @@ def _advanced(run: Fitted, engine: Compiled | Fed, start: int, stop: int) -> Fit
     if not (finite.all() and _stays_finite(before, carry)):
         bad = done if finite.all() else int(np.argmin(finite))
         carry, done = _last_finite(engine, before, run.epoch, start, bad)
-        culprit = done if engine.repeats else min(bad, len(finite) - 1)
-        gave = "parameters or state that are not finite" if finite[culprit] else f"a cost of {steps.cost[culprit]}"
+        gave = "parameters or state that are not finite" if finite[done] else f"a cost of {steps.cost[done]}"
         warnings.warn(
-            f"fit stopped, since step {start + culprit} of epoch {run.epoch} (both from 0) gave {gave}. It returns the "
+            f"fit stopped, since step {start + done} of epoch {run.epoch} (both from 0) gave {gave}. It returns the "
             f"last finite state, that before step {start + done}. Lower the learning rate, or look at that mini-batch.",
             RuntimeWarning,
             stacklevel=4,
@@ -90,8 +89,6 @@ def _advanced(run: Fitted, engine: Compiled | Fed, start: int, stop: int) -> Fit
 
 def _last_finite(engine, carry, epoch, start, bad):
     """The last state from `start` on that is finite, found by running again, and how many steps it is after `start`."""
-    if not engine.repeats:
-        return carry, 0
 
     def after(done):
         return engine.run(carry, epoch, start, start + done)[0] if done else carry
@@ -102,9 +99,9 @@ def _last_finite(engine, carry, epoch, start, bad):
 
 @jax.jit
 def _stays_finite(before, after):
-    """Whether what was finite before is finite after; some states begin with an infinity."""
+    """Whether each number that was finite before is finite after; some states begin with an infinity."""
     floats = [
-        jnp.isfinite(new).all() | ~jnp.isfinite(old).all()
+        jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old))
         for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
         if jnp.issubdtype(new.dtype, jnp.inexact)
     ]

@@ -39,7 +39,7 @@ def _over_batches(cost, params, batches):
     costs, sizes = [], []
     for batch in batches:
         costs.append(cost(params, batch))
-        sizes.append(count_examples(batch))
+        sizes.append(count_examples(batch))  # What is no array yet is made one by now.
     if not sizes:
         raise ValueError(
             "the validation data gave no batch; a generator can be run through only once, so pass an iterable that "

@@ -1,5 +1,6 @@
 """`fit`, and `minibatch.train` below it."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -307,14 +308,14 @@ def test_a_divergence_ends_with_the_last_finite_state_of_all():
     np.testing.assert_allclose(run.params, w, rtol=1e-4)
 
 
-def test_a_nan_in_an_iterable_ends_with_a_finite_state_before_it():
+def test_a_nan_in_an_iterable_ends_with_the_last_finite_state():
     batches = [batch for epoch in range(30) for batch in batches_of(epoch)]
     batches[50] = {**batches[50], "y": batches[50]["y"] * np.nan}
     with pytest.warns(RuntimeWarning, match="step 50 of epoch 0 .* gave a cost of nan"):
         run = fit(data=tuple_of(batches))
-    assert run.step <= 50
-    assert np.isfinite(run.params).all()
-    assert len(run.history.costs) == run.step
+    assert run.step == 50
+    assert len(run.history.costs) == 50
+    np.testing.assert_allclose(run.params, fit(data=tuple_of(batches[:50]), epochs=1).params, rtol=1e-6)
 
 
 # Data that does not fit.
@@ -399,6 +400,45 @@ def test_keys_of_an_iterable_are_those_of_arrays():
     )
 
 
+def test_batches_of_another_library():
+    batches = [jax.tree.map(Foreign, batch) for batch in batches_of(0)]
+    run, expected = (fit(data=tuple_of(x), validation=tuple_of(x)) for x in (batches, batches_of(0)))
+    chex.assert_trees_all_equal(run.params, expected.params)
+    np.testing.assert_array_equal(run.history.validation_costs, expected.history.validation_costs)
+
+
+def test_a_context_of_jax_holds_for_every_source(tmp_path):
+    with jax.enable_x64(True):
+        data = jax.tree.map(lambda x: x.astype(np.float64), DATA)
+        sources = [data, tuple_of([jax.tree.map(lambda x: x[:64], data)])]
+        for source in sources:
+            run = ewa_optax.fit(
+                lambda w, batch: (loss(w, batch), batch["x"]), OPTIMIZER, np.zeros(3), source, epochs=1, key=KEY,
+                has_aux=True, progress=False, **({"batch_size": 150} if source is data else {}),
+            )  # fmt: skip
+            assert run.history.aux.dtype == np.float64
+            assert run.params.dtype == np.float64
+
+
+def test_ctrl_c_ends_the_wait_for_a_batch():
+    def batches():
+        yield from batches_of(0)
+        threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+        time.sleep(30)
+
+    began = time.monotonic()
+    run = fit(data=batches(), epochs=1)
+    assert time.monotonic() - began < 20
+    assert run.stopped == "interrupted"
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_data_without_columns_has_steps_too(loop):
+    data = {**DATA, "nothing": np.zeros((150, 0), np.float32)}
+    run = fit(lambda w, batch: loss(w, batch) + batch["nothing"].sum(), data=data, loop=loop)
+    np.testing.assert_allclose(run.params, by_hand()[0], rtol=1e-5)
+
+
 # What is shown.
 
 
@@ -469,9 +509,23 @@ def test_a_batch_size_that_diverges_is_not_the_best():
         batch_sizes=[1, 150], progress=False,
     )  # fmt: skip
     assert all(np.isnan(trial.cost) for trial in found.trials)
+    assert found.best is None
 
 
 # Errors.
+
+
+class Foreign:
+    """An array of another library."""
+
+    def __init__(self, values):
+        self.values, self.shape = values, values.shape
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype)
+
+    def __iter__(self):
+        return iter(self.values)
 
 
 def vector(w, batch):
@@ -490,7 +544,19 @@ def vector(w, batch):
         (dict(batch_size=151), ValueError, "batch_size must be from 1 to 150, got 151"),
         (dict(data={"x": X, "y": X[:9]}), ValueError, "differ in length"),
         (dict(data={"x": X[:0]}), ValueError, "data holds no examples"),
-        (dict(data={"x": [1, 2]}), TypeError, r"data\['x'\]\[0\] must be an array, got int"),
+        (dict(data={"x": [1, 2]}), TypeError, r"data\['x'\]\[0\] must be an array of numbers, got int"),
+        (dict(data=np.array([None] * 64)), TypeError, "data must be an array of numbers, got one of objects"),
+        (dict(data=Foreign(X), batch_size=64), TypeError, "data must be an array of numbers, got Foreign; convert it"),
+        (dict(loss=3), TypeError, "loss must be a function, got 3"),
+        (dict(optimizer=optax.adam), TypeError, r"optimizer must be an optax.GradientTransformation.*adam\(1e-3\)"),
+        (dict(callbacks=print), TypeError, "callbacks must be a sequence of functions.*put one in brackets"),
+        (dict(opt_state=()), ValueError, "opt_state is of another optimizer or model"),
+        (dict(checkpoint_every=0), ValueError, "checkpoint_every must be from 1"),
+        (dict(checkpoint=__file__), ValueError, "checkpoint must be a folder, got the file"),
+        (dict(validation_loss=loss), ValueError, "needs validation data"),
+        (dict(data=iter([]), remainder="mask"), ValueError, "remainder must be 'keep' for an iterable of batches"),
+        (dict(data=iter([]), loop="scan"), ValueError, "loop must be 'auto' for an iterable of batches"),
+        (dict(has_aux=True, loss=lambda w, b: (loss(w, b), b["y"])), ValueError, r"aux of shapes \[\(22,\), \(64,\)\]"),
         (dict(key=3), TypeError, "key must be a jax.random key, got 3"),
         (dict(key=jax.random.split(KEY)), ValueError, "key must be one key"),
         (dict(epochs=0), ValueError, "epochs must be from 1"),

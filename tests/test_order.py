@@ -278,5 +278,13 @@ def test_bad_positions():
     order = minibatch.order(10, key=jax.random.key(0))
     with pytest.raises(IndexError, match="positions must be from 0 to 9, got -1 to 3"):
         order[np.array([3, -1])]
-    with pytest.raises(TypeError, match="positions must be integers, got float32"):
-        order[jnp.ones(3)]
+    for positions, kind in ((jnp.ones(3), "float32"), (np.ones(10, bool), "bool")):
+        with pytest.raises(TypeError, match=f"positions must be integers from 0 to 9, got {kind}"):
+            order[positions]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_positions_may_be_lists_and_slices(kind):
+    order = minibatch.order(10, key=jax.random.key(0), kind=kind)
+    np.testing.assert_array_equal(order[2:5], order[[2, 3, 4]])
+    np.testing.assert_array_equal(order[-2:], order[np.array([8, 9])])

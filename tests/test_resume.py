@@ -137,6 +137,30 @@ def test_a_run_that_is_over_is_given_back_and_one_of_more_epochs_goes_on(tmp_pat
     same(longer, fit(None, **{**keywords, "epochs": 6}))
 
 
+def test_empty_arrays_are_kept_too(tmp_path):
+    def with_nothing(params, batch):
+        return loss(params["w"], batch) + params["nothing"].sum(), {
+            "empty": jnp.zeros((2, 0)),
+            "mean": batch["y"].mean(),
+        }
+
+    def fit_both(folder, epochs):
+        return ewa_optax.fit(
+            with_nothing, OPTIMIZER, {"w": jnp.zeros(3), "nothing": jnp.zeros((0, 4))}, DATA,
+            batch_size=64, epochs=epochs, key=KEY, has_aux=True, checkpoint=folder, progress=False,
+        )  # fmt: skip
+
+    fit_both(tmp_path / "run", 2)
+    same(fit_both(tmp_path / "run", 4), fit_both(None, 4))
+    same(fit_both(tmp_path / "run", 4), fit_both(None, 4))
+
+
+def test_a_folder_in_the_home_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fit("~/run", epochs=1)
+    assert (tmp_path / "run" / "3").is_dir()
+
+
 def test_early_stopping_goes_on_counting(tmp_path):
     shift = {"x": X, "y": DATA["y"] + RNG.standard_normal(150).astype(np.float32) * 3}
     keywords = dict(data=shift, validation=DATA, patience=3, epochs=300)
@@ -178,7 +202,7 @@ def test_a_foreign_checkpoint_is_told(tmp_path):
         (dict(key=jax.random.key(2)), r"of another run \(key: \[0, 1\] there, \[0, 2\] here\); give this run a folder"),
         (dict(batch_size=32), "batch_size: 64 there, 32 here"),
         (dict(data={"x": X[:100], "y": DATA["y"][:100]}), "num_examples: 150 there, 100 here"),
-        (dict(order="bijection"), "order"),
+        (dict(order="bijection"), "order: None there, 'bijection' here"),
         (dict(validation=DATA), "validation: False there, True here"),
     ],
 )
@@ -190,7 +214,7 @@ def test_the_checkpoint_of_another_run_is_told(tmp_path, keywords, message):
 
 def test_the_checkpoint_of_another_model_is_told(tmp_path):
     fit(tmp_path / "run", epochs=1)
-    with pytest.raises(ValueError, match=r"checkpoint 3 in .* is torn, or of another model"):
+    with pytest.raises(ValueError, match=r"of another run .*params: '3 numbers in 1 arrays of float32"):
         ewa_optax.fit(
             lambda w, batch: loss(w["w"], batch), OPTIMIZER, {"w": jnp.zeros(3)}, DATA,
             batch_size=64, epochs=1, key=KEY, checkpoint=tmp_path / "run", progress=False,

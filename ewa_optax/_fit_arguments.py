@@ -1,0 +1,101 @@
+"""The arguments of `fit`: what must hold before anything is done, and what tells one run from another."""
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ewa_optax._checks import check_integer
+from ewa_optax._order import LARGEST
+
+OF_ARRAYS = dict(batch_size=None, remainder="keep", order=None, shards=1, loop="auto")
+
+
+def check_functions(loss: Any, optimizer: Any, callbacks: Any = ()) -> None:
+    """Raises TypeError unless they are functions, an optimizer, and a sequence of functions."""
+    if not callable(loss) or getattr(loss, "__hash__", None) is None:
+        kind = "function that can be hashed" if callable(loss) else "function"
+        raise TypeError(f"loss must be a {kind}, got {loss!r} ({type(loss).__name__}); write def loss(params, batch).")
+    check_optimizer(optimizer)
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise TypeError(
+            f"callbacks must be a sequence of functions, got {callbacks!r}; put one in brackets: [callback]."
+        )
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raises TypeError unless it is a gradient transformation."""
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"optimizer must be an optax.GradientTransformation, got {optimizer!r} ({type(optimizer).__name__}); "
+            "make one, such as ewa_optax.adam(1e-3)."
+        )
+
+
+def check_numbers(*, checkpoint_every: Any, patience: Any) -> None:
+    """Raises unless each is None or a number to count by."""
+    if checkpoint_every is not None:
+        check_integer("checkpoint_every", checkpoint_every, 1, LARGEST, "1 saves each step")
+    if patience is not None:
+        check_integer("patience", patience, 1, LARGEST, "1 stops after the first epoch without progress")
+
+
+def check_together(*, patience: Any, validation: Any, validation_loss: Any, has_key: bool) -> None:
+    """Raises ValueError for what only goes with something else."""
+    if validation is None:
+        for name, value in (("patience", patience), ("validation_loss", validation_loss)):
+            if value is not None:
+                raise ValueError(f"{name}={value!r} needs validation data; pass validation=, or leave {name} out.")
+    elif has_key and validation_loss is None:
+        raise ValueError("validation with has_key needs a loss without a key; pass it as validation_loss.")
+
+
+def check_stream(**given: Any) -> None:
+    """Raises ValueError for what only arrays have."""
+    for name, default in OF_ARRAYS.items():
+        if given[name] != default:
+            raise ValueError(
+                f"{name} must be {default!r} for an iterable of batches, got {given[name]!r}; leave it out, and "
+                "make the batches so."
+            )
+
+
+def check_params(params: Any) -> None:
+    """Raises TypeError for what has no gradient."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                f"params{jax.tree_util.keystr(path)} must be of floats, got {leaf.dtype}; convert it, or keep what is "
+                "not trained outside of params."
+            )
+
+
+def initial_state(optimizer: optax.GradientTransformation, params: Any, opt_state: Any) -> Any:
+    """Where the optimizer begins; ValueError for the state of another one."""
+    if opt_state is None:
+        return optimizer.init(params)
+    expected = jax.tree.structure(jax.eval_shape(optimizer.init, params))
+    if jax.tree.structure(opt_state) != expected:
+        raise ValueError(
+            f"opt_state is of another optimizer or model: its structure is {jax.tree.structure(opt_state)}, that of "
+            f"optimizer.init(params) {expected}; leave it out to begin anew."
+        )
+    return opt_state
+
+
+def words_of(key: jax.Array) -> list[int]:
+    """The numbers of a key."""
+    return np.asarray(key if key.dtype == np.uint32 else jax.random.key_data(key)).tolist()
+
+
+def fingerprint(tree: Any) -> str:
+    """The names, shapes and dtypes of the arrays of a tree, in short."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    text = ";".join(f"{jax.tree_util.keystr(path)} {x.dtype}{x.shape}" for path, x in leaves)
+    numbers = sum(x.size for _, x in leaves)
+    kinds = " and ".join(sorted({str(x.dtype) for _, x in leaves}))
+    return f"{numbers} numbers in {len(leaves)} arrays of {kinds} ({zlib.crc32(text.encode()):08x})"
