@@ -13,7 +13,7 @@ from ewa_optax._checks import check_choice, check_integer, check_key
 
 KINDS = ("permutation", "bijection")
 LARGEST = 2**31 - 1
-SORT_BELOW = 1024
+SORT_BELOW = 256
 """Where a sort still costs less than a tenth of an epoch of a small network (`benchmarks.shuffle`)."""
 
 
@@ -72,7 +72,7 @@ def order(
         num_examples: $n$, from 1 to $2^{31} - 1$.
         key: a `jax.random` key.
         epoch: which epoch, 0 or more; may be a traced integer.
-        kind: `"permutation"` or `"bijection"`. None is the bijection from 1024 examples on, from where a sort costs
+        kind: `"permutation"` or `"bijection"`. None is the bijection from 256 examples on, from where a sort costs
             more than a tenth of the epoch of a small network, and the permutation below.
 
     Returns:
