@@ -29,6 +29,7 @@ import ewa_optax
 from ewa_optax import minibatch
 
 FEATURES, BATCH_SIZE, RATE = 20, 1000, 0.1
+CASES = ("headline", "mlp", "cnn", "rates")
 KEY = jax.random.key(0)
 OPTIMIZER = ewa_optax.gradient_descent(RATE)
 
@@ -353,9 +354,9 @@ def show(record: dict) -> None:
         for name, value in seconds.items():
             table.add_row(name, f"{value:.4f}", f"{value / reference:.2f}")
         Console().print(table)
-    seconds = record["seconds"][record["headline"]]
-    own = seconds["minibatch.epoch"] / seconds["compute only"] - 1
-    print(f"order, gather and loop: {own:.2f} of the compute-only epoch")
+    if seconds := record["seconds"].get(record["headline"]):
+        own = seconds["minibatch.epoch"] / seconds["compute only"] - 1
+        print(f"order, gather and loop: {own:.2f} of the compute-only epoch")
     if record["memory"]:
         over = record["memory"]["peak"] - record["memory"]["bytes of data"]
         print(f"peak memory: the data ({record['memory']['bytes of data'] / 2**20:.0f} MiB) and {over / 2**20:.0f} MiB")
@@ -378,6 +379,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--examples", type=int, default=5_000_000, help="of the first case (default: 5000000)")
     parser.add_argument("--repeats", type=int, default=5, help="turns, the first one not counted (default: 5)")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="which comparisons (default: all)")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     options = parser.parse_args()
     if options.repeats < 1 or options.examples < BATCH_SIZE:
@@ -385,18 +387,19 @@ def main() -> None:
     if options.json and not options.json.parent.is_dir():
         parser.error(f"argument --json: there is no folder {str(options.json.parent)!r}; make it first")
     title = f"logistic regression, {options.examples} examples, mini-batches of {BATCH_SIZE}"
+    cases = {
+        "headline": lambda: {title: headline(options.examples, options.repeats)},
+        "mlp": lambda: mlps(options.examples, options.repeats),
+        "cnn": lambda: {"CNN, 1797 digits, mini-batches of 64": cnn(4 * options.repeats)},
+        "rates": lambda: {"16 learning rates on 1797 digits, 5 epochs": many_rates(options.repeats)},
+    }
     record = {
         "versions": versions(),
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),
         "headline": title,
         "memory": memory(options.examples) if sys.platform == "linux" else None,
-        "seconds": {
-            title: headline(options.examples, options.repeats),
-            **mlps(options.examples, options.repeats),
-            "CNN, 1797 digits, mini-batches of 64": cnn(4 * options.repeats),
-            "16 learning rates on 1797 digits, 5 epochs": many_rates(options.repeats),
-        },
+        "seconds": {name: found for case in options.cases for name, found in cases[case]().items()},
     }
     show(record)
     if options.json:

@@ -43,10 +43,10 @@ def grain_order(n: int) -> Callable[[int], Any] | None:
     return lambda i: [index_shuffle_module.index_shuffle(t, max_index=n - 1, seed=i, rounds=4) for t in range(some)]
 
 
-def speed(repeats: int) -> list[dict]:
+def speed(sizes: list[int], repeats: int) -> list[dict]:
     """Nanoseconds an index."""
     rows = []
-    for n in SIZES:
+    for n in sizes:
         variants = [
             Variant("bijection", whole_order("bijection", n)),
             Variant("jax.random.permutation", whole_order("permutation", n)),
@@ -58,7 +58,7 @@ def speed(repeats: int) -> list[dict]:
     return rows
 
 
-def shares(repeats: int) -> list[dict]:
+def shares(sizes: list[int], repeats: int) -> list[dict]:
     """How much of an epoch of a small network on n digits (64 pixels, 64 hidden units, Adam, B = 64) the sort takes.
 
     More exactly, what an epoch saves with the bijection.
@@ -72,7 +72,7 @@ def shares(repeats: int) -> list[dict]:
 
     optimizer = ewa_optax.adam(1e-3)
     step, carry, rows = stepper(loss, optimizer), (params, optimizer.init(params)), []
-    for n in DIGITS:
+    for n in sizes:
         data = (jnp.resize(jnp.asarray(pixels), (n, 64)), jnp.resize(jnp.asarray(digit), (n,)))
         variants = [Variant(kind, epoch(step, carry, data, 64, order=kind)) for kind in ("permutation", "bijection")]
         variants.append(Variant("compute only", compute_only(step, carry, data, 64)))
@@ -128,20 +128,23 @@ def show(record: dict) -> None:
 def main() -> None:
     """Prints the tables and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=SIZES, help="how many examples to shuffle (default: %(default)s)"
+    )
     parser.add_argument("--keys", type=int, default=300, help="orders of each kind to judge (default: 300)")
     parser.add_argument("--repeats", type=int, default=9, help="turns, the first one not counted (default: 9)")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     options = parser.parse_args()
-    if options.repeats < 1 or options.keys < 1:
-        parser.error("--repeats and --keys must be 1 or more")
+    if min(options.repeats, options.keys, *options.sizes) < 1:
+        parser.error("--repeats, --keys and --sizes must be 1 or more")
     if options.json and not options.json.parent.is_dir():
         parser.error(f"argument --json: there is no folder {str(options.json.parent)!r}; make it first")
     record = {
         "versions": versions(),
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),
-        "speed": speed(options.repeats),
-        "shares": shares(5 * options.repeats),
+        "speed": speed(options.sizes, options.repeats),
+        "shares": shares([n for n in DIGITS if n <= max(options.sizes)], 5 * options.repeats),
         "quality": quality(options.keys),
     }
     show(record)

@@ -52,14 +52,6 @@ class Batches:
         return self.whole + (self.rest > 0)
 
     @property
-    def sizes(self) -> np.ndarray:
-        """How many examples each step sees."""
-        sizes = np.full(self.steps, self.batch_size)
-        if self.remainder != "drop":
-            sizes[-1] = self.num_examples - (self.steps - 1) * self.batch_size
-        return sizes
-
-    @property
     def settings(self) -> dict[str, Any]:
         """What decides the mini-batches, for the record."""
         names = ("num_examples", "batch_size", "remainder", "shards")

@@ -25,7 +25,7 @@ class Compiled:
     """
 
     def __init__(self, step: Callable, batches: Batches, data: Any, key: jax.Array, aux: Any = None) -> None:
-        self.step, self.batches, self.data, self.key = step, batches, jax.tree.map(jnp.asarray, data), key
+        self.step, self.batches, self.data, self.key = step, batches, data, key
         self.steps: int | None = batches.steps
         self.ended, self.aux = False, aux
         self._shuffled: tuple[int, Any] = (-1, None)

@@ -99,9 +99,10 @@ def fit(
         cost) and `stopped` (why it ended).
 
     Raises:
-        ValueError: a cost that is no scalar; an iterable without batches, or with a `batch_size`; `patience` without
-            `validation`; checkpoints that are torn, or of another run (which are left as they are); what
-            `minibatch.epoch` raises of data, `batch_size`, `remainder`, `order`, `shards` and `loop`.
+        ValueError: a cost that is no scalar; an iterable without batches or with a `batch_size`; an iterator, which can
+            be run through only once, for several epochs; `patience` without `validation`; checkpoints that are torn, or
+            of another run (which are left as they are); what `minibatch.epoch` raises of data, `batch_size`,
+            `remainder`, `order`, `shards` and `loop`.
         TypeError: a cost that is not real, or comes with an `aux` and no `has_aux` (or the other way round); an integer
             or a key that is none; a callback that returns something else.
         ImportError: `checkpoint` without orbax.
@@ -130,7 +131,7 @@ def fit(
     check_together(patience=patience, validation=validation, validation_loss=validation_loss, has_key=has_key)
     stream = is_stream(data)
     if stream:
-        check_stream(batch_size=batch_size, remainder=remainder, order=order, shards=shards, loop=loop)
+        check_stream(data, epochs, batch_size=batch_size, remainder=remainder, order=order, shards=shards, loop=loop)
     batches = None if stream else split(data, batch_size, remainder, order, shards, has_key=has_key)
     params = placed(params, batches)
     check_params(params)

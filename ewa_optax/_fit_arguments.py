@@ -1,7 +1,7 @@
 """The arguments of `fit`: what must hold before anything is done, and what tells one run from another."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -54,8 +54,13 @@ def check_together(*, patience: Any, validation: Any, validation_loss: Any, has_
         raise ValueError("validation with has_key needs a loss without a key; pass it as validation_loss.")
 
 
-def check_stream(**given: Any) -> None:
-    """Raises ValueError for what only arrays have."""
+def check_stream(stream: Any, epochs: int, **given: Any) -> None:
+    """Raises ValueError for what only arrays have, and for more epochs than the iterable has."""
+    if isinstance(stream, Iterator) and epochs > 1:
+        raise ValueError(
+            f"epochs must be 1 for an iterator such as {stream!r}, which can be run through only once, got {epochs}; "
+            "pass an iterable that begins anew, such as a class with a method __iter__."
+        )
     for name, default in OF_ARRAYS.items():
         if given[name] != default:
             raise ValueError(

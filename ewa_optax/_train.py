@@ -10,6 +10,7 @@ import optax
 
 from ewa_optax._batches import split
 from ewa_optax._checks import check_integer, check_key
+from ewa_optax._fit_arguments import check_functions
 from ewa_optax._learning_rate import get_learning_rate
 from ewa_optax._loops import scan
 from ewa_optax._order import LARGEST, check_epoch
@@ -109,6 +110,7 @@ def train(
     """
     check_key(key)
     check_epoch(epoch)
+    check_functions(loss, optimizer)
     epochs = check_integer("epochs", epochs, 1, LARGEST, "one pass over the data is 1")
     batches = split(data, batch_size, remainder, order, shards, has_key=has_key)
     step = gradient_step(loss, optimizer, has_aux)

@@ -53,8 +53,8 @@ def stretches(
             yield run  # So that an interrupt of what follows finds these steps.
             if not run.step:
                 raise ValueError(
-                    f"data gave no batch in epoch {run.epoch}; a generator can be run through only once, so pass an "
-                    "iterable that begins anew, and is not empty."
+                    f"data gave no batch in epoch {run.epoch}; pass an iterable that is not empty, and begins anew for "
+                    "each epoch."
                 )
             now = time.perf_counter()
             run, epoch_began = end_epoch(run, now - epoch_began), now

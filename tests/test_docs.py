@@ -81,6 +81,49 @@ def test_the_benchmark_runs(tmp_path):
     assert all(row["ewa_optax"] < 1e-6 for row in rows)
 
 
+def short(ratio):
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
+
+
+def test_the_tables_of_epochs_are_what_the_benchmark_measured():
+    record = json.loads((ROOT / "benchmarks" / "results" / "epoch.json").read_text())
+    seconds = record["seconds"][record["headline"]]
+    for name, value in seconds.items():
+        assert f"| {name} | {value:.3g} | {short(value / seconds['minibatch.epoch'])} |" in README
+    others = {title: found for title, found in record["seconds"].items() if title != record["headline"]}
+    for title, found in others.items():
+        if "rates" not in title:
+            ours, theirs = found["minibatch.epoch"], found["Python loop over a jitted step"]
+            assert f"| {title} | {1000 * ours:.3g} | {1000 * theirs:.3g} | {short(theirs / ours)} |" in README
+
+
+def test_the_benchmark_of_epochs_runs(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.epoch", "--examples", "5000", "--repeats", "1", "--cases", "headline"]
+    subprocess.run([*command, "--json", str(tmp_path / "out.json")], cwd=ROOT, check=True, capture_output=True)
+    record = json.loads((tmp_path / "out.json").read_text())
+    seconds = record["seconds"][record["headline"]]
+    assert len(seconds) >= 6
+    assert all(value > 0 for value in seconds.values())
+
+
+def test_the_benchmark_of_shuffles_runs(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.shuffle", "--sizes", "100", "--keys", "2", "--repeats", "1"]
+    subprocess.run([*command, "--json", str(tmp_path / "out.json")], cwd=ROOT, check=True, capture_output=True)
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert [row["n"] for row in record["speed"]] == [100]
+    assert len(record["quality"]) == 9
+    assert all(0 < row["lag 1"] < 3 for row in record["quality"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak of a process")
+def test_an_epoch_takes_the_memory_of_the_data_and_little_more():
+    from benchmarks.epoch import memory
+
+    found = memory(5_000_000)
+    assert found["bytes of data"] == 420_000_000
+    assert found["peak"] < found["bytes of data"] + 64 * 2**20
+
+
 def test_the_changelog_knows_this_version():
     assert f"## {ewa_optax.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
