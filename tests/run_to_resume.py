@@ -27,12 +27,12 @@ def loss(params, batch, key):
 
 
 def halved(run):
+    print("trains", flush=True)
     if run.epoch % 20 == 0:
         return run._replace(opt_state=ewa_optax.rescale_learning_rate(run.opt_state, 0.5))
     return None
 
 
-print("begins", flush=True)
 run = ewa_optax.fit(
     loss, ewa_optax.adam(0.01), params, data, batch_size=24, epochs=100, key=jax.random.key(1), has_key=True,
     loop=loop, callbacks=[halved], validation=data, validation_loss=lambda p, b: loss(p, b, jax.random.key(0)),
