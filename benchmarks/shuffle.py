@@ -6,6 +6,7 @@ installed. Peers that are not installed are left out. Variants take turns in one
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,8 @@ def quality(keys: int) -> list[dict]:
     """Chi-square per degree of freedom of the differences of indices one, and one column of the grid, apart."""
     rows = []
     for n in (257, 4099, 65_537):
-        column = -(-n // (int(np.ceil(np.sqrt(n))) + 1) // 2 * 2)
+        side = math.isqrt(n - 1) + 1
+        column = -(-n // (side + side % 2))  # Of the grid of the bijection.
         kinds: dict[str, Callable[[int], np.ndarray]] = {
             kind: (lambda i, make=whole_order(kind, n): np.asarray(make(i))) for kind in ("bijection", "permutation")
         }

@@ -15,7 +15,7 @@ Pieces: scale_by_ewa, bias_correct, scale_by_rms, scale_by_learning_rate, round_
 Schedules: schedule_inverse_time, schedule_exponential, schedule_inverse_sqrt, schedule_staircase.
 Learning rates while training runs: get_learning_rate, rescale_learning_rate.
 Memory: state_bytes.
-Training: fit.
+Training: fit, and what it returns, Fitted, with its History.
 Namespaces: storage (averages in 8 to 24 bits), minibatch (order, epochs, pure training, batch sizes), plots (pictures).
 """
 
@@ -25,6 +25,7 @@ from ewa_optax import storage as storage
 from ewa_optax._average import bias_correct as bias_correct
 from ewa_optax._average import scale_by_ewa as scale_by_ewa
 from ewa_optax._fit import fit as fit
+from ewa_optax._history import History as History
 from ewa_optax._learning_rate import get_learning_rate as get_learning_rate
 from ewa_optax._learning_rate import rescale_learning_rate as rescale_learning_rate
 from ewa_optax._learning_rate import scale_by_learning_rate as scale_by_learning_rate
@@ -41,5 +42,6 @@ from ewa_optax._schedules import schedule_inverse_sqrt as schedule_inverse_sqrt
 from ewa_optax._schedules import schedule_inverse_time as schedule_inverse_time
 from ewa_optax._schedules import schedule_staircase as schedule_staircase
 from ewa_optax._state_bytes import state_bytes as state_bytes
+from ewa_optax._training import Fitted as Fitted
 
 __version__ = "0.1.0"

@@ -6,14 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ewa_optax._batches import count_examples, split
-from ewa_optax._checks import POSITIVE, check, check_integer, check_key
-from ewa_optax._fit_arguments import check_functions
-from ewa_optax._loops import is_mapped
+from ewa_optax._batches import count_examples, some_examples, split
+from ewa_optax._checks import SECONDS, check, check_functions, check_integer, check_key
 from ewa_optax._order import LARGEST, order
 from ewa_optax._progress import Progress
 from ewa_optax._sources import engine_for_arrays, placed
@@ -21,7 +18,7 @@ from ewa_optax._train import gradient_step
 from ewa_optax._validation import validator
 
 WHOLE_UP_TO = 2000
-TYPICAL = (512, 256, 128, 64)
+LARGEST_USUAL = 512
 TRIED = (32, 64, 128, 256, 512, 1024)
 LOOKS = 10
 SAMPLE = 4096
@@ -41,10 +38,14 @@ class Trial(NamedTuple):
 
 
 class BatchSizes(NamedTuple):
-    """What `minibatch.find_batch_size` returns; printed, it is a table."""
+    """What `minibatch.find_batch_size` returns; printed, it is a table.
+
+    Attributes:
+        best: the batch size of the lowest cost; None where no cost stayed finite.
+        trials: what each batch size reached.
+    """
 
     best: int | None
-    """None where no cost stayed finite."""
     trials: tuple[Trial, ...]
 
     def __str__(self) -> str:
@@ -94,7 +95,7 @@ def suggest_batch_size(num_examples: int, *, example_bytes: int | None = None, m
     if memory_bytes is None:
         told = jax.local_devices()[0].memory_stats() or {}
         memory_bytes = told["bytes_limit"] - told.get("bytes_in_use", 0) if "bytes_limit" in told else None
-    wanted = size if size <= WHOLE_UP_TO else TYPICAL[0]
+    wanted = size if size <= WHOLE_UP_TO else LARGEST_USUAL
     if example_bytes is None or memory_bytes is None:
         return wanted
     one = check_integer("example_bytes", example_bytes, 1, 2**63, "count what one example takes")
@@ -105,7 +106,7 @@ def suggest_batch_size(num_examples: int, *, example_bytes: int | None = None, m
             "the model or the example smaller."
         )
     fits = memory // one
-    return wanted if wanted <= fits else 1 << (fits.bit_length() - 1)
+    return wanted if wanted <= fits else min(LARGEST_USUAL, 1 << (fits.bit_length() - 1))
 
 
 def find_batch_size(
@@ -123,9 +124,10 @@ def find_batch_size(
 ) -> BatchSizes:
     r"""Trains a short while with each of some batch sizes, and finds the one that reaches the lowest cost in that time.
 
-    Each batch size starts from `params` and trains for `seconds`, compilation left out. Now and then the cost of a
-    sample of up to 4096 examples is computed, off the clock. The learning rate is the same for all: a rate tuned for
-    one batch size favours it.
+    Each batch size starts from `params` and trains for `seconds`; what compilation takes comes on top. Now and then the
+    cost of a sample of up to 4096 examples of `data` is computed (with `has_key`, for one and the same key), off the
+    clock: this tells how fast the cost falls, not how well the model generalizes. The learning rate is the same for
+    all: a rate tuned for one batch size favours it.
 
     Args:
         loss: `(params, batch) -> cost`, as of `ewa_optax.fit`.
@@ -165,10 +167,11 @@ def find_batch_size(
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Understanding mini-batch gradient descent".
     """
     check_key(key)
-    check("find_batch_size", "seconds", seconds, POSITIVE)
+    check("find_batch_size", "seconds", seconds, SECONDS)
     check_functions(loss, optimizer)
-    sizes = _sizes(batch_sizes, count_examples(data))
-    sample = _sample(data, key)
+    n = count_examples(data)
+    sizes = _sizes(batch_sizes, n)
+    sample = some_examples(data, np.asarray(order(n, key=key)[: min(n, SAMPLE)]))
     measured = functools.partial(loss, key=key) if has_key else loss
     cost_of = validator(measured, sample, SAMPLE, has_aux=has_aux)
     step = gradient_step(loss, optimizer, has_aux)
@@ -196,16 +199,6 @@ def _sizes(batch_sizes, n):
     return list(dict.fromkeys(check_integer("a batch size", size, 1, n, whole) for size in batch_sizes))
 
 
-def _sample(data, key):
-    n = count_examples(data)
-    rows = order(n, key=key)[: min(n, SAMPLE)]
-    if is_mapped(data):
-        rows = np.asarray(rows)
-        return jax.tree.map(lambda x: jnp.asarray(x[rows]), data)
-    data, batches = jax.tree.map(jnp.asarray, data), split(data, len(rows))
-    return jax.tree.map(lambda x: x[0], jax.jit(batches.take)(data, rows[None, None]))
-
-
 def _tried(engine, carry, size, seconds, cost_of):
     for first in {0, engine.steps - 1}:  # Compiles, for the smaller last batch too.
         engine.run(carry, 0, first, first + 1)
@@ -218,7 +211,7 @@ def _tried(engine, carry, size, seconds, cost_of):
         began = time.perf_counter()
         carry, done = engine.run(carry, epoch, at, stop)
         spent = time.perf_counter() - began
-        elapsed, steps = elapsed + spent, steps + stop - at
+        elapsed, steps = elapsed + spent, steps + len(done.cost)
         length = 2 * length if spent < seconds / (2 * LOOKS) else length
         if elapsed >= min(looks[-1] + seconds / LOOKS, seconds):
             looks.append(elapsed)

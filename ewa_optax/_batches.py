@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ewa_optax._checks import check_choice, check_integer
-from ewa_optax._order import KINDS, LARGEST, epoch_keys, order
+from ewa_optax._order import KINDS, LARGEST, default_kind, epoch_keys, order
 
 REMAINDERS = ("keep", "drop", "mask")
 CHUNK_BYTES = 2**20
@@ -28,7 +28,7 @@ class Batches:
     num_examples: int
     batch_size: int
     remainder: str
-    kind: str | None
+    kind: str
     shards: int
     shardings: tuple[NamedSharding | None, ...]
     """Of a batch, leaf by leaf; None leaves it to the compiler."""
@@ -138,7 +138,17 @@ def split(
             "leave some examples out, or shuffle all of them together with shards=1."
         )
     shardings = tuple(_sharding(x, size) for x in jax.tree.leaves(data))
-    return Batches(n, size, remainder, order, shards, shardings, has_key)
+    return Batches(n, size, remainder, order or default_kind(n // shards), shards, shardings, has_key)
+
+
+def some_examples(data: Any, rows: np.ndarray) -> Any:
+    """Those examples, on the host; none of what is spread over several processes."""
+    if any(isinstance(x, jax.Array) and not x.is_fully_addressable for x in jax.tree.leaves(data)):
+        return None
+    if all(isinstance(x, np.ndarray) for x in jax.tree.leaves(data)):
+        return jax.tree.map(lambda x: x[rows], data)
+    batches = split(data, len(rows))
+    return jax.tree.map(lambda x: np.asarray(x)[0], jax.jit(batches.take)(data, jnp.asarray(rows)[None, None]))
 
 
 def count_examples(data: Any, name: str = "data") -> int:
@@ -148,9 +158,8 @@ def count_examples(data: Any, name: str = "data") -> int:
         label = name + jax.tree_util.keystr(path)
         if not isinstance(leaf, jax.Array | np.ndarray) or leaf.dtype == object:
             kind = "one of objects" if isinstance(leaf, np.ndarray) else type(leaf).__name__
-            raise TypeError(
-                f"{label} must be an array of numbers, got {kind}; convert it by np.asarray, examples first."
-            )
+            remedy = "call it" if callable(leaf) else "convert it by np.asarray, examples first"
+            raise TypeError(f"{label} must be an array of numbers, got {kind}; {remedy}.")
         if not leaf.shape:
             raise ValueError(f"{label} is a scalar, but every leaf needs a first axis of examples; give it one.")
         lengths[label] = leaf.shape[0]
@@ -159,8 +168,12 @@ def count_examples(data: Any, name: str = "data") -> int:
             f"{name} holds no examples; pass a pytree of arrays whose first axis is one example or longer."
         )
     if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-        raise ValueError(f"the leaves of {name} differ in length ({listed}); cut them to one number of examples.")
+        listed = ", ".join(f"{name}: {length}" for name, length in [*lengths.items()][:4])
+        listed += f" and {len(lengths) - 4} more" * (len(lengths) > 4)
+        raise ValueError(
+            f"the leaves of {name} differ in length ({listed}); cut them to one number of examples (batches go into "
+            "fit by an iterable that is no list or tuple, since those are pytrees)."
+        )
     return check_integer(
         "the number of examples", next(iter(lengths.values())), 1, LARGEST, "split larger data in parts"
     )

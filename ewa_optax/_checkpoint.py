@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ewa_optax._history import to_arrays, with_arrays
 from ewa_optax._training import Fitted
 
 FORMAT = "ewa_optax.fit 1"
@@ -41,7 +42,7 @@ class Checkpoints:
         due = run.stopped or (number % self.every == 0 if self.every else run.step == 0)
         if not self._manager or not due or run.stopped == "not finite" or number in self._manager.all_steps():
             return
-        args, history = _orbax().args, run.history.to_arrays()
+        args, history = _orbax().args, to_arrays(run.history)
         at = {"epoch": run.epoch, "step": run.step, "history": {name: _kind(x) for name, x in history.items()}}
         self._manager.save(
             number,
@@ -85,7 +86,7 @@ class Checkpoints:
             raise ValueError(self._unreadable(number, "is torn, or of another model")) from failure
         state = jax.tree.map(_as_it_lay, _state(run), _refilled(_state(run), kept["state"]))
         empty = {name: np.zeros(shape, dtype) for name, (shape, dtype) in at["history"].items()}
-        history = run.history.with_arrays({**empty, **_refilled(empty, kept["history"])})
+        history = with_arrays(run.history, {**empty, **_refilled(empty, kept["history"])})
         return run._replace(**state, history=history, epoch=at["epoch"], step=at["step"])
 
     def _unreadable(self, number, reason):

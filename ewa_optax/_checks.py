@@ -7,12 +7,13 @@ Numbers of Python and NumPy are checked when a transformation is made. JAX array
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -43,6 +44,7 @@ WEIGHT_DECAY = _rule("finite and 0 or more", lambda x: x >= 0, "0 turns weight d
 DECAY_RATE = _rule("finite and 0 or more", lambda x: x >= 0, "1 halves the rate in epoch 1, 0 keeps it")
 REDUCTION = _rule("in (0, 1]", lambda x: 0 < x <= 1, "0.5 halves the rate each time, 1 keeps it")
 POSITIVE = _rule("finite and more than 0", lambda x: x > 0, "1 changes nothing, 0.1 is a tenth")
+SECONDS = _rule("finite and more than 0", lambda x: x > 0, "1 is enough for a small model")
 WHOLE = _rule("a whole number, 0 or more", lambda x: x >= 0 and x == int(x), "1 numbers epochs from 1")
 COUNT = _rule("a whole number, 1 or more", lambda x: x >= 1 and x == int(x), "count from 1, and round up")
 
@@ -110,3 +112,28 @@ def check_key(key: Any) -> None:
         raise TypeError(f"key must be a jax.random key, got {key!r} ({kind}); make one: jax.random.key(0).")
     if key.ndim != (0 if typed else 1):
         raise ValueError(f"key must be one key, got an array of shape {key.shape}; use jax.vmap for one run per key.")
+
+
+def check_function(name: str, value: Any, remedy: str) -> None:
+    """Raises TypeError unless `value` is a function that can key a cache of compiled programs."""
+    if not callable(value) or getattr(value, "__hash__", None) is None:
+        kind = "function that can be hashed" if callable(value) else "function"
+        raise TypeError(f"{name} must be a {kind}, got {value!r} ({type(value).__name__}); write {remedy}.")
+
+
+def check_functions(loss: Any, optimizer: Any) -> None:
+    """Raises TypeError unless they are a function and a gradient transformation."""
+    check_function("loss", loss, "def loss(params, batch)")
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"optimizer must be an optax.GradientTransformation, got {optimizer!r} ({type(optimizer).__name__}); "
+            "make one, such as ewa_optax.adam(1e-3)."
+        )
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Raises TypeError unless they are a sequence of functions."""
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise TypeError(
+            f"callbacks must be a sequence of functions, got {callbacks!r}; put one in brackets: [callback]."
+        )

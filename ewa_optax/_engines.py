@@ -44,6 +44,8 @@ class Compiled:
             if not np.isfinite(parts[-1].cost[-1:]).all():
                 return carry, parts[0]
         if stop > self.batches.whole:
+            if not parts:
+                carry = jax.tree.map(jnp.array, carry)  # Whose memory is overwritten, so not that of the caller.
             carry, out = _last(self.step, self.batches)(carry, self.data, shuffle)
             parts.append(jax.tree.map(lambda x: x[None], jax.device_get(out)))
         return carry, concatenate(parts)
@@ -102,7 +104,7 @@ def _last(step, batches):
         batch, others = batches.gathered(data, shuffle, batches.whole, 1, batches.rest)
         return _on(step, carry, batch, others, 0)
 
-    return jax.jit(last)
+    return jax.jit(last, donate_argnums=0)
 
 
 @functools.lru_cache(maxsize=32)

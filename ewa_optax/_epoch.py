@@ -4,7 +4,9 @@ $m$ examples in mini-batches of $B$ make an epoch of $T = \lceil m/B \rceil$ ste
 last mini-batch is smaller and still takes its step.
 """
 
+import contextlib
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._batches import split
-from ewa_optax._checks import check_key
-from ewa_optax._loops import append, chosen, feed, scan
+from ewa_optax._checks import check_function, check_key
+from ewa_optax._loops import INSIDE, append, chosen, feed, is_traced, scan
 from ewa_optax._order import check_epoch
 
 _Carry = TypeVar("_Carry")
@@ -88,12 +90,17 @@ def epoch(
     """
     check_key(key)
     check_epoch(epoch)
+    check_function("step", step, "def step(carry, batch)")
     batches = split(data, batch_size, remainder, order, shards)
     arguments = (carry, data, key, epoch)
     whole = _scanned(step, batches)
-    if chosen(loop, whole, *arguments) == "scan":
-        return whole(*arguments)
-    return _one_by_one(step, batches, *arguments)
+    if chosen(loop, whole, *arguments) == "python":
+        done = _one_by_one(step, batches, *arguments)
+        if done is not None:
+            return done
+        if loop == "python":
+            raise ValueError(INSIDE)
+    return whole(*arguments)
 
 
 @functools.lru_cache(maxsize=32)  # Bounded, so that steps and what they enclose are not kept for ever.
@@ -110,12 +117,21 @@ def _one_by_one(step, batches, carry, data, key, epoch):
     one, outs = _donating(step), []
     carry = jax.tree.map(jnp.array, carry)  # A copy, since the first step overwrites it.
     for batch, others in feed(batches, data, key, epoch):
-        carry, out = one(carry, batch, **others)
+        with contextlib.nullcontext() if outs else warnings.catch_warnings():
+            if not outs:  # What the step encloses may be traced, and its memory then not be donated; we'll see.
+                warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+            carry, out = one(carry, batch, **others)
         outs.append(out)
+        if is_traced((carry, out, batch)):
+            return None
     whole, rest = outs[: batches.whole], outs[batches.whole :]
     out = _stack(whole)
     return carry, append(batches.batch_size, out, _stack(rest)) if rest else out
 
 
 def _stack(outs):
-    return jax.tree.map(lambda *xs: jnp.asarray(np.stack(xs)), *jax.device_get(outs))
+    def stack(*xs):
+        keys = jnp.issubdtype(xs[0].dtype, jax.dtypes.prng_key)
+        return jnp.stack(xs) if keys else jnp.asarray(np.stack(jax.device_get(xs)))
+
+    return jax.tree.map(stack, *outs)

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import optax
 
-from ewa_optax._batches import split
+from ewa_optax._batches import some_examples, split
 from ewa_optax._checkpoint import Checkpoints
-from ewa_optax._checks import check_integer, check_key
+from ewa_optax._checks import check_callbacks, check_function, check_functions, check_integer, check_key
 from ewa_optax._fit_arguments import (
-    check_functions,
+    ROWS,
+    check_aux,
     check_numbers,
     check_params,
     check_stream,
@@ -21,7 +22,7 @@ from ewa_optax._fit_arguments import (
     initial_state,
     words_of,
 )
-from ewa_optax._history import empty
+from ewa_optax._history import empty, with_epoch
 from ewa_optax._order import LARGEST
 from ewa_optax._progress import Progress
 from ewa_optax._sources import engine_for_arrays, engine_for_stream, is_stream, placed
@@ -126,15 +127,16 @@ def fit(
     check_key(key)
     epochs = check_integer("epochs", epochs, 1, LARGEST, "one pass over the data is 1")
     every = checkpoint_every or None
-    check_functions(loss, optimizer, callbacks)
+    check_functions(loss, optimizer)
+    check_callbacks(callbacks)
     check_numbers(checkpoint_every=checkpoint_every, patience=patience)
     check_together(patience=patience, validation=validation, validation_loss=validation_loss, has_key=has_key)
     stream = is_stream(data)
     if stream:
         check_stream(data, epochs, batch_size=batch_size, remainder=remainder, order=order, shards=shards, loop=loop)
     batches = None if stream else split(data, batch_size, remainder, order, shards, has_key=has_key)
-    params = placed(params, batches)
     check_params(params)
+    params = placed(params, batches)
     opt_state = placed(initial_state(optimizer, params, opt_state), batches)
     step = _step(loss, optimizer, has_aux)
     if batches is None:
@@ -143,9 +145,11 @@ def fit(
         engine = engine_for_arrays(step, (params, opt_state), batches, data, key, loop)
     validate = None
     if validation is not None:
+        check_function("validation_loss", validation_loss or loss, "def validation_loss(params, batch)")
         keywords = dict(has_aux=has_aux, masked=remainder == "mask") if validation_loss is None else {}
         validate = validator(validation_loss or loss, validation, batch_size, **keywords)
 
+    check_aux(engine.aux)
     run = Fitted(params, opt_state, empty(engine.aux), 0, 0, params if validate else None, None)
     settings = dict(
         key=words_of(key),
@@ -153,6 +157,9 @@ def fit(
         validation=validation is not None,
         params=fingerprint(params),
         opt_state=fingerprint(opt_state),
+        data="an iterable"
+        if batches is None
+        else fingerprint(data, some_examples(data, np.arange(min(ROWS, batches.num_examples)))),
     )
     with Checkpoints(checkpoint, every, settings) as saved, Progress(progress, "compiling", epochs) as shown:
 
@@ -164,16 +171,19 @@ def fit(
             return _early(run, patience)
 
         run = _early(saved.restored(run), patience)
+        if len(run.history.costs):
+            shown.line(f"resumes after {run.epoch} epochs and {run.step} steps, from {saved.folder}")
         try:
             for now in stretches(run, engine, epochs, every, end_epoch):
                 run = now
                 shown.step(run, engine.steps)
-                saved.save(run)
+                if run.step != engine.steps and not (run.step and engine.ended):  # Else the epoch is yet to be closed.
+                    saved.save(run)
         except KeyboardInterrupt:
             run = run._replace(stopped="interrupted")
         run = run._replace(stopped=run.stopped or "finished")
         saved.save(run)
-        shown.line(f"{run.stopped} after {run.epoch} epochs" + f" and {run.step} steps" * (run.step > 0))
+        shown.end(run)
     return run
 
 
@@ -185,7 +195,7 @@ def _step(loss, optimizer, has_aux):
 def _over(run, validate, seconds):
     """The run after an epoch."""
     cost = validate(run.params) if validate else None
-    history, best = run.history.with_epoch(run.step, cost, seconds), run.best_params
+    history, best = with_epoch(run.history, run.step, cost, seconds), run.best_params
     if cost is not None and cost < np.nanmin([np.inf, *run.history.validation_costs]):
         best = run.params
     return run._replace(history=history, best_params=best, epoch=run.epoch + 1, step=0)

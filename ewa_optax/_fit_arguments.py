@@ -1,7 +1,7 @@
 """The arguments of `fit`: what must hold before anything is done, and what tells one run from another."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,28 +12,9 @@ import optax
 from ewa_optax._checks import check_integer
 from ewa_optax._order import LARGEST
 
+ROWS = 64
+"""How many examples stand for all of the data, when a run is told from another."""
 OF_ARRAYS = dict(batch_size=None, remainder="keep", order=None, shards=1, loop="auto")
-
-
-def check_functions(loss: Any, optimizer: Any, callbacks: Any = ()) -> None:
-    """Raises TypeError unless they are functions, an optimizer, and a sequence of functions."""
-    if not callable(loss) or getattr(loss, "__hash__", None) is None:
-        kind = "function that can be hashed" if callable(loss) else "function"
-        raise TypeError(f"loss must be a {kind}, got {loss!r} ({type(loss).__name__}); write def loss(params, batch).")
-    check_optimizer(optimizer)
-    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
-        raise TypeError(
-            f"callbacks must be a sequence of functions, got {callbacks!r}; put one in brackets: [callback]."
-        )
-
-
-def check_optimizer(optimizer: Any) -> None:
-    """Raises TypeError unless it is a gradient transformation."""
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            f"optimizer must be an optax.GradientTransformation, got {optimizer!r} ({type(optimizer).__name__}); "
-            "make one, such as ewa_optax.adam(1e-3)."
-        )
 
 
 def check_numbers(*, checkpoint_every: Any, patience: Any) -> None:
@@ -72,10 +53,21 @@ def check_stream(stream: Any, epochs: int, **given: Any) -> None:
 def check_params(params: Any) -> None:
     """Raises TypeError for what has no gradient."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        kind = getattr(leaf, "dtype", None) if not isinstance(leaf, float) else float
+        if kind is None or not jnp.issubdtype(kind, jnp.floating):
             raise TypeError(
-                f"params{jax.tree_util.keystr(path)} must be of floats, got {leaf.dtype}; convert it, or keep what is "
-                "not trained outside of params."
+                f"params{jax.tree_util.keystr(path)} must be of floats, got {kind or type(leaf).__name__}; keep what "
+                "is not trained outside of params, such as by eqx.partition(model, eqx.is_inexact_array) or nnx.split."
+            )
+
+
+def check_aux(aux: Any) -> None:
+    """Raises TypeError for what the history can't hold."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(aux):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            raise TypeError(
+                f"aux{jax.tree_util.keystr(path)} must be of numbers, got {leaf.dtype}; return "
+                "jax.random.key_data(key)."
             )
 
 
@@ -97,10 +89,14 @@ def words_of(key: jax.Array) -> list[int]:
     return np.asarray(key if key.dtype == np.uint32 else jax.random.key_data(key)).tolist()
 
 
-def fingerprint(tree: Any) -> str:
-    """The names, shapes and dtypes of the arrays of a tree, in short."""
+def fingerprint(tree: Any, content: Any = ()) -> str:
+    """The names, shapes and dtypes of the arrays of a tree, and what `content` holds, in short."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    text = ";".join(f"{jax.tree_util.keystr(path)} {x.dtype}{x.shape}" for path, x in leaves)
+    code = 0
+    for path, x in leaves:
+        code = zlib.crc32(f"{jax.tree_util.keystr(path)} {x.dtype}{x.shape}".encode(), code)
+    for x in jax.tree.leaves(content):
+        code = zlib.crc32(np.ascontiguousarray(x).tobytes(), code)
     numbers = sum(x.size for _, x in leaves)
     kinds = " and ".join(sorted({str(x.dtype) for _, x in leaves}))
-    return f"{numbers} numbers in {len(leaves)} arrays of {kinds} ({zlib.crc32(text.encode()):08x})"
+    return f"{numbers} numbers in {len(leaves)} arrays of {kinds} ({code:08x})"

@@ -16,6 +16,7 @@ from ewa_optax._batches import Batches
 from ewa_optax._checks import check_choice
 
 LOOPS = ("auto", "scan", "python")
+INSIDE = "loop='python' can't run inside of jax.jit, jax.vmap, jax.grad or jax.lax.scan; use loop='scan' there."
 _CONVOLVES: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()  # Walking a jaxpr takes milliseconds.
 
 
@@ -67,11 +68,9 @@ def chosen(loop: str, compiled: Any, *arguments: Any) -> str:
     There XLA compiles a convolution inside of a loop to code that is 2 to 50 times slower than the same one outside.
     """
     check_choice("loop", loop, LOOPS)
-    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arguments))
+    traced = is_traced(arguments)
     if loop == "python" and traced:
-        raise ValueError(
-            "loop='python' can't run inside of jax.jit, jax.vmap, jax.grad or jax.lax.scan; use loop='scan' there."
-        )
+        raise ValueError(INSIDE)
     if loop != "auto":
         return loop
     if jax.default_backend() != "cpu":
@@ -82,6 +81,11 @@ def chosen(loop: str, compiled: Any, *arguments: Any) -> str:
         return "scan"
     _tell_once(traced)
     return "scan" if traced else "python"
+
+
+def is_traced(tree: Any) -> bool:
+    """Whether some of it has no values yet."""
+    return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree))
 
 
 def holds_convolution(jaxpr: Any) -> bool:

@@ -1,6 +1,7 @@
 """The order of the examples in an epoch, as a function of a key: stored, or computed where it is needed."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -13,8 +14,8 @@ from ewa_optax._checks import check_choice, check_integer, check_key
 
 KINDS = ("permutation", "bijection")
 LARGEST = 2**31 - 1
-SORT_BELOW = 256
-"""Where a sort still costs less than a tenth of an epoch of a small network (`benchmarks.shuffle`)."""
+BIJECTION_FROM = 512
+"""From where a sort costs more than a tenth of an epoch of a small network (`benchmarks.shuffle`)."""
 
 
 @jax.tree_util.register_dataclass
@@ -30,6 +31,9 @@ class Permutation:
     def __getitem__(self, positions: Any) -> jax.Array:
         return self.indices[_checked(positions, len(self))]
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.indices, dtype)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +47,10 @@ class Bijection:
         return self.num_examples
 
     def __getitem__(self, positions: Any) -> jax.Array:
-        cells = jnp.asarray(_checked(positions, len(self))).astype(jnp.uint32)
-        return _bijection(cells, self.keys, *map(np.uint32, (len(self), *_grid(len(self))))).astype(jnp.int32)
+        return _indices(jnp.asarray(_checked(positions, len(self))), self.keys, len(self))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
 
 
 def order(
@@ -72,7 +78,7 @@ def order(
         num_examples: $n$, from 1 to $2^{31} - 1$.
         key: a `jax.random` key.
         epoch: which epoch, 0 or more; may be a traced integer.
-        kind: `"permutation"` or `"bijection"`. None is the bijection from 256 examples on, from where a sort costs
+        kind: `"permutation"` or `"bijection"`. None is the bijection from 512 examples on, from where a sort costs
             more than a tenth of the epoch of a small network, and the permutation below.
 
     Returns:
@@ -101,9 +107,14 @@ def order(
     check_epoch(epoch)
     check_choice("kind", kind, (None, *KINDS))
     order_key, _ = epoch_keys(key, epoch)
-    if (kind or ("bijection" if n >= SORT_BELOW else "permutation")) == "permutation":
+    if (kind or default_kind(n)) == "permutation":
         return Permutation(jax.random.permutation(order_key, n))
     return Bijection(jax.random.bits(order_key, (_rounds(n),), jnp.uint32), n)
+
+
+def default_kind(n: int) -> str:
+    """The kind of order that suits so many examples."""
+    return "bijection" if n >= BIJECTION_FROM else "permutation"
 
 
 def check_epoch(epoch: Any) -> None:
@@ -127,6 +138,11 @@ def _grid(n: int) -> tuple[int, int]:
     a = math.isqrt(n - 1) + 1
     a += a % 2
     return a, -(-n // a)
+
+
+@functools.partial(jax.jit, static_argnums=2, inline=True)  # So that it compiles once outside of jax.jit too.
+def _indices(positions, keys, n):
+    return _bijection(positions.astype(jnp.uint32), keys, *map(np.uint32, (n, *_grid(n)))).astype(jnp.int32)
 
 
 def _bijection(cells: Any, keys: jax.Array, n: Any, a: Any, b: Any) -> jax.Array:
@@ -160,9 +176,10 @@ def _add(x: jax.Array, bits: jax.Array, size: Any) -> jax.Array:
 
 def _checked(positions: Any, n: int) -> Any:
     if isinstance(positions, slice):
-        return np.arange(n)[positions]
+        return np.arange(*positions.indices(n))
     if not isinstance(positions, jax.core.Tracer):
         positions = np.asarray(positions)
+        positions = positions if positions.size else positions.astype(int)
     if not jnp.issubdtype(positions.dtype, jnp.integer):
         raise TypeError(f"positions must be integers from 0 to {n - 1}, got {positions.dtype}; count in them.")
     if isinstance(positions, np.ndarray):

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import jax
+import numpy as np
 
 from ewa_optax._training import Fitted
 
@@ -48,6 +49,15 @@ class Progress:
         checked = f", validation cost {history.validation_costs[-1]:.4g}" if len(history.validation_costs) else ""
         cost, seconds = history.epoch_costs[-1], history.seconds[-1]
         self.line(f"epoch {run.epoch}/{self.epochs}: cost {cost:.4g}{checked}{_rate(run)}, {seconds:.3g} s")
+
+    def end(self, run: Fitted) -> None:
+        """Tells where and why the run is over."""
+        costs, text = run.history.validation_costs, f"{run.stopped} after {run.epoch} epochs"
+        if run.step:
+            text += f" and {run.step} steps"
+        if len(costs):
+            text += f"; the lowest validation cost was {np.min(costs):.4g}, after epoch {np.argmin(costs) + 1}"
+        self.line(text)
 
     def line(self, text: str) -> None:
         """A line that stays."""

@@ -56,8 +56,8 @@ def engine_for_stream(step: Callable, stream: Any, key: jax.Array, has_key: bool
 
 
 def on_host(batch: Any) -> Any:
-    """The batch with arrays for leaves, whatever library they are of."""
-    batch = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), batch)
+    """The batch with arrays for leaves, whatever library they are of: copies, lest their memory is used again."""
+    batch = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.array(x), batch)
     count_examples(batch, "a batch")
     return batch
 

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._batches import split
-from ewa_optax._checks import check_integer, check_key
-from ewa_optax._fit_arguments import check_functions
+from ewa_optax._checks import check_functions, check_integer, check_key
 from ewa_optax._learning_rate import get_learning_rate
 from ewa_optax._loops import scan
 from ewa_optax._order import LARGEST, check_epoch
@@ -27,16 +26,21 @@ class Step(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What `minibatch.train` returns."""
+    """What `minibatch.train` returns.
+
+    Attributes:
+        params: the parameters after the last step.
+        opt_state: the state of the optimizer after the last step.
+        costs: of each mini-batch, before its step, of shape (epochs, steps of an epoch).
+        learning_rates: of each step; None where the state of the optimizer does not tell a single one.
+        aux: the auxiliary outputs, each with two more axes in front; None without `has_aux`.
+    """
 
     params: Any
     opt_state: Any
     costs: jax.Array
-    """Of each mini-batch, before its step, of shape (epochs, steps of an epoch)."""
     learning_rates: jax.Array | None
-    """Of each step; None where the state of the optimizer does not tell a single one."""
     aux: Any
-    """The auxiliary outputs, each with two more axes in front; None without `has_aux`."""
 
 
 def train(
@@ -127,7 +131,7 @@ def gradient_step(loss: Callable[..., Any], optimizer: optax.GradientTransformat
 
     def step(carry, batch, **others):
         params, opt_state = carry
-        objective = functools.partial(_objective, loss, has_aux, batch, others)
+        objective = functools.partial(objective_of, loss, has_aux, batch, others)
         (cost, aux), gradients = jax.value_and_grad(objective, has_aux=True)(params)
         # What line searches and plateau schedules of optax ask for; others do not see it.
         told = dict(value=cost, grad=gradients, value_fn=lambda params: objective(params)[0])
@@ -138,7 +142,8 @@ def gradient_step(loss: Callable[..., Any], optimizer: optax.GradientTransformat
     return step
 
 
-def _objective(loss, has_aux, batch, others, params):
+def objective_of(loss: Callable[..., Any], has_aux: bool, batch: Any, others: dict[str, Any], params: Any) -> Any:
+    """The cost and the auxiliary output, or None, of parameters on a mini-batch."""
     out = loss(params, batch, **others)
     if has_aux and not (isinstance(out, tuple) and len(out) == 2):
         raise TypeError(f"with has_aux, loss must return (cost, aux), got {type(out).__name__}; return both.")

@@ -11,26 +11,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._engines import Compiled, Fed
-from ewa_optax._history import History
+from ewa_optax._history import History, with_steps
 
 STRETCH = 0.25
 """About how many seconds of steps run between two looks at progress, Ctrl-C and whether all is finite."""
 
 
 class Fitted(NamedTuple):
-    """What `fit` returns, and what it shows callbacks."""
+    """What `ewa_optax.fit` returns, and what it shows callbacks.
+
+    Attributes:
+        params: the parameters after the last step.
+        opt_state: the state of the optimizer after the last step.
+        history: the record of all steps and epochs.
+        epoch: how many epochs are over.
+        step: how many steps of the next epoch are over; 0 after a whole number of epochs.
+        best_params: the parameters after the epoch of the lowest validation cost, whose number is
+            `history.validation_costs.argmin()`; None without validation data.
+        stopped: why it ended: "finished", "early" (by `patience`), "interrupted" (by Ctrl-C), "not finite", or what a
+            callback put here. None until then.
+    """
 
     params: Any
     opt_state: Any
     history: History
     epoch: int
-    """How many epochs are over."""
     step: int
-    """How many steps of the next epoch are over."""
     best_params: Any
-    """The parameters of the lowest validation cost; None without validation data."""
     stopped: str | None
-    """Why it ended: "finished", "early", "interrupted", "not finite", or what a callback put here; None until then."""
 
 
 def stretches(
@@ -84,7 +92,7 @@ def _advanced(run: Fitted, engine: Compiled | Fed, start: int, stop: int) -> Fit
         run = run._replace(stopped="not finite")
         steps = jax.tree.map(lambda x: x[:done], steps)
     params, opt_state = carry
-    return run._replace(params=params, opt_state=opt_state, history=run.history.with_steps(steps), step=start + done)
+    return run._replace(params=params, opt_state=opt_state, history=with_steps(run.history, steps), step=start + done)
 
 
 def _last_finite(engine, carry, epoch, start, bad):

@@ -11,6 +11,7 @@ import numpy as np
 from ewa_optax._batches import count_examples, split
 from ewa_optax._loops import is_mapped
 from ewa_optax._sources import is_stream, on_host
+from ewa_optax._train import objective_of
 
 BATCH_SIZE = 1024
 """Where the training data comes in batches already, and so gives no batch size."""
@@ -67,7 +68,6 @@ def _over_arrays(cost, batches, params, data):
 def _cost(loss, has_aux, masked):
     def cost(params, batch):
         others = {"mask": jnp.ones(jax.tree.leaves(batch)[0].shape[0])} if masked else {}
-        out = loss(params, batch, **others)
-        return out[0] if has_aux else out
+        return objective_of(loss, has_aux, batch, others, params)[0]
 
     return jax.jit(cost)

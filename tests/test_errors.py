@@ -100,12 +100,21 @@ BAD_CALLS = [
         ValueError,
         r"differ in length \(data\['x'\]: 10, data\['y'\]: 9\); cut",
     ),
-    (lambda: epoch((ROWS, np.float32(1)), 2), TypeError, r"data\[1\] must be an array, got float32; convert it"),
+    (
+        lambda: epoch((ROWS, np.float32(1)), 2),
+        TypeError,
+        r"data\[1\] must be an array of numbers, got float32; convert it",
+    ),
     (lambda: epoch((ROWS, jnp.ones(())), 2), ValueError, r"data\[1\] is a scalar.*give it one"),
     (
         lambda: epoch(ROWS, 2, remainder="pad"),
         ValueError,
         "remainder must be one of .*'keep', 'drop', 'mask'.*got 'pad'",
+    ),
+    (
+        lambda: minibatch.epoch(3, 0.0, ROWS, batch_size=1, key=jax.random.key(0)),
+        TypeError,
+        "step must be a function, got 3",
     ),
     (lambda: epoch(ROWS, 2, order="sorted"), ValueError, "order must be one of .*, got 'sorted'"),
     (lambda: epoch(ROWS, 2, loop="while"), ValueError, "loop must be one of .*, got 'while'"),

@@ -17,7 +17,7 @@ import pytest
 from sklearn import datasets
 
 import ewa_optax
-from ewa_optax import minibatch
+from ewa_optax import _engines, minibatch
 
 KEY = jax.random.key(1)
 RNG = np.random.default_rng(0)
@@ -246,9 +246,9 @@ def test_ctrl_c_in_a_compiled_loop_ends_with_what_was_trained():
     begun = threading.Event()
 
     def send():
-        begun.wait(30)
-        time.sleep(0.3)
-        signal.raise_signal(signal.SIGINT)
+        if begun.wait(30):
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -407,6 +407,20 @@ def test_batches_of_another_library():
     np.testing.assert_array_equal(run.history.validation_costs, expected.history.validation_costs)
 
 
+def test_batches_may_be_made_in_the_same_memory():
+    def batches():
+        buffer = np.empty((8192, 64), np.float32)
+        for value in range(12):
+            buffer[:] = value
+            yield buffer
+
+    run = ewa_optax.fit(
+        lambda w, x: (w.sum() + 0 * x.sum(), x.mean()), OPTIMIZER, jnp.zeros(1), batches(), epochs=1, key=KEY,
+        has_aux=True, progress=False,
+    )  # fmt: skip
+    np.testing.assert_array_equal(run.history.aux, np.arange(12))
+
+
 def test_a_context_of_jax_holds_for_every_source(tmp_path):
     with jax.enable_x64(True):
         data = jax.tree.map(lambda x: x.astype(np.float64), DATA)
@@ -450,9 +464,15 @@ def test_progress_is_a_line_an_epoch_where_there_is_no_terminal(capsys):
     assert first.startswith("epoch 1/3: cost ")
     assert "validation cost" in first
     assert "learning rate 0.05" in first
-    assert last == "finished after 3 epochs"
+    assert last.startswith("finished after 3 epochs; the lowest validation cost was ")
+    assert last.endswith(", after epoch 3")
     fit(progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_the_steps_of_each_epoch_are_recorded():
+    assert fit().history.steps.tolist() == [3, 3, 3]
+    assert fit(data=tuple_of(batches_of(0)[:2])).history.steps.tolist() == [2, 2, 2]
 
 
 # Batch sizes.
@@ -470,6 +490,7 @@ def test_progress_is_a_line_an_epoch_where_there_is_no_terminal(capsys):
         ((5_000_000, 1000, 64_000), 64),
         ((5_000_000, 1000, 3500), 2),
         ((1500, 1000, 1_000_000), 512),
+        ((1500, 1000, 1_200_000), 512),
         ((1500, 1000, 1_500_000), 1500),
         ((5_000_000, 1000, 1000), 1),
     ],
@@ -501,6 +522,29 @@ def test_finding_a_batch_size():
     assert table[1].endswith("best")
     ax = ewa_optax.plots.batch_sizes(found)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["batch size 1 (best)", "batch size 5000"]
+
+
+def test_batches_that_fill_the_memory_are_counted_right(tmp_path, monkeypatch):
+    monkeypatch.setattr(_engines, "KEPT_BYTES", 1000)
+    found = minibatch.find_batch_size(
+        loss, OPTIMIZER, jnp.zeros(3), mapped(tmp_path), key=KEY, batch_sizes=[10], seconds=0.2, progress=False
+    )
+    taken = []
+    monkeypatch.setattr(_engines.Fed, "run", count_steps(_engines.Fed.run, taken))
+    again = minibatch.find_batch_size(
+        loss, OPTIMIZER, jnp.zeros(3), mapped(tmp_path), key=KEY, batch_sizes=[10], seconds=0.2, progress=False
+    )
+    assert again.trials[0].steps == sum(taken[2:])  # The first two warm up.
+    assert found.trials[0].steps > 0
+
+
+def count_steps(run, taken):
+    def counted(*arguments):
+        carry, steps = run(*arguments)
+        taken.append(len(steps.cost))
+        return carry, steps
+
+    return counted
 
 
 def test_a_batch_size_that_diverges_is_not_the_best():
@@ -557,6 +601,11 @@ def vector(w, batch):
         (dict(data=tuple_of([]), remainder="mask"), ValueError, "remainder must be 'keep' for an iterable of batches"),
         (dict(data=tuple_of([]), loop="scan"), ValueError, "loop must be 'auto' for an iterable of batches"),
         (dict(has_aux=True, loss=lambda w, b: (loss(w, b), b["y"])), ValueError, r"aux of shapes \[\(22,\), \(64,\)\]"),
+        (dict(validation=DATA, validation_loss=vector), ValueError, r"loss must return a scalar, got shape \(64,\)"),
+        (dict(validation=DATA, validation_loss=3), TypeError, "validation_loss must be a function, got 3"),
+        (dict(has_aux=True, loss=lambda w, b: (loss(w, b), KEY)), TypeError, "aux must be of numbers, got key<fry>"),
+        (dict(data=lambda: 0), TypeError, "data must be an array of numbers, got function; call it"),
+        (dict(data=[(X, X[:9])] * 9, batch_size=9), ValueError, "and 14 more.; cut .* no list or tuple"),
         (dict(key=3), TypeError, "key must be a jax.random key, got 3"),
         (dict(key=jax.random.split(KEY)), ValueError, "key must be one key"),
         (dict(epochs=0), ValueError, "epochs must be from 1"),

@@ -106,7 +106,7 @@ def test_the_public_names():
     assert public == {
         *("minibatch", "plots", "storage"),
         *("scale_by_ewa", "bias_correct", "scale_by_rms", "scale_by_learning_rate"),
-        *("round_stochastically", "state_bytes", "fit"),
+        *("round_stochastically", "state_bytes", "fit", "Fitted", "History"),
         *("schedule_inverse_time", "schedule_exponential", "schedule_inverse_sqrt", "schedule_staircase"),
         *("get_learning_rate", "rescale_learning_rate"),
         *("gradient_descent", "momentum", "heavy_ball", "rmsprop", "adam", "adamw"),

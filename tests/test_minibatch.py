@@ -1,5 +1,7 @@
 """One shuffled pass over the data."""
 
+import functools
+
 import chex
 import jax
 import jax.export
@@ -149,6 +151,32 @@ def test_a_convolution_is_stepped_from_python_and_that_is_said_once(caplog):
     )
     np.testing.assert_allclose(w, expected, rtol=1e-5)
     np.testing.assert_allclose(out, expected_out, rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: jax.jit(f), lambda f: jax.vmap(f), lambda f: jax.jacfwd(f)])
+def test_a_step_that_encloses_what_is_traced_is_compiled(wrap):
+    data = jnp.ones((10, 5))
+
+    def final(rates, loop):
+        def step(w, batch):
+            return w - rates.sum() * jnp.convolve(batch.sum(axis=0), w, mode="same"), None
+
+        return minibatch.epoch(step, jnp.ones(5), data, batch_size=4, key=jax.random.key(0), loop=loop)[0]
+
+    rates = jnp.full((3, 1), 1e-3)
+    found, expected = (wrap(functools.partial(final, loop=loop))(rates) for loop in ("auto", "scan"))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"can't run inside of jax.jit"):
+        wrap(functools.partial(final, loop="python"))(rates)
+
+
+def test_keys_may_be_stacked_by_every_loop():
+    for loop in ("scan", "python"):
+        _, keys = minibatch.epoch(
+            lambda key, batch: (jax.random.split(key)[0], key), jax.random.key(0), jnp.arange(6), batch_size=4,
+            key=jax.random.key(1), loop=loop,
+        )  # fmt: skip
+        assert keys.shape == (2,)
 
 
 def test_a_convolution_under_jit_is_told_of_too(caplog):

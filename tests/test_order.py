@@ -2,6 +2,7 @@
 
 import functools
 import math
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -101,8 +102,8 @@ def test_it_is_random_access_and_stores_nothing():
     assert temporary.temp_size_in_bytes < 100_000
 
 
-def test_the_default_is_the_bijection_from_256_examples_on():
-    for n, kind in [(255, "permutation"), (256, "bijection")]:
+def test_the_default_is_the_bijection_from_512_examples_on():
+    for n, kind in [(511, "permutation"), (512, "bijection")]:
         by_default, named = (minibatch.order(n, key=jax.random.key(0), kind=k)[np.arange(n)] for k in (None, kind))
         np.testing.assert_array_equal(by_default, named)
 
@@ -288,3 +289,21 @@ def test_positions_may_be_lists_and_slices(kind):
     order = minibatch.order(10, key=jax.random.key(0), kind=kind)
     np.testing.assert_array_equal(order[2:5], order[[2, 3, 4]])
     np.testing.assert_array_equal(order[-2:], order[np.array([8, 9])])
+    np.testing.assert_array_equal(np.asarray(order), order[np.arange(10)])
+    assert order[[]].shape == (0,)
+
+
+def test_a_slice_of_a_large_order_is_not_taken_from_a_large_array():
+    tracemalloc.start()
+    minibatch.order(2**31 - 1, key=jax.random.key(0))[:10]
+    assert tracemalloc.get_traced_memory()[1] < 10**7
+    tracemalloc.stop()
+
+
+def test_outside_of_jit_it_compiles_once():
+    order = minibatch.order(777, key=jax.random.key(0), kind="bijection")
+    before = _order._indices._cache_size()
+    for epoch in range(3):
+        minibatch.order(777, key=jax.random.key(0), epoch=epoch, kind="bijection")[np.arange(5)]
+        order[np.arange(5) + epoch]
+    assert _order._indices._cache_size() == before + 1

@@ -23,13 +23,12 @@ OPTIMIZER = ewa_optax.adam(0.05)
 
 
 def start(folder, result, loop="scan", devices=1):
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, SCRIPT, str(folder), str(result), loop, str(devices)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    return process
 
 
 def finish(process):
@@ -76,8 +75,10 @@ def test_another_number_of_devices_at_the_resume_ends_within_rounding(tmp_path):
     for devices in (1, 4):
         process = start(tmp_path / "run", tmp_path / "resumed.npz", devices=devices)
         if devices == 1:
-            while not list((tmp_path / "run").glob("[0-9]*/commit_success.txt")):
+            process.stdout.readline()  # An epoch is over,
+            while process.poll() is None and not list((tmp_path / "run").glob("[0-9]*/commit_success.txt")):
                 time.sleep(0.02)
+            assert process.poll() is None
             process.kill()
             process.communicate()
         else:
@@ -162,6 +163,21 @@ def test_a_folder_in_the_home_of_the_user(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "3").is_dir()
 
 
+@pytest.mark.parametrize("every", [None, 3, 9, 10])
+def test_a_run_that_is_over_is_not_closed_again(tmp_path, every):
+    calls = []
+    for _ in range(2):
+        run = fit(tmp_path / "run", epochs=3, checkpoint_every=every, callbacks=[lambda run: calls.append(run.epoch)])
+    assert calls == [1, 2, 3]
+    assert run.history.steps.tolist() == [3, 3, 3]
+
+
+def test_a_resume_is_told(tmp_path, capsys):
+    fit(tmp_path / "run", epochs=1)
+    fit(tmp_path / "run", epochs=2, progress=True)
+    assert f"resumes after 1 epochs and 0 steps, from {tmp_path}" in capsys.readouterr().err
+
+
 def test_early_stopping_goes_on_counting(tmp_path):
     shift = {"x": X, "y": DATA["y"] + RNG.standard_normal(150).astype(np.float32) * 3}
     keywords = dict(data=shift, validation=DATA, patience=3, epochs=300)
@@ -203,8 +219,9 @@ def test_a_foreign_checkpoint_is_told(tmp_path):
         (dict(key=jax.random.key(2)), r"of another run \(key: \[0, 1\] there, \[0, 2\] here\); give this run a folder"),
         (dict(batch_size=32), "batch_size: 64 there, 32 here"),
         (dict(data={"x": X[:100], "y": DATA["y"][:100]}), "num_examples: 150 there, 100 here"),
-        (dict(order="bijection"), "order: None there, 'bijection' here"),
+        (dict(order="bijection"), "order: 'permutation' there, 'bijection' here"),
         (dict(validation=DATA), "validation: False there, True here"),
+        (dict(data={"x": X + 1, "y": DATA["y"]}), "data: '600 numbers in 2 arrays of float32"),
     ],
 )
 def test_the_checkpoint_of_another_run_is_told(tmp_path, keywords, message):

@@ -182,7 +182,11 @@ def test_two_processes_with_half_the_data_each_are_one_with_all(tmp_path):
         )
         for i in range(2)
     ]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], errors
     assert "epoch 2/2" in errors[0]
     assert "epoch 2/2" not in errors[1]
