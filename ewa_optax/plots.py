@@ -38,20 +38,11 @@ def minibatch_costs(histories: Mapping[str, Any], *, decay: float = 0.9, ax: "Ax
         >>> print(ax.get_xlabel())
         mini-batch
     """
-    average = optax.chain(scale_by_ewa(decay), bias_correct(decay))
-
-    def smooth(costs):
-        def step(state, cost):
-            mean, state = average.update(cost, state)
-            return state, jnp.asarray(mean)
-
-        return jax.lax.scan(step, average.init(jnp.zeros(())), jnp.asarray(costs, float))[1]
-
     ax = _axes(ax)
     for label, costs, style in _styled(histories):
         numbers = np.arange(1, len(costs) + 1)
         ax.plot(numbers, costs, color=style["color"], alpha=0.2, linewidth=0.8)
-        ax.plot(numbers, smooth(costs), label=label, **style)
+        ax.plot(numbers, _smooth(costs, decay), label=label, **style)
     return _finish(ax, "mini-batch", f"cost of the mini-batch, and its average (decay {decay:g})")
 
 
@@ -79,6 +70,52 @@ def epoch_costs(histories: Mapping[str, Any], *, ax: "Axes | None" = None) -> "A
         ax.plot(np.arange(len(costs)), costs, label=label, **style)
     ax.locator_params(axis="x", integer=True)
     return _finish(ax, "epochs", "training cost")
+
+
+def history(record: Any, *, decay: float = 0.9, ax: "Axes | None" = None) -> "Axes":
+    r"""Draws a training by `ewa_optax.fit`: costs per mini-batch, their means per epoch, validation costs, the best.
+
+    Args:
+        record: the `history` of what `ewa_optax.fit` returned.
+        decay: of the average of the costs per mini-batch, in [0, 1): over about $1/(1-\beta)$ mini-batches.
+        ax: the axes to draw on; a new figure's by default.
+
+    Returns:
+        The axes: a logarithmic cost over epochs, the cost of a step where the step is in its epoch, those of whole
+        epochs where they end.
+
+    Raises:
+        ValueError: `decay` outside [0, 1), or a record without steps.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, ewa_optax
+        >>> from ewa_optax import plots
+        >>> run = ewa_optax.fit(
+        ...     lambda w, batch: jnp.mean((batch - w) ** 2), ewa_optax.momentum(0.1), jnp.zeros(()), jnp.ones(100),
+        ...     batch_size=10, epochs=3, key=jax.random.key(0), progress=False,
+        ... )
+        >>> print(plots.history(run.history).get_xlabel())
+        epochs
+    """
+    if not len(record.costs):
+        raise ValueError("the record holds no steps, so there is nothing to draw; train first.")
+    ax, done = _axes(ax), int(record.steps.sum())
+    # An epoch that was cut short is drawn to the scale of the one before.
+    pace = [*record.steps, record.steps[-1] if len(record.steps) else len(record.costs)]
+    lengths = np.repeat(pace, [*record.steps, len(record.costs) - done])
+    epochs = np.cumsum(1 / lengths)
+    ax.plot(epochs, record.costs, color=COLOURS[0], alpha=0.2, linewidth=0.8)
+    label = f"mini-batches, averaged (decay {decay:g})"
+    ax.plot(epochs, _smooth(record.costs, decay), color=COLOURS[0], label=label)
+    ends = np.arange(1, len(record.epoch_costs) + 1)
+    marker = "o" if len(ends) == 1 else ""
+    ax.plot(ends, record.epoch_costs, color=COLOURS[1], linestyle=DASHES[1], marker=marker, label="epochs")
+    if len(record.validation_costs):
+        costs, best = record.validation_costs, int(np.argmin(record.validation_costs))
+        ax.plot(ends, costs, color=COLOURS[2], linestyle=DASHES[2], marker=marker, label="validation")
+        label = f"the best: {costs[best]:.3g}, after epoch {best + 1}"
+        ax.plot(best + 1, costs[best], color=COLOURS[3], marker="*", linestyle="", label=label)
+    return _finish(ax, "epochs", "cost")
 
 
 def batch_sizes(found: Any, *, ax: "Axes | None" = None) -> "Axes":
@@ -111,6 +148,16 @@ def batch_sizes(found: Any, *, ax: "Axes | None" = None) -> "Axes":
     for label, _, style in _styled({label: trial.costs for label, trial in labels.items()}):
         ax.plot(labels[label].seconds, labels[label].costs, label=label, **style)
     return _finish(ax, "seconds", "cost of a sample")
+
+
+def _smooth(costs, decay):
+    average = optax.chain(scale_by_ewa(decay), bias_correct(decay))
+
+    def step(state, cost):
+        mean, state = average.update(cost, state)
+        return state, jnp.asarray(mean)
+
+    return jax.lax.scan(step, average.init(jnp.zeros(())), jnp.asarray(costs, float))[1]
 
 
 def _axes(ax):

@@ -17,7 +17,7 @@ import pytest
 from sklearn import datasets
 
 import ewa_optax
-from ewa_optax import _engines, minibatch
+from ewa_optax import _engines, _history, minibatch
 
 KEY = jax.random.key(1)
 RNG = np.random.default_rng(0)
@@ -473,6 +473,24 @@ def test_progress_is_a_line_an_epoch_where_there_is_no_terminal(capsys):
 def test_the_steps_of_each_epoch_are_recorded():
     assert fit().history.steps.tolist() == [3, 3, 3]
     assert fit(data=tuple_of(batches_of(0)[:2])).history.steps.tolist() == [2, 2, 2]
+
+
+def test_the_picture_of_a_history():
+    run = fit(validation=DATA, epochs=4)
+    ax = ewa_optax.plots.history(run.history)
+    _, smooth, epochs, validation, best = ax.get_lines()
+    np.testing.assert_allclose(smooth.get_xdata(), np.arange(1, 13) / 3)
+    np.testing.assert_array_equal(epochs.get_xdata(), [1, 2, 3, 4])
+    np.testing.assert_array_equal(validation.get_ydata(), run.history.validation_costs)
+    assert (best.get_xdata(), best.get_ydata()) == (4, run.history.validation_costs.min())
+    cut = fit(callbacks=[interrupt_at_once], epochs=1).history
+    assert ewa_optax.plots.history(cut).get_lines()[0].get_xdata()[-1] == 1
+    with pytest.raises(ValueError, match="holds no steps"):
+        ewa_optax.plots.history(_history.empty())
+
+
+def interrupt_at_once(run):
+    raise KeyboardInterrupt
 
 
 # Batch sizes.
