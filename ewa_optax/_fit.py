@@ -8,19 +8,17 @@ import jax
 import numpy as np
 import optax
 
-from ewa_optax._batches import some_examples, split
+from ewa_optax._batches import split
 from ewa_optax._checkpoint import Checkpoints
 from ewa_optax._checks import check_callbacks, check_function, check_functions, check_integer, check_key
 from ewa_optax._fit_arguments import (
-    ROWS,
     check_aux,
     check_numbers,
     check_params,
     check_stream,
     check_together,
-    fingerprint,
     initial_state,
-    words_of,
+    settings_of,
 )
 from ewa_optax._history import empty, with_epoch
 from ewa_optax._order import LARGEST
@@ -59,10 +57,13 @@ def fit(
 
     Each step is $\theta \leftarrow \theta + u(\nabla J^{\{t\}}(\theta))$ on the next mini-batch, $u$ the optimizer; an
     epoch is one pass over the shuffled data. Arrays are put on the device once, and steps run there in a compiled
-    loop; there are two copies of parameters and optimizer state, the one that steps change and the last that was looked
-    at. Ctrl-C ends the training cleanly with what was trained. When a cost, a parameter or the state stops being
-    finite, so does `fit`: it warns, and returns the last state that was finite. With a `checkpoint` folder, the same
-    call goes on where the last one ended or was killed, to the bit on the same machine.
+    loop; there are two copies of parameters and optimizer state, the one that steps change and the last that was
+    looked at (and one of the best parameters, with validation data). Ctrl-C ends the training cleanly with what was
+    trained. When a cost, a parameter or the state stops being finite, so does `fit`: it warns, and returns the last
+    state that was finite. With a `checkpoint` folder, the same call goes on where the last one ended or was killed, to
+    the bit on the same machine. Parameters, state, position, key and history are then those of the folder; loss,
+    learning rate, decays and callbacks are those of the call. A callback during which a run was interrupted is called
+    again.
 
     Args:
         loss: `(params, batch) -> cost`, a scalar. With `has_aux` it returns `(cost, aux)`; with `has_key` it is called
@@ -72,7 +73,8 @@ def fit(
         params: a pytree of float arrays. Where the data is sharded over a mesh and they are not, they are replicated.
         data: a pytree of arrays, examples along the first axes; or, to be read as needed, one with memory-mapped arrays
             (`numpy.load(file, mmap_mode="r")`); or any iterable of batches, such as a grain pipeline, which is begun
-            anew for each epoch (a list is a pytree, not an iterable of batches). Of sharded data see `minibatch.epoch`.
+            anew for each epoch, and shuffles by itself (a list is a pytree, not an iterable of batches; to resume, it
+            has to give the same batches again). Of sharded data see `minibatch.epoch`.
         batch_size: $B$, from 1 to the number of examples $m$; see `minibatch.suggest_batch_size`. None for an iterable.
         epochs: how many passes over the data, 1 or more, those before a resume included.
         key: a `jax.random` key, which decides the orders and the keys of the steps.
@@ -90,7 +92,8 @@ def fit(
             a lower rate `run._replace(opt_state=rescale_learning_rate(run.opt_state, 0.1))`; to end,
             `run._replace(stopped="enough")`.
         checkpoint: a folder for the checkpoints of this run (needs the `checkpoint` extra), the last two of which are
-            kept. If there are any in it, the training goes on from the latest one.
+            kept. If there are any in it, the training goes on from the latest one. Those of another key, batch size,
+            order, model, optimizer or data (told by shapes and the first 64 examples) are refused.
         checkpoint_every: how many steps from one to the next; None is one an epoch.
         progress: whether to show a bar (with the `progress` extra, on a terminal) or a line an epoch, on stderr.
 
@@ -151,16 +154,7 @@ def fit(
 
     check_aux(engine.aux)
     run = Fitted(params, opt_state, empty(engine.aux), 0, 0, params if validate else None, None)
-    settings = dict(
-        key=words_of(key),
-        **(batches.settings if batches else {}),
-        validation=validation is not None,
-        params=fingerprint(params),
-        opt_state=fingerprint(opt_state),
-        data="an iterable"
-        if batches is None
-        else fingerprint(data, some_examples(data, np.arange(min(ROWS, batches.num_examples)))),
-    )
+    settings = {} if checkpoint is None else settings_of(run, batches, data, key)
     with Checkpoints(checkpoint, every, settings) as saved, Progress(progress, "compiling", epochs) as shown:
 
         def end_epoch(run: Fitted, seconds: float) -> Fitted:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ewa_optax._batches import Batches, some_examples
 from ewa_optax._checks import check_integer
 from ewa_optax._order import LARGEST
 
@@ -84,9 +85,19 @@ def initial_state(optimizer: optax.GradientTransformation, params: Any, opt_stat
     return opt_state
 
 
-def words_of(key: jax.Array) -> list[int]:
-    """The numbers of a key."""
-    return np.asarray(key if key.dtype == np.uint32 else jax.random.key_data(key)).tolist()
+def settings_of(run: Any, batches: Batches | None, data: Any, key: jax.Array) -> dict[str, Any]:
+    """What tells the checkpoints of one run from those of another."""
+    settings = dict(
+        key=np.asarray(key if key.dtype == np.uint32 else jax.random.key_data(key)).tolist(),
+        params=fingerprint(run.params),
+        opt_state=fingerprint(run.opt_state),
+        validation=run.best_params is not None,
+        data="an iterable",
+    )
+    if batches is None:
+        return settings
+    some = some_examples(data, np.arange(min(ROWS, batches.num_examples)))
+    return {**settings, **batches.settings, "data": fingerprint(data, some)}
 
 
 def fingerprint(tree: Any, content: Any = ()) -> str:

@@ -8,7 +8,10 @@ import threading
 import time
 
 import chex
+import equinox as eqx
+import flax.linen as nn
 import grain
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -179,6 +182,29 @@ def test_optimizers_of_optax_with_a_line_search_or_no_rate():
     plateau = optax.chain(optax.adam(0.1), optax.contrib.reduce_on_plateau())
     assert np.isfinite(fit(optimizer=plateau).history.costs).all()
     assert fit(optimizer=optax.lbfgs(), batch_size=150, epochs=8).history.costs[-1] < 1e-6
+
+
+def test_an_equinox_model_a_haiku_and_a_linen_one(tmp_path):
+    def squares(apply):
+        return lambda params, batch: jnp.mean((apply(params, batch["x"])[:, 0] - batch["y"]) ** 2)
+
+    model = eqx.nn.MLP(3, 1, 8, 1, key=KEY)
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    with pytest.raises(TypeError, match=r"params.activation must be of floats, got .*; keep what is not trained"):
+        ewa_optax.fit(squares(lambda m, x: jax.vmap(m)(x)), OPTIMIZER, model, DATA, batch_size=64, epochs=1, key=KEY)
+    haiku = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([8, 1])(x)))
+    linen = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(1)])
+    for start, apply in (
+        (params, lambda p, x: jax.vmap(eqx.combine(p, static))(x)),
+        (haiku.init(KEY, X), haiku.apply),
+        (linen.init(KEY, X), linen.apply),
+    ):
+        run = ewa_optax.fit(
+            squares(apply), OPTIMIZER, start, DATA, batch_size=64, epochs=30, key=KEY, progress=False,
+            checkpoint=tmp_path / type(start).__name__ / str(len(jax.tree.leaves(start))) / apply.__name__,
+        )  # fmt: skip
+        assert run.history.epoch_costs[-1] < 0.3 * run.history.epoch_costs[0]
+        assert jax.tree.structure(run.params) == jax.tree.structure(start)
 
 
 def test_validation_early_stopping_and_the_best():

@@ -40,7 +40,7 @@ FLOORS = {
     "_sources": 7,
     "_training": 7,
     "_validation": 8,
-    "_fit_arguments": 2,
+    "_fit_arguments": 3,
     "_progress": 8,
     "_checkpoint": 8,
     "_batch_size": 9,
