@@ -9,6 +9,8 @@ import chex
 import jax
 import pytest
 
+collect_ignore = ["run_to_resume.py"]  # A program.
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

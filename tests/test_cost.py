@@ -66,7 +66,7 @@ def test_donated_state_and_parameters_need_no_second_copy():
 
 
 def test_an_epoch_holds_no_copy_of_its_data():
-    data = {"x": jnp.zeros((10_000, 20)), "y": jnp.zeros(10_000)}
+    data = {"x": jnp.zeros((100_000, 20)), "y": jnp.zeros(100_000)}
 
     def step(carry, batch):
         return carry + batch["x"].sum() + batch["y"].sum(), None
@@ -76,4 +76,4 @@ def test_an_epoch_holds_no_copy_of_its_data():
 
     lowered = jax.jit(epoch).lower(data)
     assert len(lowered.as_text()) < 200_000
-    assert lowered.compile().memory_analysis().temp_size_in_bytes < 400_000  # half of x
+    assert lowered.compile().memory_analysis().temp_size_in_bytes < 2_000_000  # A quarter of x.

@@ -13,7 +13,7 @@ import pytest
 import ewa_optax
 from ewa_optax import _loops, minibatch
 
-SIZES = [1, 2, 63, 64, 65, 1000, 4097]
+SIZES = [1, 65, 1000, 4097, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 63, 64))]
 
 
 def count_visits(visits, rows, mask=None):

@@ -70,6 +70,7 @@ def assert_same(folder):
         np.testing.assert_array_equal(resumed, whole)
 
 
+@pytest.mark.slow
 def test_another_number_of_devices_at_the_resume_ends_within_rounding(tmp_path):
     finish(start("-", tmp_path / "whole.npz"))
     for devices in (1, 4):
@@ -118,7 +119,7 @@ class Batches:
 
 
 @pytest.mark.parametrize("data", [DATA, Batches()], ids=["arrays", "iterable"])
-@pytest.mark.parametrize("every", [None, 1, 2, 3, 100])
+@pytest.mark.parametrize("every", [None, 2, *(pytest.param(every, marks=pytest.mark.slow) for every in (1, 3, 100))])
 def test_an_interrupted_run_goes_on(tmp_path, every, data):
     def keyed(w, batch, key):
         return loss(w, batch) + 0.01 * jax.random.normal(key) * w.sum(), {"mean": (batch["y"].mean(), None)}

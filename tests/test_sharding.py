@@ -21,7 +21,7 @@ RNG = np.random.default_rng(0)
 X = RNG.standard_normal((960, 6)).astype(np.float32)
 DATA = {"x": X, "y": np.tanh(X @ np.arange(6, dtype=np.float32))}
 KEY = jax.random.key(0)
-MESHES = [((8,), ("data",)), ((4, 2), ("data", "model"))]
+MESHES = [((8,), ("data",)), pytest.param((4, 2), ("data", "model"), marks=pytest.mark.slow)]
 
 
 def mesh_of(shape, names, types):
