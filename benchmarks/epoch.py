@@ -5,6 +5,7 @@ installed. Peers that are not installed are left out. All variants take turns in
 """
 
 import argparse
+import importlib
 import importlib.metadata
 import json
 import os
@@ -133,9 +134,9 @@ def numpy_by_hand(x: np.ndarray, y: np.ndarray) -> Callable[[int], Any]:
 
 def torch_variants(x: np.ndarray, y: np.ndarray) -> list[Variant]:
     """A `DataLoader`, and tensors indexed by hand, both with the gradient written out."""
-    try:
-        import torch
-        from torch.utils.data import DataLoader, TensorDataset
+    try:  # By name, since a type checker would not find what need not be installed.
+        torch: Any = importlib.import_module("torch")
+        loading: Any = importlib.import_module("torch.utils.data")
     except ImportError:
         return []
     features, labels = torch.from_numpy(x), torch.from_numpy(y)
@@ -149,7 +150,7 @@ def torch_variants(x: np.ndarray, y: np.ndarray) -> list[Variant]:
 
     def loader(i):
         torch.manual_seed(i)
-        train(DataLoader(TensorDataset(features, labels), batch_size=BATCH_SIZE, shuffle=True))
+        train(loading.DataLoader(loading.TensorDataset(features, labels), batch_size=BATCH_SIZE, shuffle=True))
 
     def by_hand(i):
         torch.manual_seed(i)
