@@ -13,6 +13,7 @@ from ewa_optax._checkpoint import Checkpoints
 from ewa_optax._checks import check_callbacks, check_function, check_functions, check_integer, check_key
 from ewa_optax._fit_arguments import (
     check_aux,
+    check_epochs,
     check_numbers,
     check_params,
     check_stream,
@@ -134,9 +135,11 @@ def fit(
     check_callbacks(callbacks)
     check_numbers(checkpoint_every=checkpoint_every, patience=patience)
     check_together(patience=patience, validation=validation, validation_loss=validation_loss, has_key=has_key)
+    check_epochs(data, epochs)
+    check_epochs(validation, epochs)
     stream = is_stream(data)
     if stream:
-        check_stream(data, epochs, batch_size=batch_size, remainder=remainder, order=order, shards=shards, loop=loop)
+        check_stream(batch_size=batch_size, remainder=remainder, order=order, shards=shards, loop=loop)
     batches = None if stream else split(data, batch_size, remainder, order, shards, has_key=has_key)
     check_params(params)
     params = placed(params, batches)

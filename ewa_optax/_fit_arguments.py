@@ -36,13 +36,17 @@ def check_together(*, patience: Any, validation: Any, validation_loss: Any, has_
         raise ValueError("validation with has_key needs a loss without a key; pass it as validation_loss.")
 
 
-def check_stream(stream: Any, epochs: int, **given: Any) -> None:
-    """Raises ValueError for what only arrays have, and for more epochs than the iterable has."""
-    if isinstance(stream, Iterator) and epochs > 1:
+def check_epochs(data: Any, epochs: int) -> None:
+    """Raises ValueError for more epochs than an iterator has; before the first one, lest what it trained is lost."""
+    if isinstance(data, Iterator) and epochs > 1:
         raise ValueError(
-            f"epochs must be 1 for an iterator such as {stream!r}, which can be run through only once, got {epochs}; "
+            f"epochs must be 1 for an iterator such as {data!r}, which can be run through only once, got {epochs}; "
             "pass an iterable that begins anew, such as a class with a method __iter__."
         )
+
+
+def check_stream(**given: Any) -> None:
+    """Raises ValueError for what only arrays have."""
     for name, default in OF_ARRAYS.items():
         if given[name] != default:
             raise ValueError(

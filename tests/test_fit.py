@@ -664,6 +664,7 @@ def vector(w, batch):
         (dict(callbacks=[lambda run: 1]), TypeError, "a callback must return None or a Fitted, got int"),
         (dict(data=iter([]), epochs=1), ValueError, "data gave no batch in epoch 0; pass an iterable that"),
         (dict(data=(b for b in batches_of(0))), ValueError, "epochs must be 1 for an iterator such as <gen.*got 3"),
+        (dict(validation=iter(batches_of(0))), ValueError, "epochs must be 1 for an iterator such as <list.*got 3"),
         (dict(data=tuple_of([]), batch_size=64), ValueError, "batch_size must be None for an iterable"),
         (dict(data=tuple_of([{"x": X, "y": X[:9]}])), ValueError, "the leaves of a batch differ in length"),
     ],
