@@ -21,6 +21,7 @@ Namespaces: storage (averages in 8 to 24 bits), minibatch (order, epochs, pure t
 
 from ewa_optax import minibatch as minibatch
 from ewa_optax import plots as plots
+from ewa_optax import series as series
 from ewa_optax import storage as storage
 from ewa_optax._average import bias_correct as bias_correct
 from ewa_optax._average import scale_by_ewa as scale_by_ewa

@@ -1,0 +1,71 @@
+r"""An average of equally spaced values as products with a triangle of weights, block by block.
+
+Within a block of $K$ values, all sums $\sum_{i \le k} \beta^{k-i} z_i$ are one product with a triangular matrix. What
+one block leaves to the next is again such a sum, of one value a block and with the decay $\beta^K$: so those are found
+in the same way, until one block holds them all. No step waits for another one.
+
+Values are taken relative to the average before the first of them, which keeps the digits of what changes, and keeps a
+constant series constant.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ewa_optax._recurrence import Fading
+
+BLOCK = 32
+
+
+def blockwise(
+    x: jax.Array, average: jax.Array, weight: jax.Array, fading: Fading, debias: bool, size: int = BLOCK
+) -> jax.Array:
+    r"""The averages of `x` (series, time, lanes), for a time that is a multiple of the `size` of a block.
+
+    `average`, of the shape (series, lanes), is that of the past, and `weight` what its weights sum to: 0 where there is
+    no past. Without `debias` the weight counts as 1.
+    """
+    series, time, *lanes = x.shape
+    z = (x - average[:, None]).reshape(series, -1, size, *lanes)
+    sums = _along(z, fading.share * _triangle(fading, size, 1, 0))
+    past = _carried(sums[:, :, -1], fading, size)
+    sums = sums + past[:, :, None] * _like(fading.powers(np.arange(1, size + 1)), sums, 2)
+    if debias:
+        t = np.arange(1, time + 1).reshape(-1, size)
+        total = _like(fading.powers(t), sums, 1) * weight[:, None, None] + _like(fading.faded(t), sums, 1)
+        sums = sums / total
+    return (average[:, None, None] + sums).reshape(x.shape)
+
+
+def _triangle(fading: Fading, size: int, step: int, strict: int) -> jax.Array:
+    """From row i to column k: the decay to the power of the time between them."""
+    k = np.arange(size)
+    gap = k - k[:, None] - strict
+    return jnp.where(gap >= 0, fading.powers(step * np.maximum(gap, 0)), 0)
+
+
+def _along(z: jax.Array, matrix: jax.Array) -> jax.Array:
+    """The product along the third axis. In full: accelerators else round its factors to 10 or 8 bits."""
+    return jnp.einsum("sri...,ik->srk...", z, matrix, precision=jax.lax.Precision.HIGHEST)
+
+
+def _carried(sums: jax.Array, fading: Fading, step: int) -> jax.Array:
+    """What all blocks before leave to each one: sums of (series, blocks, lanes), which are `step` apart."""
+    series, blocks, *lanes = sums.shape
+    size = min(blocks, BLOCK)
+    padding = [(0, 0)] * sums.ndim
+    padding[1] = (0, -blocks % size)
+    z = jnp.pad(sums, padding).reshape(series, -1, size, *lanes)
+    inside = _along(z, _triangle(fading, size, step, 1))
+    if blocks > size:
+        left = _along(z, fading.powers(step * np.arange(size)[::-1])[:, None])[:, :, 0]
+        past = _carried(left, fading, step * size)
+        inside = inside + past[:, :, None] * _like(fading.powers(step * np.arange(size)), inside, 2)
+    return inside.reshape(series, -1, *lanes)[:, :blocks]
+
+
+def _like(x: Any, other: jax.Array, axis: int) -> jax.Array:
+    """`x` with axes of one element behind its own, so that it broadcasts from that axis of `other` on."""
+    return x.reshape(*x.shape, *[1] * (other.ndim - axis - x.ndim))

@@ -1,0 +1,116 @@
+"""Averages of equally spaced values on a CPU, a piece at a time that stays in its cache, written where they belong.
+
+Half of the time of such an average is memory that the operating system maps for the first time: so each value is read
+once, written once, and nothing of the length of the series is kept in between. These loops have no derivative in
+reverse.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ewa_optax._blockwise import BLOCK, blockwise
+from ewa_optax._recurrence import Fading
+from ewa_optax._shares import Gaps, Past, Plan, next_share
+
+TILE = 16_384
+"""Values a piece: 64 KiB of float32 in each of about five arrays, in a second-level cache of 512 KiB or more."""
+ROWS = 64
+
+
+def blocks_in_cache(
+    x: jax.Array, average: jax.Array, weight: jax.Array, fading: Fading, plan: Plan, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """All averages in `dtype`, and the last one in full."""
+    series, time, lanes = x.shape
+    tail = (lanes,) * (lanes > 1)
+    size = min(BLOCK, time)
+    pieces = -(-time * lanes // TILE)
+    if pieces == 1 and time % size:
+        pieces = 2
+    length = size * -(-time // (pieces * size))
+    together = min(series, max(1, TILE // (length * lanes)))
+    flat = x.reshape(series, time * lanes)
+    average, weight = (jnp.broadcast_to(a, (series, lanes)).reshape(series, *tail) for a in (average, weight))
+    steps = np.arange(1, length + 1)
+    kept, gained = fading.powers(steps), fading.faded(steps)
+
+    def some(turn, carry):
+        out, ends = carry
+        first = jnp.minimum(turn * together, series - together)
+
+        def piece(i, carry):
+            out, v, w = carry
+            start = jnp.minimum(i * length, time - length)  # The last piece overlaps the one before it.
+            place = time - length - start if plan.reverse else start
+            z = jax.lax.dynamic_slice(flat, (first, place * lanes), (together, length * lanes))
+            z = _turned(z.astype(v.dtype).reshape(together, length, *tail), plan.reverse)
+            y = blockwise(z, v, w, fading, plan.debias, size)
+            last = jnp.where(i == pieces - 1, length, jnp.minimum((i + 1) * length, time - length) - start) - 1
+            v, w = jax.lax.dynamic_index_in_dim(y, last, 1, False), kept[last] * w + gained[last]
+            y = _turned(y, plan.reverse).reshape(together, length * lanes).astype(dtype)
+            return jax.lax.dynamic_update_slice(out, y, (first, place * lanes)), v, w
+
+        v, w = (jax.lax.dynamic_slice_in_dim(a, first, together) for a in (average, weight))
+        out, v, _ = jax.lax.fori_loop(0, pieces, piece, (out, v, w))
+        return out, jax.lax.dynamic_update_slice_in_dim(ends, v, first, 0)
+
+    turns = -(-series // together)
+    carry = jnp.zeros(flat.shape, dtype), jnp.zeros_like(average)
+    out, ends = jax.lax.fori_loop(0, turns, some, carry) if turns > 1 else some(0, carry)
+    return out.reshape(x.shape), ends.reshape(series, lanes)
+
+
+def rows_in_cache(
+    x: jax.Array, average: jax.Array, weight: jax.Array, fading: Fading, gaps: Gaps | None, plan: Plan, dtype: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The same row by row, for many lanes or with gaps; and the last weight.
+
+    Some rows are summed up relative to the average before them: else a long memory stalls in float32.
+    """
+    series, time, lanes = x.shape
+    flat = x.reshape(series, time * lanes)
+    steps = np.arange(1, time + 1)
+    kept, gained = fading.powers(steps), fading.faded(steps)
+    observed = gaps and jnp.broadcast_to(gaps.observed, x.shape).reshape(flat.shape)
+    average, weight = (jnp.broadcast_to(a, (series, lanes)) for a in (average, weight))
+
+    def one(s, carry):
+        out, averages, weights = carry
+
+        def row(t, carry):
+            out, v, change, past = carry
+            at = s, (time - 1 - t if plan.reverse else t) * lanes
+            z = jax.lax.dynamic_slice(flat, at, (1, lanes)).astype(v.dtype) - v
+            if gaps is None:
+                share = fading.share / (kept[t] * past.kept + gained[t]) if plan.debias else fading.share
+                change = change + share * (z - change)
+                y = v + change
+            else:
+                there = jax.lax.dynamic_slice(observed, at, (1, lanes))
+                passed = None if gaps.passed is None else gaps.passed[t]
+                share, past = next_share(past, there, passed, fading, plan)
+                change = change + share * (jnp.where(there, z, 0) - change)
+                y = jnp.where(past.begun, v + change, jnp.nan)
+            return jax.lax.dynamic_update_slice(out, y.astype(dtype), at), v, change, past
+
+        def some(i, carry):
+            out, v, past = carry
+            stop = jnp.minimum((i + 1) * ROWS, time)
+            out, v, change, past = jax.lax.fori_loop(i * ROWS, stop, row, (out, v, jnp.zeros_like(v), past))
+            return out, v + change, past.settled(plan)
+
+        v, w = (jax.lax.dynamic_slice_in_dim(a, s, 1) for a in (average, weight))
+        out, v, past = jax.lax.fori_loop(0, -(-time // ROWS), some, (out, v, Past.of(w, plan)))
+        put = jax.lax.dynamic_update_slice_in_dim
+        return out, put(averages, v, s, 0), put(weights, past.weight(plan), s, 0)
+
+    carry = jnp.zeros(flat.shape, dtype), jnp.zeros_like(average), jnp.zeros_like(weight)
+    out, averages, weights = jax.lax.fori_loop(0, series, one, carry) if series > 1 else one(0, carry)
+    return out.reshape(x.shape), averages, weights
+
+
+def _turned(x, reverse):
+    return jnp.flip(x, 1) if reverse else x

@@ -1,0 +1,134 @@
+"""The running average of an array, by whichever way is fastest for its shape and device.
+
+On a CPU, where lanes are few, one piece after the other by products with triangles of weights (`_in_cache`); where they
+are three or more, row by row. Elsewhere all at once, by triangles. With gaps, row by row on a CPU, and else by an
+associative scan. A derivative is that of the ways that work all at once.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ewa_optax._blockwise import BLOCK, blockwise
+from ewa_optax._in_cache import blocks_in_cache, rows_in_cache
+from ewa_optax._recurrence import Fading, associative
+from ewa_optax._shares import Gaps, Plan, all_shares
+
+METHODS = ("serial", "associative", "blocks")
+FEW_LANES = 2
+"""Up to here blocks are faster than rows (`benchmarks.series`)."""
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
+def running(
+    x: jax.Array, average: jax.Array, weight: jax.Array, fading: Fading, gaps: Gaps, plan: Plan, dtype: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The averages of `x` (series, time, lanes) in `dtype`; and the last one, and the weight of the past after it.
+
+    `average` and `weight` (series, lanes) are those of the past before the first value. Without `gaps.observed`, what
+    is not NaN is there.
+    """
+    if not _even(gaps):
+        return _uneven(x, average, weight, fading, _told(x, gaps), plan, dtype)
+    start = average if plan.debias else jnp.where(weight > 0, average, x[:, 0].astype(average.dtype))
+    out, end = _of_even(x, start, weight, fading, plan, dtype)
+    after = fading.powers(x.shape[1]) * weight + fading.faded(x.shape[1]) if plan.debias else jnp.ones_like(weight)
+
+    # A NaN, or an infinity, which a triangle carries backwards too, shows in the last average.
+    def again(carry):
+        return jnp.array(False), *_uneven(x, average, weight, fading, _told(x, gaps), plan, dtype)
+
+    carry = _has_gaps(end, weight, plan), out, end, after
+    return jax.lax.while_loop(lambda carry: carry[0], again, carry)[1:]  # Unlike cond, it copies nothing.
+
+
+@running.defjvp
+def _derivative(plan, dtype, primals, tangents):
+    return jax.jvp(functools.partial(_at_once, plan=plan, dtype=dtype), primals, tangents)
+
+
+def _even(gaps):
+    return gaps.observed is None and gaps.passed is None
+
+
+def _told(x, gaps):
+    return gaps._replace(observed=~jnp.isnan(x) if gaps.observed is None else gaps.observed)
+
+
+def _has_gaps(x, weight, plan):
+    gaps = ~jnp.isfinite(x).all()
+    return gaps if plan.debias else gaps | jnp.any((weight > 0) & (weight != 1))
+
+
+def _of_even(x, average, weight, fading, plan, dtype):
+    blocks = functools.partial(blocks_in_cache, plan=plan, dtype=dtype)
+
+    def rows(x, average, weight, fading):
+        return rows_in_cache(x, average, weight, fading, None, plan, dtype)[:2]
+
+    def at_once(x, average, weight, fading):
+        return _even_at_once(x, average, weight, fading, plan, dtype)
+
+    few = x.shape[2] <= FEW_LANES
+    on_cpu = {None: blocks if few else rows, "serial": rows, "blocks": blocks, "associative": at_once}[plan.method]
+    elsewhere = rows if plan.method == "serial" else at_once
+    return jax.lax.platform_dependent(x, average, weight, fading, cpu=on_cpu, default=elsewhere)
+
+
+def _uneven(x, average, weight, fading, gaps, plan, dtype):
+    average = jnp.where(weight > 0, average, 0)
+    rows = functools.partial(rows_in_cache, plan=plan, dtype=dtype)
+    at_once = functools.partial(_uneven_at_once, plan=plan, dtype=dtype)
+    on_cpu = at_once if plan.method == "associative" else rows
+    elsewhere = rows if plan.method == "serial" else at_once
+    return jax.lax.platform_dependent(x, average, weight, fading, gaps, cpu=on_cpu, default=elsewhere)
+
+
+def _at_once(x, average, weight, fading, gaps, plan, dtype):
+    """The same by what has a derivative in reverse."""
+    told = _told(x, gaps)
+
+    def uneven(x, average):
+        return _uneven_at_once(x, jnp.where(weight > 0, average, 0), weight, fading, told, plan, dtype)
+
+    def even(x, average):
+        x = jnp.where(jnp.isfinite(x), x, 0)
+        if not plan.debias:
+            average = jnp.where(weight > 0, average, x[:, 0].astype(average.dtype))
+        out, end = _even_at_once(x, average, weight, fading, plan, dtype)
+        t = x.shape[1]
+        return out, end, fading.powers(t) * weight + fading.faded(t) if plan.debias else jnp.ones_like(weight)
+
+    return jax.lax.cond(_has_gaps(x, weight, plan), uneven, even, x, average) if _even(gaps) else uneven(x, average)
+
+
+def _even_at_once(x, average, weight, fading, plan, dtype):
+    time = x.shape[1]
+    z = _turned(x, plan).astype(average.dtype)
+    average, weight = (jnp.broadcast_to(a, (x.shape[0], x.shape[2])) for a in (average, weight))
+    if plan.method == "associative":
+        t = jnp.arange(1, time + 1)[:, None]
+        shares = jnp.broadcast_to(fading.share, (1, time, 1))
+        if plan.debias:
+            shares = fading.share / (fading.powers(t) * weight[:, None] + fading.faded(t))
+        y = associative(shares * z, jnp.broadcast_to(shares, z.shape), average)
+    else:
+        size = min(BLOCK, time)
+        padded = jnp.pad(z, ((0, 0), (0, -time % size), (0, 0)))
+        y = blockwise(padded, average, weight, fading, plan.debias, size)[:, :time]
+    return _turned(y, plan).astype(dtype), y[:, -1]
+
+
+def _uneven_at_once(x, average, weight, fading, gaps, plan, dtype):
+    average, weight = (jnp.broadcast_to(a, (x.shape[0], x.shape[2])) for a in (average, weight))
+    observed = _turned(jnp.broadcast_to(gaps.observed, x.shape), plan)
+    z = jnp.where(observed, _turned(x, plan), 0).astype(average.dtype)
+    shares, begun, after = all_shares(weight, gaps._replace(observed=observed), fading, plan)
+    y = jnp.where(begun, associative(shares * z, shares, average), jnp.nan)
+    return _turned(y, plan).astype(dtype), y[:, -1], after
+
+
+def _turned(x, plan):
+    return jnp.flip(x, 1) if plan.reverse else x

@@ -1,0 +1,106 @@
+r"""The share $s_t$ of each value in the average after it: $v_t = v_{t-1} + s_t (x_t - v_{t-1})$.
+
+With the bias corrected, all weights count: that of the past is $w_t = \beta w_{t-1} + (1-\beta)$ where there is a value,
+and the share is $(1-\beta)/w_t$. Otherwise the past weighs 1 after each value, so the share is $1-\beta$, and after a
+gap of $k$ steps $(1-\beta)/(\beta^k + 1 - \beta)$; of irregular times it is what has faded since the last value.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ewa_optax._recurrence import Fading, associative
+
+
+class Plan(NamedTuple):
+    """What is known of an average when it is compiled."""
+
+    debias: bool
+    reverse: bool
+    skip: bool
+    """A missing value counts as no time."""
+    method: str | None
+
+
+class Gaps(NamedTuple):
+    """Which values are there (series, time, lanes), and, unless always 1, the time since the one before (time,)."""
+
+    observed: jax.Array
+    passed: jax.Array | None
+
+
+class Past(NamedTuple):
+    """The weight of the past, as `kept` plus `gained`; without correction of the bias, how much of it has faded.
+
+    Two parts, because a sum of many small steps stalls in float32 when each is added to a large number.
+    """
+
+    kept: jax.Array
+    gained: jax.Array
+    begun: jax.Array
+
+    @classmethod
+    def of(cls, weight: jax.Array, plan: Plan) -> "Past":
+        """What comes before the first value."""
+        nothing = jnp.zeros_like(weight)
+        return cls(weight, nothing, weight > 0) if plan.debias else cls(nothing, 1 - weight, weight > 0)
+
+    def settled(self, plan: Plan) -> "Past":
+        """The same, ready for more steps."""
+        if not plan.debias:
+            return self
+        return Past(_weight(self.kept + self.gained, self.begun), jnp.zeros_like(self.kept), self.begun)
+
+    def weight(self, plan: Plan) -> jax.Array:
+        """The weight itself, once `settled`; 0 stands for no past at all."""
+        return self.kept if plan.debias else _weight(1 - self.gained, self.begun)
+
+
+def next_share(past: Past, observed: Any, passed: Any, fading: Fading, plan: Plan) -> tuple[jax.Array, Past]:
+    """The share of one value, and the past after it."""
+    faded, begun = _faded(observed, passed, fading, plan), past.begun | observed
+    if plan.debias:
+        gained = past.gained + (jnp.where(observed, fading.share, 0) - faded * (past.kept + past.gained))
+        return _share(observed, past.kept + gained, fading), Past(past.kept, gained, begun)
+    before = past.gained + faded * (1 - past.gained)
+    return _plain_share(observed, passed, before, fading), Past(past.kept, jnp.where(observed, 0, before), begun)
+
+
+def all_shares(weight: jax.Array, gaps: Gaps, fading: Fading, plan: Plan) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The shares of all values at once, whether the average has begun at each, and the weight after them."""
+    observed = gaps.observed
+    passed = None if gaps.passed is None else gaps.passed[:, None]
+    faded = jnp.broadcast_to(_faded(observed, passed, fading, plan), observed.shape)
+    time = jnp.arange(observed.shape[1])[:, None]
+    first = jnp.where(observed.any(1), jnp.argmax(observed, 1), observed.shape[1])
+    first = jnp.where(weight > 0, -1, first)[:, None]
+    if plan.debias:
+        past = associative(jnp.where(observed, fading.share, 0), faded, weight)
+        shares, last = _share(observed, past, fading), past[:, -1]
+    else:
+        gone = associative(jnp.where(observed, 0, faded), jnp.where(observed, 1, faded), 1 - weight)
+        before = jnp.concatenate([1 - weight[:, None], gone[:, :-1]], 1)
+        before = before + faded * (1 - before)
+        shares, last = _plain_share(observed, passed, before, fading), 1 - gone[:, -1]
+    begun = time >= first
+    return jnp.where(time == first, 1, shares), begun, _weight(last, begun[:, -1])
+
+
+def _weight(weight, begun):
+    """What has faded out of the range of floats is still not 0, which would be no past at all."""
+    return jnp.where(begun, jnp.maximum(weight, jnp.finfo(weight.dtype).tiny), 0)
+
+
+def _faded(observed, passed, fading, plan):
+    faded = fading.share if passed is None else fading.faded(passed)
+    return jnp.where(observed, faded, 0) if plan.skip else faded
+
+
+def _share(observed, total, fading):
+    return jnp.where(observed, jnp.minimum(fading.share / jnp.where(observed, total, 1), 1), 0)
+
+
+def _plain_share(observed, passed, before, fading):
+    share = fading.share / (1 - before + fading.share) if passed is None else before
+    return jnp.where(observed, share, 0)
