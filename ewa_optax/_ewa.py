@@ -1,32 +1,14 @@
-r"""The exponentially weighted average of a series, along an axis of arrays."""
+"""The exponentially weighted average of a series, along an axis of arrays."""
 
 import functools
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ewa_optax._checks import DECAY, check, check_choice
-from ewa_optax._numerics import Number, wide_dtype
-from ewa_optax._recurrence import Fading
-from ewa_optax._running import METHODS, running
-from ewa_optax._series_arguments import broadcast, check_array, check_axis, check_times, spread, without
-from ewa_optax._shares import Gaps, Plan
-
-MISSING = ("decay", "skip")
-
-
-class EwaState(NamedTuple):
-    """What an average carries on from one piece of a series to the next.
-
-    The last average (NaN before the first value), the weight of the past (0 before the first value), and, with
-    `times=`, the last time; trees like the series, without its axis, in float32 or wider.
-    """
-
-    average: Any
-    weight: Any
-    time: jax.Array | None
+from ewa_optax._numerics import Number
+from ewa_optax._running import running
+from ewa_optax._series_arguments import EwaState, in_three_axes, plan_of, read, without
 
 
 def ewa(
@@ -170,87 +152,19 @@ def ewa_with_state(
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Understanding exponentially weighted averages".
     """
-    check("ewa", "decay", decay, DECAY)
-    check_choice("missing", missing, MISSING)
-    check_choice("method", method, (None, *METHODS))
-    leaves, structure = jax.tree.flatten(x)
-    leaves = [check_array(leaf) for leaf in leaves]
-    axes = [check_axis(axis, leaf) for leaf in leaves]
-    plan = Plan(bool(debias), bool(reverse), missing == "skip", method)
-    passed, last = _passed(times, state, leaves, axes, plan)
-    pasts = _pasts(state, initial, leaves, axes, structure, plan)
-    found = [
-        _averages(leaf, *past, _observed(there, leaf), passed, _fading(decay, leaf), axis=axis, plan=plan)
-        for leaf, axis, past, there in zip(leaves, axes, pasts, spread("where", where, structure), strict=True)
-    ]
-    y, average, weight = (structure.unflatten([each[i] for each in found]) for i in range(3))
-    return y, EwaState(average, weight, last)
+    plan = plan_of(debias, reverse, missing, method)
+    request = read(x, decay, plan, state=state, axis=axis, initial=initial, where=where, times=times)
+    found = [_averages(part, axis=axis, plan=plan) for part, axis in request.parts]
+    y, average, weight = (request.structure.unflatten([each[i] for each in found]) for i in range(3))
+    return y, EwaState(average, weight, request.time)
 
 
 @functools.partial(jax.jit, static_argnames=("axis", "plan"))
-def _averages(x, average, weight, observed, passed, fading, *, axis, plan):
-    shape = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
-    y = x
-    if 0 not in shape:
-        observed = None if observed is None else observed.reshape(shape)
-        lanes = shape[0], shape[2]
-        past = average.reshape(lanes), weight.reshape(lanes)
-        y, average, weight = running(x.reshape(shape), *past, fading, Gaps(observed, passed), plan, x.dtype)
-    average = jnp.where(weight > 0, average, jnp.nan)
-    outer = without(x.shape, axis)
-    return y.reshape(x.shape), average.reshape(outer), weight.reshape(outer)
-
-
-def _passed(times, state, leaves, axes, plan):
-    before = state.time if isinstance(state, EwaState) else None
-    if times is None:
-        if before is not None:
-            raise ValueError("times must go on where the state was made with times, got None; give those of this piece.")
-        return None, None
-    if isinstance(state, EwaState) and before is None:
-        raise ValueError("times must be None where the state was made without times; begin with state=None.")
-    lengths = {leaf.shape[axis] for leaf, axis in zip(leaves, axes, strict=True)}
-    if len(lengths) > 1:
-        raise ValueError(f"times must be those of all arrays, whose lengths are {sorted(lengths)}; make a call for each.")
-    return check_times(times, lengths.pop() if lengths else len(times), before, plan.reverse)
-
-
-def _pasts(state, initial, leaves, axes, structure, plan):
-    """Average and weight of the past, for each array."""
-    shapes = [without(leaf.shape, axis) for leaf, axis in zip(leaves, axes, strict=True)]
-    dtypes = [wide_dtype(leaf.dtype) for leaf in leaves]
-    if state is not None:
-        return _continued(state, initial, shapes, dtypes, structure)
-    pasts = []
-    for value, shape, dtype in zip(spread("initial", initial, structure), shapes, dtypes, strict=True):
-        known = value is not None or not plan.debias
-        average = broadcast("initial", 0.0 if value is None else value, shape, dtype)
-        weight = jnp.where(jnp.isnan(average), 0, float(known)).astype(_real(dtype))
-        pasts.append((average, weight))
-    return pasts
-
-
-def _continued(state, initial, shapes, dtypes, structure):
-    if not isinstance(state, EwaState):
-        raise TypeError(f"state must be an EwaState, got {type(state).__name__}; pass on what the call before returned.")
-    if initial is not None:
-        raise ValueError("initial must be None beside a state, which holds the average so far; give it to the first piece.")
-    found = [jax.tree.leaves(tree) for tree in (state.average, state.weight)]
-    if any(jax.tree.structure(tree) != structure for tree in state[:2]) or [v.shape for v in found[0]] != shapes:
-        raise ValueError(
-            f"a state of shapes {[v.shape for v in found[0]]} came for series of shapes {shapes} (without their axis); "
-            "pieces differ in length only."
-        )
-    return [(v.astype(dtype), w.astype(_real(dtype))) for v, w, dtype in zip(*found, dtypes, strict=True)]
-
-
-def _observed(where, leaf):
-    return None if where is None else broadcast("where", where, leaf.shape, bool)
-
-
-def _fading(decay, leaf):
-    return Fading.of(decay, _real(wide_dtype(leaf.dtype)))
-
-
-def _real(dtype):
-    return jnp.finfo(dtype).dtype
+def _averages(part, *, axis, plan):
+    y, average, weight = part.x, part.average, part.weight
+    if y.size:
+        x, average, weight, gaps = in_three_axes(part, axis)
+        y, average, weight = running(x, average, weight, part.fading, gaps, plan, x.dtype)
+    outer = without(part.x.shape, axis)
+    average = jnp.where(weight > 0, average, jnp.nan).reshape(outer)
+    return y.reshape(part.x.shape), average, weight.reshape(outer)

@@ -16,7 +16,6 @@ from ewa_optax._in_cache import blocks_in_cache, rows_in_cache
 from ewa_optax._recurrence import Fading, associative
 from ewa_optax._shares import Gaps, Plan, all_shares
 
-METHODS = ("serial", "associative", "blocks")
 FEW_LANES = 2
 """Up to here blocks are faster than rows (`benchmarks.series`)."""
 

@@ -1,11 +1,80 @@
 """The arguments of averages of series: checked where the user wrote them, and brought into one form."""
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+
+from ewa_optax._checks import DECAY, check, check_choice
+from ewa_optax._numerics import Number, wide_dtype
+from ewa_optax._recurrence import Fading
+from ewa_optax._shares import METHODS, Gaps, Plan
+
+
+class EwaState(NamedTuple):
+    """What an average carries on from one piece of a series to the next.
+
+    The last average (NaN before the first value), the weight of the past (0 before the first value), and, with
+    `times=`, the last time. The first two are trees like the series, without its axis, in float32 or wider.
+    """
+
+    average: Any
+    weight: Any
+    time: jax.Array | None
+
+
+class Part(NamedTuple):
+    """One array of a series, what comes before it, and what it has of gaps."""
+
+    x: jax.Array
+    average: jax.Array
+    weight: jax.Array
+    observed: jax.Array | None
+    passed: jax.Array | None
+    fading: Fading
+
+
+class Request(NamedTuple):
+    """All arrays of a series, each with its axis of time; how their tree is made; and the last time."""
+
+    parts: list[tuple[Part, int]]
+    structure: Any
+    time: jax.Array | None
+
+
+def plan_of(debias: Any, reverse: Any, missing: Any, method: Any) -> Plan:
+    """The options that are no arrays."""
+    check_choice("missing", missing, ("decay", "skip"))
+    check_choice("method", method, (None, *METHODS))
+    return Plan(bool(debias), bool(reverse), missing == "skip", method)
+
+
+def read(x: Any, decay: Number, plan: Plan, *, state: Any, axis: int, initial: Any, where: Any, times: Any) -> Request:
+    """The arguments of an average, checked."""
+    check("ewa", "decay", decay, DECAY)
+    leaves, structure = jax.tree.flatten(x)
+    leaves = [check_array(leaf) for leaf in leaves]
+    axes = [check_axis(axis, leaf) for leaf in leaves]
+    passed, last = _times(times, state, leaves, axes, plan)
+    shapes = [without(leaf.shape, axis) for leaf, axis in zip(leaves, axes, strict=True)]
+    pasts = _begun(initial, leaves, shapes, structure, plan) if state is None else _continued(state, initial, leaves, shapes, structure)
+    parts = [
+        (Part(leaf, *past, _observed(there, leaf), passed, Fading.of(decay, _real(leaf))), axis)
+        for leaf, past, there, axis in zip(leaves, pasts, spread("where", where, structure), axes, strict=True)
+    ]
+    return Request(parts, structure, last)
+
+
+def in_three_axes(part: Part, axis: int) -> tuple[jax.Array, jax.Array, jax.Array, Gaps]:
+    """The array as (series, time, lanes), its past as (series, lanes), and its gaps."""
+    x = part.x
+    shape = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
+    lanes = shape[0], shape[2]
+    observed = None if part.observed is None else jnp.broadcast_to(part.observed, x.shape).reshape(shape)
+    return x.reshape(shape), part.average.reshape(lanes), part.weight.reshape(lanes), Gaps(observed, part.passed)
 
 
 def check_array(leaf: Any) -> jax.Array:
@@ -46,15 +115,16 @@ def spread(name: str, value: Any, structure: Any) -> list[Any]:
         raise ValueError(f"{name} must be one for all arrays, or a tree like the series; {error}") from error
 
 
-def broadcast(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """`value` as an array of that shape."""
+def fitting(name: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
+    """`value` as an array that broadcasts to that shape."""
     array = jnp.asarray(value)
-    if dtype == bool and array.dtype != bool:
-        raise TypeError(f"{name} must be boolean, got {array.dtype}; write {name}=array > 0, for example.")
     try:
-        return jnp.broadcast_to(array.astype(dtype), shape)
-    except ValueError as error:
-        raise ValueError(f"{name} must broadcast to shape {shape}, got shape {array.shape}; add axes to it.") from error
+        fits = np.broadcast_shapes(array.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} must broadcast to shape {shape}, got shape {array.shape}; add or drop axes of it.")
+    return array
 
 
 def check_times(times: Any, length: int, before: Any, reverse: bool) -> tuple[jax.Array, jax.Array | None]:
@@ -78,3 +148,57 @@ def check_times(times: Any, length: int, before: Any, reverse: bool) -> tuple[ja
     last, first = jnp.asarray(turned[-1]), jnp.asarray(turned[0])
     since = 1.0 if before is None else jnp.abs(first - before)
     return jnp.concatenate([jnp.asarray([since], float), jnp.asarray(inside, float)]), last
+
+
+def _times(times, state, leaves, axes, plan):
+    before = state.time if isinstance(state, EwaState) else None
+    if times is None:
+        if before is not None:
+            raise ValueError("times must go on where the state was made with times, got None; give those of this piece.")
+        return None, None
+    if isinstance(state, EwaState) and before is None:
+        raise ValueError("times must be None where the state was made without times; begin with state=None.")
+    lengths = {leaf.shape[axis] for leaf, axis in zip(leaves, axes, strict=True)}
+    if len(lengths) > 1:
+        raise ValueError(f"times must be those of all arrays, but their lengths are {sorted(lengths)}; call once for each.")
+    return check_times(times, lengths.pop() if lengths else len(times), before, plan.reverse)
+
+
+def _begun(initial, leaves, shapes, structure, plan):
+    """Average and weight of the past before the first value."""
+    pasts = []
+    for value, leaf, shape in zip(spread("initial", initial, structure), leaves, shapes, strict=True):
+        known = value is not None or not plan.debias
+        average = fitting("initial", 0.0 if value is None else value, shape).astype(wide_dtype(leaf.dtype))
+        average = jnp.broadcast_to(average, shape)
+        pasts.append((average, jnp.where(jnp.isnan(average), 0, float(known)).astype(_real(leaf))))
+    return pasts
+
+
+def _continued(state, initial, leaves, shapes, structure):
+    if not isinstance(state, EwaState):
+        raise TypeError(f"state must be an EwaState, got {type(state).__name__}; pass on what the call before returned.")
+    if initial is not None:
+        raise ValueError("initial must be None beside a state, which holds the average so far; give it to the first piece.")
+    averages, weights = (jax.tree.leaves(tree) for tree in state[:2])
+    found = [v.shape for v in averages]
+    if any(jax.tree.structure(tree) != structure for tree in state[:2]) or found != shapes:
+        raise ValueError(
+            f"a state of shapes {found} came for series of shapes {shapes} (without their axis); pieces differ in "
+            "length only."
+        )
+    wide = [(wide_dtype(leaf.dtype), _real(leaf)) for leaf in leaves]
+    return [(v.astype(kinds[0]), w.astype(kinds[1])) for v, w, kinds in zip(averages, weights, wide, strict=True)]
+
+
+def _observed(where, leaf):
+    if where is None:
+        return None
+    there = fitting("where", where, leaf.shape)
+    if there.dtype != bool:
+        raise TypeError(f"where must be boolean, got {there.dtype}; write where=array > 0, for example.")
+    return there
+
+
+def _real(leaf):
+    return jnp.finfo(wide_dtype(leaf.dtype)).dtype

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 from ewa_optax._recurrence import Fading, associative
 
 
+METHODS = ("serial", "associative", "blocks")
+
+
 class Plan(NamedTuple):
     """What is known of an average when it is compiled."""
 

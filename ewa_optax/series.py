@@ -9,9 +9,12 @@ from ewa_optax._decays import half_life_from_decay as half_life_from_decay
 from ewa_optax._decays import span_from_decay as span_from_decay
 from ewa_optax._decays import weights as weights
 from ewa_optax._decays import window_from_decay as window_from_decay
-from ewa_optax._ewa import EwaState as EwaState
 from ewa_optax._ewa import ewa as ewa
 from ewa_optax._ewa import ewa_with_state as ewa_with_state
+from ewa_optax._moments import ewa_cov as ewa_cov
+from ewa_optax._moments import ewa_std as ewa_std
+from ewa_optax._moments import ewa_var as ewa_var
+from ewa_optax._series_arguments import EwaState as EwaState
 
 __all__ = [
     "EwaState",
@@ -21,6 +24,9 @@ __all__ = [
     "decay_from_span",
     "decay_from_window",
     "ewa",
+    "ewa_cov",
+    "ewa_std",
+    "ewa_var",
     "ewa_with_state",
     "half_life_from_decay",
     "span_from_decay",
