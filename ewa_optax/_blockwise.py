@@ -67,5 +67,5 @@ def _carried(sums: jax.Array, fading: Fading, step: int) -> jax.Array:
 
 
 def _like(x: Any, other: jax.Array, axis: int) -> jax.Array:
-    """`x` with axes of one element behind its own, so that it broadcasts from that axis of `other` on."""
-    return x.reshape(*x.shape, *[1] * (other.ndim - axis - x.ndim))
+    """`x` with axes of one element before and behind its own, so that it lies along `other` from that axis on."""
+    return x.reshape(*[1] * axis, *x.shape, *[1] * (other.ndim - axis - x.ndim))

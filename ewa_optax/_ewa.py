@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from ewa_optax._numerics import Number
-from ewa_optax._running import running
-from ewa_optax._series_arguments import EwaState, in_three_axes, plan_of, read, without
+from ewa_optax._over_devices import layout_of, over_devices
+from ewa_optax._series_arguments import EwaState, plan_of, read
 
 
 def ewa(
@@ -154,17 +154,14 @@ def ewa_with_state(
     """
     plan = plan_of(debias, reverse, missing, method)
     request = read(x, decay, plan, state=state, axis=axis, initial=initial, where=where, times=times)
-    found = [_averages(part, axis=axis, plan=plan) for part, axis in request.parts]
+    found = [_averages(part, axis=axis, plan=plan, layout=layout_of(part.x)) for part, axis in request.parts]
     y, average, weight = (request.structure.unflatten([each[i] for each in found]) for i in range(3))
     return y, EwaState(average, weight, request.time)
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "plan"))
-def _averages(part, *, axis, plan):
+@functools.partial(jax.jit, static_argnames=("axis", "plan", "layout"))
+def _averages(part, *, axis, plan, layout):
     y, average, weight = part.x, part.average, part.weight
     if y.size:
-        x, average, weight, gaps = in_three_axes(part, axis)
-        y, average, weight = running(x, average, weight, part.fading, gaps, plan, x.dtype)
-    outer = without(part.x.shape, axis)
-    average = jnp.where(weight > 0, average, jnp.nan).reshape(outer)
-    return y.reshape(part.x.shape), average, weight.reshape(outer)
+        y, average, weight = over_devices(part, axis, plan, layout)
+    return y, jnp.where(weight > 0, average, jnp.nan), weight

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._numerics import Number, wide_dtype
+from ewa_optax._over_devices import layout_of, on_each, specs_of
 from ewa_optax._recurrence import associative
 from ewa_optax._running import running
 from ewa_optax._series_arguments import in_three_axes, plan_of, read
@@ -82,7 +83,7 @@ def ewa_cov(
         if jnp.iscomplexobj(part.x):
             raise TypeError(f"x and y must be real, got {part.x.dtype}; take the parts that you mean.")
     found = [
-        _covariances(part, second.x, axis=axis, plan=plan, bias=bool(bias))
+        _covariances(part, second.x, axis=axis, plan=plan, bias=bool(bias), layout=layout_of(part.x))
         for (part, axis), (second, _) in zip(request.parts, other.parts, strict=True)
     ]
     return request.structure.unflatten(found)
@@ -206,12 +207,20 @@ def ewa_std(
     return jax.tree.map(_root, variances)
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "plan", "bias"))
-def _covariances(part, y, *, axis, plan, bias):
+@functools.partial(jax.jit, static_argnames=("axis", "plan", "bias", "layout"))
+def _covariances(part, y, *, axis, plan, bias, layout):
+    local = functools.partial(_local, axis=axis, plan=plan, bias=bias)
+    if layout is None:
+        return local(part, y)
+    whole, specs = specs_of(part, axis, layout, None)
+    return on_each(local, layout, (specs, whole), whole)(part, y)
+
+
+def _local(part, y, axis, plan, bias):
     dtype = jnp.promote_types(part.x.dtype, y.dtype)
     if not part.x.size:
         return part.x.astype(dtype)
-    x, average, weight, gaps = in_three_axes(part, axis)
+    x, average, weight, gaps = in_three_axes(part, axis, plan)
     x, y, average, weight, fading = jax.tree.map(
         lambda a: a.astype(wide_dtype(dtype)), (x, y.reshape(x.shape), average, weight, part.fading)
     )
@@ -250,8 +259,8 @@ def _from_before(z, means, there, plan):
 
 
 def _even(time, fading, plan):
-    r"""Without gaps, $1 - s_t$ and $1 - \sum w_i^2$, of the shape (time, 1)."""
-    t = np.arange(1, time + 1)[:, None]
+    r"""Without gaps, $1 - s_t$ and $1 - \sum w_i^2$, of the shape (1, time, 1)."""
+    t = np.arange(1, time + 1)[None, :, None]
     decay = 1 - fading.share
     if plan.debias:
         kept = fading.faded(t - 1) / fading.faded(t)
@@ -280,7 +289,7 @@ def _over(x, divisor, undefined):
 
 
 def _turned(x, plan):
-    return jnp.flip(x, -2) if plan.reverse else x
+    return jnp.flip(x, 1) if plan.reverse else x
 
 
 def _root(variance):

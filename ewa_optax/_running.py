@@ -108,7 +108,7 @@ def _even_at_once(x, average, weight, fading, plan, dtype):
     z = _turned(x, plan).astype(average.dtype)
     average, weight = (jnp.broadcast_to(a, (x.shape[0], x.shape[2])) for a in (average, weight))
     if plan.method == "associative":
-        t = jnp.arange(1, time + 1)[:, None]
+        t = jnp.arange(1, time + 1)[None, :, None]
         shares = jnp.broadcast_to(fading.share, (1, time, 1))
         if plan.debias:
             shares = fading.share / (fading.powers(t) * weight[:, None] + fading.faded(t))

@@ -60,7 +60,11 @@ def read(x: Any, decay: Number, plan: Plan, *, state: Any, axis: int, initial: A
     axes = [check_axis(axis, leaf) for leaf in leaves]
     passed, last = _times(times, state, leaves, axes, plan)
     shapes = [without(leaf.shape, axis) for leaf, axis in zip(leaves, axes, strict=True)]
-    pasts = _begun(initial, leaves, shapes, structure, plan) if state is None else _continued(state, initial, leaves, shapes, structure)
+    pasts = (
+        _begun(initial, leaves, shapes, structure, plan)
+        if state is None
+        else _continued(state, initial, leaves, shapes, structure)
+    )
     parts = [
         (Part(leaf, *past, _observed(there, leaf), passed, Fading.of(decay, _real(leaf))), axis)
         for leaf, past, there, axis in zip(leaves, pasts, spread("where", where, structure), axes, strict=True)
@@ -68,13 +72,14 @@ def read(x: Any, decay: Number, plan: Plan, *, state: Any, axis: int, initial: A
     return Request(parts, structure, last)
 
 
-def in_three_axes(part: Part, axis: int) -> tuple[jax.Array, jax.Array, jax.Array, Gaps]:
+def in_three_axes(part: Part, axis: int, plan: Plan) -> tuple[jax.Array, jax.Array, jax.Array, Gaps]:
     """The array as (series, time, lanes), its past as (series, lanes), and its gaps."""
     x = part.x
     shape = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
     lanes = shape[0], shape[2]
-    observed = None if part.observed is None else jnp.broadcast_to(part.observed, x.shape).reshape(shape)
-    return x.reshape(shape), part.average.reshape(lanes), part.weight.reshape(lanes), Gaps(observed, part.passed)
+    observed = None if part.observed is None else part.observed.reshape(shape)
+    passed = part.passed[::-1] if plan.reverse and part.passed is not None else part.passed
+    return x.reshape(shape), part.average.reshape(lanes), part.weight.reshape(lanes), Gaps(observed, passed)
 
 
 def check_array(leaf: Any) -> jax.Array:
@@ -96,7 +101,9 @@ def check_axis(axis: Any, x: jax.Array) -> int:
     if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
         raise TypeError(f"axis must be an integer, got {axis!r} ({type(axis).__name__}); 0 is the first axis.")
     if not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"axis must be from {-x.ndim} to {x.ndim - 1} for shape {x.shape}, got {axis}; 0 is the first.")
+        raise ValueError(
+            f"axis must be from {-x.ndim} to {x.ndim - 1} for shape {x.shape}, got {axis}; 0 is the first."
+        )
     return int(axis) % x.ndim
 
 
@@ -128,7 +135,7 @@ def fitting(name: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
 
 
 def check_times(times: Any, length: int, before: Any, reverse: bool) -> tuple[jax.Array, jax.Array | None]:
-    """How much time has passed before each value, in the order of the average, and the time of the last one."""
+    """How much time has passed between each value and the one before it in the average, and the time of the last."""
     times = times if isinstance(times, jax.Array) else np.asarray(times)
     if times.dtype.kind in "mM":
         raise TypeError(
@@ -144,23 +151,27 @@ def check_times(times: Any, length: int, before: Any, reverse: bool) -> tuple[ja
     if length == 0:
         return jnp.zeros(0), before
     inside = jnp.abs(jnp.diff(times)) if isinstance(times, jax.Array) else np.diff(times.astype(np.float64))
-    turned, inside = (times[::-1], inside[::-1]) if reverse else (times, inside)
-    last, first = jnp.asarray(turned[-1]), jnp.asarray(turned[0])
-    since = 1.0 if before is None else jnp.abs(first - before)
-    return jnp.concatenate([jnp.asarray([since], float), jnp.asarray(inside, float)]), last
+    first, last = (jnp.asarray(times[i]) for i in ((-1, 0) if reverse else (0, -1)))
+    since = jnp.asarray([1.0 if before is None else jnp.abs(first - before)], float)
+    inside = jnp.asarray(inside, float)
+    return jnp.concatenate([inside, since] if reverse else [since, inside]), last
 
 
 def _times(times, state, leaves, axes, plan):
     before = state.time if isinstance(state, EwaState) else None
     if times is None:
         if before is not None:
-            raise ValueError("times must go on where the state was made with times, got None; give those of this piece.")
+            raise ValueError(
+                "times must go on where the state was made with times, got None; give those of this piece."
+            )
         return None, None
     if isinstance(state, EwaState) and before is None:
         raise ValueError("times must be None where the state was made without times; begin with state=None.")
     lengths = {leaf.shape[axis] for leaf, axis in zip(leaves, axes, strict=True)}
     if len(lengths) > 1:
-        raise ValueError(f"times must be those of all arrays, but their lengths are {sorted(lengths)}; call once for each.")
+        raise ValueError(
+            f"times must be those of all arrays, but their lengths are {sorted(lengths)}; call once for each."
+        )
     return check_times(times, lengths.pop() if lengths else len(times), before, plan.reverse)
 
 
@@ -177,9 +188,13 @@ def _begun(initial, leaves, shapes, structure, plan):
 
 def _continued(state, initial, leaves, shapes, structure):
     if not isinstance(state, EwaState):
-        raise TypeError(f"state must be an EwaState, got {type(state).__name__}; pass on what the call before returned.")
+        raise TypeError(
+            f"state must be an EwaState, got {type(state).__name__}; pass on what the call before returned."
+        )
     if initial is not None:
-        raise ValueError("initial must be None beside a state, which holds the average so far; give it to the first piece.")
+        raise ValueError(
+            "initial must be None beside a state, which holds the average so far; give it to the first piece."
+        )
     averages, weights = (jax.tree.leaves(tree) for tree in state[:2])
     found = [v.shape for v in averages]
     if any(jax.tree.structure(tree) != structure for tree in state[:2]) or found != shapes:
@@ -197,7 +212,7 @@ def _observed(where, leaf):
     there = fitting("where", where, leaf.shape)
     if there.dtype != bool:
         raise TypeError(f"where must be boolean, got {there.dtype}; write where=array > 0, for example.")
-    return there
+    return jnp.broadcast_to(there, leaf.shape)
 
 
 def _real(leaf):

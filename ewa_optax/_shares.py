@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from ewa_optax._recurrence import Fading, associative
 
-
 METHODS = ("serial", "associative", "blocks")
 
 
@@ -73,9 +72,9 @@ def next_share(past: Past, observed: Any, passed: Any, fading: Fading, plan: Pla
 def all_shares(weight: jax.Array, gaps: Gaps, fading: Fading, plan: Plan) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The shares of all values at once, whether the average has begun at each, and the weight after them."""
     observed = gaps.observed
-    passed = None if gaps.passed is None else gaps.passed[:, None]
+    passed = None if gaps.passed is None else gaps.passed[None, :, None]
     faded = jnp.broadcast_to(_faded(observed, passed, fading, plan), observed.shape)
-    time = jnp.arange(observed.shape[1])[:, None]
+    time = jnp.arange(observed.shape[1])[None, :, None]
     first = jnp.where(observed.any(1), jnp.argmax(observed, 1), observed.shape[1])
     first = jnp.where(weight > 0, -1, first)[:, None]
     if plan.debias:
