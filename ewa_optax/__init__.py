@@ -14,9 +14,11 @@ Optimizers: gradient_descent, momentum, heavy_ball, rmsprop, adam, adamw.
 Pieces: scale_by_ewa, bias_correct, scale_by_rms, scale_by_learning_rate, round_stochastically.
 Schedules: schedule_inverse_time, schedule_exponential, schedule_inverse_sqrt, schedule_staircase.
 Learning rates while training runs: get_learning_rate, rescale_learning_rate.
+Averages of parameters: average_parameters, get_average.
 Memory: state_bytes.
 Training: fit, and what it returns, Fitted, with its History.
-Namespaces: storage (averages in 8 to 24 bits), minibatch (order, epochs, pure training, batch sizes), plots (pictures).
+Namespaces: series (averages of series), storage (averages in 8 to 24 bits), minibatch (order, epochs, pure training,
+batch sizes), plots (pictures).
 """
 
 from ewa_optax import minibatch as minibatch
@@ -36,6 +38,8 @@ from ewa_optax._optimizers import gradient_descent as gradient_descent
 from ewa_optax._optimizers import heavy_ball as heavy_ball
 from ewa_optax._optimizers import momentum as momentum
 from ewa_optax._optimizers import rmsprop as rmsprop
+from ewa_optax._parameter_average import average_parameters as average_parameters
+from ewa_optax._parameter_average import get_average as get_average
 from ewa_optax._parameters import round_stochastically as round_stochastically
 from ewa_optax._rms import scale_by_rms as scale_by_rms
 from ewa_optax._schedules import schedule_exponential as schedule_exponential

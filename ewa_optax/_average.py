@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import DECAY, checked
-from ewa_optax._keeping import Keeper, resolve
+from ewa_optax._keeping import Keeper, resolve, zeros_like
 from ewa_optax._numerics import (
     Number,
     corrected_shares,
@@ -21,7 +21,6 @@ from ewa_optax._numerics import (
     narrow,
     shares,
     weight_sum,
-    wide_dtype,
     widen,
 )
 from ewa_optax.storage import Storage
@@ -87,7 +86,7 @@ def scale_by_ewa(decay: Number, storage: Storage | str | None = None) -> optax.G
     keeper = Keeper(resolve(storage), piece=0)
 
     def init(params):
-        return ScaleByEwaState(keeper.init(_zeros(params)), keeper.storage and jnp.zeros([], jnp.int32))
+        return ScaleByEwaState(keeper.init(zeros_like(params)), keeper.storage and jnp.zeros([], jnp.int32))
 
     def update(updates, state, params=None):
         del params
@@ -159,7 +158,7 @@ def scale_by_corrected_ewa(decay: Number, storage: Storage | str | None = None) 
     keeper = Keeper(resolve(storage), piece=1)
 
     def init(params):
-        return ScaleByCorrectedEwaState(jnp.zeros([], jnp.int32), keeper.init(_zeros(params)))
+        return ScaleByCorrectedEwaState(jnp.zeros([], jnp.int32), keeper.init(zeros_like(params)))
 
     def update(updates, state, params=None):
         del params
@@ -169,19 +168,6 @@ def scale_by_corrected_ewa(decay: Number, storage: Storage | str | None = None) 
         return updates, ScaleByCorrectedEwaState(step, average)
 
     return optax.GradientTransformation(init, update)
-
-
-def _zeros(params):
-    def zeros(path, p):
-        dtype = jnp.result_type(p)
-        if not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(
-                f"the parameter at {jax.tree_util.keystr(path) or 'the root'} has dtype {dtype}, but an average "
-                "needs a float or complex one; leave it out with optax.masked, optax.partition or a None leaf."
-            )
-        return jnp.zeros_like(p, dtype=wide_dtype(dtype))
-
-    return jax.tree_util.tree_map_with_path(zeros, params)
 
 
 def _advance(updates, trees, keeper, decay, past_and_newest, step):

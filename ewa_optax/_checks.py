@@ -37,6 +37,9 @@ DECAY = _rule(
     lambda x: 0 <= x < 1,
     "a decay of 1 - 1/n averages over about n steps (0.9: 10 steps, 0.999: 1000)",
 )
+AVERAGE_DECAY = _rule(
+    "in [0, 1]", lambda x: 0 <= x <= 1, "1 - 1/n averages over about n, and 1 over all of them"
+)._replace(accepts_schedule=True)
 EPSILON = _rule("finite and 0 or more", lambda x: x >= 0, "1e-8 is the usual value")
 INITIAL_RATE = _rule("finite and 0 or more", lambda x: x >= 0, "updates point downhill; to climb, negate the loss")
 LEARNING_RATE = INITIAL_RATE._replace(accepts_schedule=True)

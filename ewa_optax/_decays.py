@@ -218,7 +218,7 @@ def center_of_mass_from_decay(decay: Number) -> Number:
 
 @checked(decay=DECAY)
 def weights(decay: Number, length: int) -> jax.Array:
-    r"""The weights of an average of so many values, the newest first: $w_k = (1-\beta) \beta^k$ for $k = 0, 1, \dots$
+    r"""The weights of an average of so many values, the newest first: $w_k = (1-\beta) \beta^k$ from $k = 0$ on.
 
     Args:
         decay: $\beta$ in [0, 1).

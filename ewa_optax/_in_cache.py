@@ -74,7 +74,7 @@ def rows_in_cache(
     flat = x.reshape(series, time * lanes)
     steps = np.arange(1, time + 1)
     kept, gained = fading.powers(steps), fading.faded(steps)
-    observed = gaps and jnp.broadcast_to(gaps.observed, x.shape).reshape(flat.shape)
+    observed = jnp.broadcast_to(gaps.observed, x.shape).reshape(flat.shape) if gaps else flat
     average, weight = (jnp.broadcast_to(a, (series, lanes)) for a in (average, weight))
 
     def one(s, carry):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ewa_optax._numerics import Number, narrow, wide_dtype
+from ewa_optax._numerics import Number, map_leaves, narrow, wide_dtype
 from ewa_optax._rounding import HALF, fold, key_of, random_bits
 from ewa_optax.storage import NAMED, Storage
 
@@ -72,6 +72,20 @@ class Keeper:
             "storage, with its options, that the state was made with."
         )
 
+    def read(self, kept: Any) -> Any:
+        """The averages, real ones, in what is kept of them."""
+        storage = self.storage
+        if not storage:
+            return kept
+
+        def decode(first, *others):
+            arrays = [x for x in (first, *others) if x is not None]
+            if len(arrays) < 2 and first.dtype == wide_dtype(first.dtype) and not storage.takes(first.shape):
+                return first
+            return storage.decode(jax.tree.unflatten(jax.tree.structure(_kept(storage, (128, 128))), arrays))
+
+        return map_leaves(decode, *self.trees(kept))
+
     def encode(self, averages: Any, trees: tuple[Any, ...], step: jax.Array | None, decay: Number) -> Any:
         """What is kept of a tree of averages at a step; where one is None, what was kept before."""
         with_paths, structure = jax.tree_util.tree_flatten_with_path(averages, is_leaf=lambda x: x is None)
@@ -118,6 +132,21 @@ def _encode(storage, x, key, decay, step):
 def _real(x):
     """A complex average as one of real numbers, with its parts along a new first axis."""
     return narrow(jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x, jnp.float32)
+
+
+def zeros_like(params: Any) -> Any:
+    """Averages of 0 for parameters, in float32 or wider."""
+
+    def zeros(path, p):
+        dtype = jnp.result_type(p)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"the parameter at {jax.tree_util.keystr(path) or 'the root'} has dtype {dtype}, but an average "
+                "needs a float or complex one; leave it out with optax.masked, optax.partition or a None leaf."
+            )
+        return jnp.zeros_like(p, dtype=wide_dtype(dtype))
+
+    return jax.tree_util.tree_map_with_path(zeros, params)
 
 
 def resolve(storage: Chosen) -> Storage | None:

@@ -49,7 +49,7 @@ def specs_of(part: Part, axis: int, layout: Layout, names: Any) -> tuple[Partiti
     whole, ends = PartitionSpec(*spec), PartitionSpec(*without(tuple(spec), axis))
     observed = None if part.observed is None else whole
     passed = None if part.passed is None else PartitionSpec(names)
-    return whole, Part(whole, ends, ends, observed, passed, Fading(PartitionSpec(), PartitionSpec()))
+    return whole, Part._make((whole, ends, ends, observed, passed, Fading._make((PartitionSpec(), PartitionSpec()))))
 
 
 def on_each(function: Any, layout: Layout, in_specs: Any, out_specs: Any) -> Any:

@@ -39,8 +39,10 @@ def running(
     def again(carry):
         return jnp.array(False), *_uneven(x, average, weight, fading, _told(x, gaps), plan, dtype)
 
+    # Unlike cond, a loop that may not run copies nothing.
     carry = _has_gaps(end, weight, plan), out, end, after
-    return jax.lax.while_loop(lambda carry: carry[0], again, carry)[1:]  # Unlike cond, it copies nothing.
+    _, out, end, after = jax.lax.while_loop(lambda carry: carry[0], again, carry)
+    return out, end, after
 
 
 @running.defjvp

@@ -1,8 +1,8 @@
 r"""The share $s_t$ of each value in the average after it: $v_t = v_{t-1} + s_t (x_t - v_{t-1})$.
 
-With the bias corrected, all weights count: that of the past is $w_t = \beta w_{t-1} + (1-\beta)$ where there is a value,
-and the share is $(1-\beta)/w_t$. Otherwise the past weighs 1 after each value, so the share is $1-\beta$, and after a
-gap of $k$ steps $(1-\beta)/(\beta^k + 1 - \beta)$; of irregular times it is what has faded since the last value.
+With the bias corrected, all weights count: their sum is $w_t = \beta w_{t-1} + (1-\beta)$ where there is a value, and
+the share is $(1-\beta)/w_t$. Otherwise the past weighs 1 after each value, so the share is $1-\beta$, and after a gap
+of $k$ steps $(1-\beta)/(\beta^k + 1 - \beta)$; of irregular times it is what has faded since the last value.
 """
 
 from typing import Any, NamedTuple
@@ -26,10 +26,13 @@ class Plan(NamedTuple):
 
 
 class Gaps(NamedTuple):
-    """Which values are there (series, time, lanes), and, unless always 1, the time since the one before (time,)."""
+    """Which values are there (series, time, lanes), and, unless always 1, the time since the one before (time,).
 
-    observed: jax.Array
-    passed: jax.Array | None
+    None of the first leaves it to NaN.
+    """
+
+    observed: Any
+    passed: Any
 
 
 class Past(NamedTuple):

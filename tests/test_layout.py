@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ewa_optax
-from ewa_optax import minibatch, plots, storage
+from ewa_optax import minibatch, plots, series, storage
 
 PACKAGE = Path(ewa_optax.__file__).parent
 FLOORS = {
@@ -21,6 +21,19 @@ FLOORS = {
     "_keeping": 2,
     "_in_place": 3,
     "_parameters": 2,
+    "_parameter_average": 3,
+    "_recurrence": 1,
+    "_decays": 2,
+    "_blockwise": 2,
+    "_shares": 2,
+    "_in_cache": 3,
+    "_series_arguments": 3,
+    "_running": 4,
+    "_over_devices": 5,
+    "_ewa": 6,
+    "_covariance": 6,
+    "_moments": 7,
+    "series": 8,
     "_state_bytes": 0,
     "_weight_decay": 1,
     "_schedules": 1,
@@ -104,9 +117,10 @@ def test_the_public_names():
     public = {name for name in vars(ewa_optax) if not name.startswith("_")}
     assert set(re.findall(r"\w+", ewa_optax.__doc__)) >= public
     assert public == {
-        *("minibatch", "plots", "storage"),
+        *("minibatch", "plots", "series", "storage"),
         *("scale_by_ewa", "bias_correct", "scale_by_rms", "scale_by_learning_rate"),
-        *("round_stochastically", "state_bytes", "fit", "Fitted", "History"),
+        *("average_parameters", "get_average", "round_stochastically", "state_bytes"),
+        *("fit", "Fitted", "History"),
         *("schedule_inverse_time", "schedule_exponential", "schedule_inverse_sqrt", "schedule_staircase"),
         *("get_learning_rate", "rescale_learning_rate"),
         *("gradient_descent", "momentum", "heavy_ball", "rmsprop", "adam", "adamw"),
@@ -139,7 +153,7 @@ def test_an_optimizer_is_one_expression():
 
 
 def public_functions():
-    for module in (ewa_optax, minibatch, plots):
+    for module in (ewa_optax, minibatch, plots, series):
         for name, value in vars(module).items():
             if inspect.isfunction(value) and not name.startswith("_") and value.__module__.startswith("ewa_optax"):
                 yield pytest.param(value, id=name)
