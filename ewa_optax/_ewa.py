@@ -76,10 +76,11 @@ def ewa(
         >>> import jax.numpy as jnp
         >>> from ewa_optax import series
         >>> temperatures = jnp.array([40.0, 49.0, jnp.nan, 45.0])
-        >>> print(series.ewa(temperatures, 0.9).round(2))
-        [40.   44.74 44.74 44.84]
-        >>> print(series.ewa(temperatures, series.decay_from_half_life(3.0), times=jnp.array([1, 2, 3, 10])).round(2))
-        [40.   45.02 45.02 45.  ]
+        >>> print([f"{v:.2f}" for v in series.ewa(temperatures, 0.9)])
+        ['40.00', '44.74', '44.74', '44.84']
+        >>> decay = series.decay_from_half_life(3.0)
+        >>> print([f"{v:.2f}" for v in series.ewa(temperatures, decay, times=jnp.array([1, 2, 3, 10]))])
+        ['40.00', '45.02', '45.02', '45.00']
 
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Exponentially weighted averages" and "Bias
@@ -145,9 +146,9 @@ def ewa_with_state(
         >>> state = None
         >>> for piece in jnp.split(jnp.arange(6.0), 2):
         ...     averages, state = series.ewa_with_state(piece, 0.5, state)
-        ...     print(averages.round(3))
-        [0.    0.667 1.429]
-        [2.267 3.161 4.095]
+        ...     print([f"{v:.3f}" for v in averages])
+        ['0.000', '0.667', '1.429']
+        ['2.267', '3.161', '4.095']
 
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Understanding exponentially weighted averages".

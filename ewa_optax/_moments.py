@@ -59,8 +59,8 @@ def ewa_cov(
         >>> import jax.numpy as jnp
         >>> from ewa_optax import series
         >>> x = jnp.array([1.0, 2.0, 4.0, 3.0])
-        >>> print(series.ewa_cov(x, -2 * x, 0.5).round(3))
-        [   nan -1.    -5.    -2.143]
+        >>> print([f"{v:.3f}" for v in series.ewa_cov(x, -2 * x, 0.5)])
+        ['nan', '-1.000', '-5.000', '-2.143']
 
     Reference:
         `pandas.DataFrame.ewm`; Finch, "Incremental calculation of weighted mean and variance", 2009.
@@ -119,8 +119,8 @@ def ewa_var(
     Example:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import series
-        >>> print(series.ewa_var(jnp.array([1.0, 2.0, 4.0, 3.0]), 0.5).round(3))
-        [  nan 0.5   2.5   1.071]
+        >>> print([f"{v:.3f}" for v in series.ewa_var(jnp.array([1.0, 2.0, 4.0, 3.0]), 0.5)])
+        ['nan', '0.500', '2.500', '1.071']
 
     Reference:
         `pandas.DataFrame.ewm`; Finch, "Incremental calculation of weighted mean and variance", 2009.
@@ -178,8 +178,8 @@ def ewa_std(
     Example:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import series
-        >>> print(series.ewa_std(jnp.array([1.0, 2.0, 4.0, 3.0]), 0.5, bias=True).round(3))
-        [0.    0.471 1.195 0.816]
+        >>> print([f"{v:.3f}" for v in series.ewa_std(jnp.array([1.0, 2.0, 4.0, 3.0]), 0.5, bias=True)])
+        ['0.000', '0.471', '1.195', '0.816']
 
     Reference:
         `pandas.DataFrame.ewm`.

@@ -4,7 +4,6 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,6 +11,7 @@ from ewa_optax._checks import DECAY, check, check_choice
 from ewa_optax._numerics import Number, wide_dtype
 from ewa_optax._recurrence import Fading
 from ewa_optax._shares import METHODS, Gaps, Plan
+from ewa_optax._times import passed_between
 
 
 class EwaState(NamedTuple):
@@ -58,7 +58,12 @@ def read(x: Any, decay: Number, plan: Plan, *, state: Any, axis: int, initial: A
     leaves, structure = jax.tree.flatten(x)
     leaves = [check_array(leaf) for leaf in leaves]
     axes = [check_axis(axis, leaf) for leaf in leaves]
-    passed, last = _times(times, state, leaves, axes, plan)
+    if not (state is None or isinstance(state, EwaState)):
+        raise TypeError(
+            f"state must be an EwaState, got {type(state).__name__}; pass on what the call before returned."
+        )
+    lengths = {leaf.shape[axis] for leaf, axis in zip(leaves, axes, strict=True)}
+    passed, last = passed_between(times, lengths, state is not None, state and state.time, plan.reverse)
     shapes = [without(leaf.shape, axis) for leaf, axis in zip(leaves, axes, strict=True)]
     pasts = (
         _begun(initial, leaves, shapes, structure, plan)
@@ -134,47 +139,6 @@ def fitting(name: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
     return array
 
 
-def check_times(times: Any, length: int, before: Any, reverse: bool) -> tuple[jax.Array, jax.Array | None]:
-    """How much time has passed between each value and the one before it in the average, and the time of the last."""
-    times = times if isinstance(times, jax.Array) else np.asarray(times)
-    if times.dtype.kind in "mM":
-        raise TypeError(
-            f"times must be numbers, got {times.dtype}; count in a unit of time, such as days: "
-            "(times - times[0]) / numpy.timedelta64(1, 'D')."
-        )
-    if times.dtype.kind not in "iuf" and not jnp.issubdtype(times.dtype, jnp.floating):
-        raise TypeError(f"times must be numbers, got {times.dtype}; count in a unit of time, such as days.")
-    if times.shape != (length,):
-        raise ValueError(f"times must have shape {(length,)}, one for each value along the axis, got {times.shape}.")
-    if not isinstance(times, jax.core.Tracer) and not np.all(np.diff(np.asarray(times, np.float64)) >= 0):
-        raise ValueError("times must not fall, and none may be NaN; sort them, and the series with them.")
-    if length == 0:
-        return jnp.zeros(0), before
-    inside = jnp.abs(jnp.diff(times)) if isinstance(times, jax.Array) else np.diff(times.astype(np.float64))
-    first, last = (jnp.asarray(times[i]) for i in ((-1, 0) if reverse else (0, -1)))
-    since = jnp.asarray([1.0 if before is None else jnp.abs(first - before)], float)
-    inside = jnp.asarray(inside, float)
-    return jnp.concatenate([inside, since] if reverse else [since, inside]), last
-
-
-def _times(times, state, leaves, axes, plan):
-    before = state.time if isinstance(state, EwaState) else None
-    if times is None:
-        if before is not None:
-            raise ValueError(
-                "times must go on where the state was made with times, got None; give those of this piece."
-            )
-        return None, None
-    if isinstance(state, EwaState) and before is None:
-        raise ValueError("times must be None where the state was made without times; begin with state=None.")
-    lengths = {leaf.shape[axis] for leaf, axis in zip(leaves, axes, strict=True)}
-    if len(lengths) > 1:
-        raise ValueError(
-            f"times must be those of all arrays, but their lengths are {sorted(lengths)}; call once for each."
-        )
-    return check_times(times, lengths.pop() if lengths else len(times), before, plan.reverse)
-
-
 def _begun(initial, leaves, shapes, structure, plan):
     """Average and weight of the past before the first value."""
     pasts = []
@@ -187,10 +151,6 @@ def _begun(initial, leaves, shapes, structure, plan):
 
 
 def _continued(state, initial, leaves, shapes, structure):
-    if not isinstance(state, EwaState):
-        raise TypeError(
-            f"state must be an EwaState, got {type(state).__name__}; pass on what the call before returned."
-        )
     if initial is not None:
         raise ValueError(
             "initial must be None beside a state, which holds the average so far; give it to the first piece."
