@@ -363,9 +363,9 @@ def show(record: dict) -> None:
         print(f"peak memory: the data ({record['memory']['bytes of data'] / 2**20:.0f} MiB) and {over / 2**20:.0f} MiB")
 
 
-def versions() -> dict[str, str]:
-    """Of what is installed."""
-    names = ("jax", "optax", "numpy", "torch", "grain")
+def versions(*peers: str) -> dict[str, str]:
+    """Of what is installed, and of these peers."""
+    names = ("jax", "optax", "numpy", *peers)
     found = {"python": platform.python_version(), "ewa_optax": ewa_optax.__version__}
     for name in names:
         try:
@@ -395,7 +395,7 @@ def main() -> None:
         "rates": lambda: {"16 learning rates on 1797 digits, 5 epochs": many_rates(options.repeats)},
     }
     record = {
-        "versions": versions(),
+        "versions": versions("torch", "grain"),
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),
         "headline": title,

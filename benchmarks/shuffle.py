@@ -142,7 +142,7 @@ def main() -> None:
     if options.json and not options.json.parent.is_dir():
         parser.error(f"argument --json: there is no folder {str(options.json.parent)!r}; make it first")
     record = {
-        "versions": versions(),
+        "versions": versions("torch", "grain"),
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),
         "speed": speed(options.sizes, options.repeats),
