@@ -13,7 +13,7 @@ import numpy as np
 
 from ewa_optax._numerics import wide_dtype
 from ewa_optax._over_devices import Layout, on_each, specs_of
-from ewa_optax._recurrence import associative
+from ewa_optax._recurrence import recurrence
 from ewa_optax._running import running
 from ewa_optax._series_arguments import Part, in_three_axes
 from ewa_optax._shares import Plan, all_shares
@@ -88,11 +88,11 @@ def _unbiased(product, shares, observed, fading):
     are the products over $2 - u_{t-1}$.
     """
     nothing = jnp.zeros_like(shares[:, 0])
-    left = associative(2 * shares * (1 - shares), shares * (2 - shares), nothing)
+    left = recurrence(2 * shares * (1 - shares), shares * (2 - shares), nothing)
     left = jnp.concatenate([nothing[:, None], left[:, :-1]], 1)
     total = (1 - shares) * left + 2 * shares
     shares = _over(shares * (2 - left), total, False)
-    covariances = associative(shares * product / (2 - left), shares, nothing)
+    covariances = recurrence(shares * product / (2 - left), shares, nothing)
     several = (jnp.cumsum(observed, 1) > 1) & (fading.share < 1)
     return jnp.where(several, covariances, jnp.nan)
 

@@ -103,9 +103,9 @@ def rows_in_cache(
             return out, v + change, past.settled(plan)
 
         v, w = (jax.lax.dynamic_slice_in_dim(a, s, 1) for a in (average, weight))
-        out, v, past = jax.lax.fori_loop(0, -(-time // ROWS), some, (out, v, Past.of(w, plan)))
+        out, v, past = jax.lax.fori_loop(0, -(-time // ROWS), some, (out, v, Past.of(w, fading, plan)))
         put = jax.lax.dynamic_update_slice_in_dim
-        return out, put(averages, v, s, 0), put(weights, past.weight(plan), s, 0)
+        return out, put(averages, v, s, 0), put(weights, past.weight(fading, plan), s, 0)
 
     carry = jnp.zeros(flat.shape, dtype), jnp.zeros_like(average), jnp.zeros_like(weight)
     out, averages, weights = jax.lax.fori_loop(0, series, one, carry) if series > 1 else one(0, carry)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ewa_optax._blockwise import BLOCK, blockwise
 from ewa_optax._in_cache import blocks_in_cache, rows_in_cache
-from ewa_optax._recurrence import Fading, associative
+from ewa_optax._recurrence import Fading, recurrence
 from ewa_optax._shares import Gaps, Plan, all_shares
 
 FEW_LANES = 2
@@ -29,11 +29,11 @@ def running(
     `average` and `weight` (series, lanes) are those of the past before the first value. Without `gaps.observed`, what
     is not NaN is there.
     """
+    average = jnp.where(weight > 0, average, 0)
     if not _even(gaps):
         return _uneven(x, average, weight, fading, _told(x, gaps), plan, dtype)
-    start = average if plan.debias else jnp.where(weight > 0, average, x[:, 0].astype(average.dtype))
-    out, end = _of_even(x, start, weight, fading, plan, dtype)
-    after = fading.powers(x.shape[1]) * weight + fading.faded(x.shape[1]) if plan.debias else jnp.ones_like(weight)
+    out, end = _of_even(x, _start(x, average, weight, plan), weight, fading, plan, dtype)
+    after = _after(x, weight, fading, plan)
 
     # A NaN, or an infinity, which a triangle carries backwards too, shows in the last average.
     def again(carry):
@@ -48,6 +48,18 @@ def running(
 @running.defjvp
 def _derivative(plan, dtype, primals, tangents):
     return jax.jvp(functools.partial(_at_once, plan=plan, dtype=dtype), primals, tangents)
+
+
+def _start(x, average, weight, plan):
+    """Without a past and without correction of the bias, the first value is what was always there."""
+    if plan.debias:
+        return average
+    return jnp.where(weight > 0, average, x[:, -1 if plan.reverse else 0].astype(average.dtype))
+
+
+def _after(x, weight, fading, plan):
+    time = x.shape[1]
+    return fading.powers(time) * weight + fading.faded(time) if plan.debias else jnp.ones_like(weight)
 
 
 def _even(gaps):
@@ -79,7 +91,6 @@ def _of_even(x, average, weight, fading, plan, dtype):
 
 
 def _uneven(x, average, weight, fading, gaps, plan, dtype):
-    average = jnp.where(weight > 0, average, 0)
     rows = functools.partial(rows_in_cache, plan=plan, dtype=dtype)
     at_once = functools.partial(_uneven_at_once, plan=plan, dtype=dtype)
     on_cpu = at_once if plan.method == "associative" else rows
@@ -90,17 +101,15 @@ def _uneven(x, average, weight, fading, gaps, plan, dtype):
 def _at_once(x, average, weight, fading, gaps, plan, dtype):
     """The same by what has a derivative in reverse."""
     told = _told(x, gaps)
+    average = jnp.where(weight > 0, average, 0)
 
     def uneven(x, average):
-        return _uneven_at_once(x, jnp.where(weight > 0, average, 0), weight, fading, told, plan, dtype)
+        return _uneven_at_once(x, average, weight, fading, told, plan, dtype)
 
     def even(x, average):
         x = jnp.where(jnp.isfinite(x), x, 0)
-        if not plan.debias:
-            average = jnp.where(weight > 0, average, x[:, 0].astype(average.dtype))
-        out, end = _even_at_once(x, average, weight, fading, plan, dtype)
-        t = x.shape[1]
-        return out, end, fading.powers(t) * weight + fading.faded(t) if plan.debias else jnp.ones_like(weight)
+        start = _start(x, average, weight, plan)
+        return *_even_at_once(x, start, weight, fading, plan, dtype), _after(x, weight, fading, plan)
 
     return jax.lax.cond(_has_gaps(x, weight, plan), uneven, even, x, average) if _even(gaps) else uneven(x, average)
 
@@ -114,7 +123,7 @@ def _even_at_once(x, average, weight, fading, plan, dtype):
         shares = jnp.broadcast_to(fading.share, (1, time, 1))
         if plan.debias:
             shares = fading.share / (fading.powers(t) * weight[:, None] + fading.faded(t))
-        y = associative(shares * z, jnp.broadcast_to(shares, z.shape), average)
+        y = recurrence(shares * z, shares, average, plan.method)
     else:
         size = min(BLOCK, time)
         padded = jnp.pad(z, ((0, 0), (0, -time % size), (0, 0)))
@@ -127,7 +136,7 @@ def _uneven_at_once(x, average, weight, fading, gaps, plan, dtype):
     observed = _turned(jnp.broadcast_to(gaps.observed, x.shape), plan)
     z = jnp.where(observed, _turned(x, plan), 0).astype(average.dtype)
     shares, begun, after = all_shares(weight, gaps._replace(observed=observed), fading, plan)
-    y = jnp.where(begun, associative(shares * z, shares, average), jnp.nan)
+    y = jnp.where(begun, recurrence(shares * z, shares, average, plan.method), jnp.nan)
     return _turned(y, plan).astype(dtype), y[:, -1], after
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ewa_optax._recurrence import Fading, associative
+from ewa_optax._recurrence import Fading, recurrence
 
 METHODS = ("serial", "associative", "blocks")
 
@@ -36,7 +36,7 @@ class Gaps(NamedTuple):
 
 
 class Past(NamedTuple):
-    """The weight of the past, as `kept` plus `gained`; without correction of the bias, how much of it has faded.
+    """The weight of the past, as `kept` plus `gained`; without correction of the bias, the time since the last value.
 
     Two parts, because a sum of many small steps stalls in float32 when each is added to a large number.
     """
@@ -46,10 +46,10 @@ class Past(NamedTuple):
     begun: jax.Array
 
     @classmethod
-    def of(cls, weight: jax.Array, plan: Plan) -> "Past":
+    def of(cls, weight: jax.Array, fading: Fading, plan: Plan) -> "Past":
         """What comes before the first value."""
         nothing = jnp.zeros_like(weight)
-        return cls(weight, nothing, weight > 0) if plan.debias else cls(nothing, 1 - weight, weight > 0)
+        return cls(weight, nothing, weight > 0) if plan.debias else cls(nothing, _since(weight, fading), weight > 0)
 
     def settled(self, plan: Plan) -> "Past":
         """The same, ready for more steps."""
@@ -57,39 +57,46 @@ class Past(NamedTuple):
             return self
         return Past(_weight(self.kept + self.gained, self.begun), jnp.zeros_like(self.kept), self.begun)
 
-    def weight(self, plan: Plan) -> jax.Array:
+    def weight(self, fading: Fading, plan: Plan) -> jax.Array:
         """The weight itself, once `settled`; 0 stands for no past at all."""
-        return self.kept if plan.debias else _weight(1 - self.gained, self.begun)
+        return self.kept if plan.debias else _weight(fading.powers(self.gained), self.begun)
 
 
 def next_share(past: Past, observed: Any, passed: Any, fading: Fading, plan: Plan) -> tuple[jax.Array, Past]:
     """The share of one value, and the past after it."""
-    faded, begun = _faded(observed, passed, fading, plan), past.begun | observed
+    begun = past.begun | observed
     if plan.debias:
+        faded = _faded(observed, passed, fading, plan)
         gained = past.gained + (jnp.where(observed, fading.share, 0) - faded * (past.kept + past.gained))
         return _share(observed, past.kept + gained, fading), Past(past.kept, gained, begun)
-    before = past.gained + faded * (1 - past.gained)
-    return _plain_share(observed, passed, before, fading), Past(past.kept, jnp.where(observed, 0, before), begun)
+    since = past.gained + _passed(observed, passed, plan)
+    return _plain_share(observed, passed, since, fading), Past(past.kept, jnp.where(observed, 0, since), begun)
 
 
 def all_shares(weight: jax.Array, gaps: Gaps, fading: Fading, plan: Plan) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The shares of all values at once, whether the average has begun at each, and the weight after them."""
     observed = gaps.observed
     passed = None if gaps.passed is None else gaps.passed[None, :, None]
-    faded = jnp.broadcast_to(_faded(observed, passed, fading, plan), observed.shape)
     time = jnp.arange(observed.shape[1])[None, :, None]
     first = jnp.where(observed.any(1), jnp.argmax(observed, 1), observed.shape[1])
     first = jnp.where(weight > 0, -1, first)[:, None]
     if plan.debias:
-        past = associative(jnp.where(observed, fading.share, 0), faded, weight)
-        shares, last = _share(observed, past, fading), past[:, -1]
+        faded = _faded(observed, passed, fading, plan)
+        total = recurrence(jnp.where(observed, fading.share, 0), faded, weight, plan.method)
+        shares, last = _share(observed, total, fading), total[:, -1]
     else:
-        gone = associative(jnp.where(observed, 0, faded), jnp.where(observed, 1, faded), 1 - weight)
-        before = jnp.concatenate([1 - weight[:, None], gone[:, :-1]], 1)
-        before = before + faded * (1 - before)
-        shares, last = _plain_share(observed, passed, before, fading), 1 - gone[:, -1]
+        steps, before = _passed(observed, passed, plan).astype(weight.dtype), _since(weight, fading)
+        since = recurrence(jnp.where(observed, 0, steps), observed.astype(weight.dtype), before, plan.method)
+        before = jnp.concatenate([before[:, None], since[:, :-1]], 1) + steps
+        shares, last = _plain_share(observed, passed, before, fading), fading.powers(since[:, -1])
     begun = time >= first
     return jnp.where(time == first, 1, shares), begun, _weight(last, begun[:, -1])
+
+
+def _since(weight, fading):
+    """How long ago the last value was, whose weight has faded to this one; without a past, long ago."""
+    long_ago = jnp.asarray(1e30, weight.dtype)
+    return jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1)) / fading.log, long_ago)
 
 
 def _weight(weight, begun):
@@ -102,10 +109,15 @@ def _faded(observed, passed, fading, plan):
     return jnp.where(observed, faded, 0) if plan.skip else faded
 
 
+def _passed(observed, passed, plan):
+    passed = jnp.broadcast_to(1 if passed is None else passed, observed.shape)
+    return jnp.where(observed, passed, 0) if plan.skip else passed
+
+
 def _share(observed, total, fading):
     return jnp.where(observed, jnp.minimum(fading.share / jnp.where(observed, total, 1), 1), 0)
 
 
-def _plain_share(observed, passed, before, fading):
-    share = fading.share / (1 - before + fading.share) if passed is None else before
+def _plain_share(observed, passed, since, fading):
+    share = fading.share / (fading.powers(since) + fading.share) if passed is None else fading.faded(since)
     return jnp.where(observed, share, 0)

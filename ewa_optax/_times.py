@@ -30,7 +30,7 @@ def passed_between(
     times = _check(times, next(iter(lengths)) if lengths else len(times))
     if times.size == 0:
         return jnp.zeros(0), before
-    inside = jnp.abs(jnp.diff(times)) if isinstance(times, jax.Array) else np.diff(times.astype(np.float64))
+    inside = jnp.diff(times) if isinstance(times, jax.Array) else np.diff(times)
     first, last = (jnp.asarray(times[i]) for i in ((-1, 0) if reverse else (0, -1)))
     since = jnp.asarray([1.0 if before is None else jnp.abs(first - before)], float)
     inside = jnp.asarray(inside, float)
@@ -48,6 +48,8 @@ def _check(times, length):
         raise TypeError(f"times must be numbers, got {times.dtype}; count in a unit of time, such as days.")
     if times.shape != (length,):
         raise ValueError(f"times must have shape {(length,)}, one for each value along the axis, got {times.shape}.")
-    if not isinstance(times, jax.core.Tracer) and not np.all(np.diff(np.asarray(times, np.float64)) >= 0):
+    if times.dtype.kind == "u":
+        times = times.astype(int)  # Whose differences do not wrap round.
+    if not isinstance(times, jax.core.Tracer) and not np.all(np.diff(np.asarray(times)) >= 0):
         raise ValueError("times must not fall, and none may be NaN; sort them, and the series with them.")
     return times

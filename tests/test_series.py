@@ -1,0 +1,473 @@
+"""Averages of series: pandas is the twin, in float64; and what pandas has not."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from jax import export
+from jax.test_util import check_grads
+
+from ewa_optax import series
+from ewa_optax._ewa import _averages
+
+LENGTHS = [0, 1, 2, 1000, 100_003]
+DECAYS = [0.0, 0.5, 0.9, 0.98, 0.999, 0.99999]
+GAPS = ["none", "random", "start", "everywhere", "long"]
+MISSING = {False: "decay", True: "skip"}
+METHODS = [None, "serial", "associative", "blocks"]
+
+
+def noisy(n, gaps="none", seed=0, shape=()):
+    rng = np.random.default_rng([seed, n])
+    x = 5 + rng.standard_normal((n, *shape), np.float32)
+    missing = {
+        "none": np.zeros(n, bool),
+        "random": rng.random(n) < 0.3,
+        "start": np.arange(n) <= n // 3,
+        "everywhere": np.ones(n, bool),
+        "long": (np.arange(n) > n // 4) & (np.arange(n) < n // 2),
+    }[gaps]
+    x[missing] = np.nan
+    return x
+
+
+def window(x, decay, adjust=True, ignore_na=False):
+    # Not 0.5 itself: pandas 3 takes that for irregular times without adjustment (its issue 66523).
+    share = np.nextafter(0.5, 1) if decay == 0.5 else 1 - decay
+    return pd.DataFrame(np.asarray(x, np.float64)).ewm(alpha=share, adjust=adjust, ignore_na=ignore_na)
+
+
+def options(adjust, ignore_na):
+    return {"debias": adjust, "missing": MISSING[ignore_na]}
+
+
+def assert_close(found, expected, tolerance, scale):
+    found, expected = np.asarray(found, np.float64), np.asarray(expected).reshape(np.shape(found))
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    if (~np.isnan(expected)).any():
+        assert np.nanmax(np.abs(found - expected)) <= tolerance * scale
+
+
+# Equal to pandas.
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("n", LENGTHS)
+def test_means_are_those_of_pandas(n, x64):
+    with jax.enable_x64(x64):
+        for decay, gaps, adjust, ignore_na in itertools.product(DECAYS, GAPS, [True, False], [True, False]):
+            x = noisy(n, gaps).astype(np.float64 if x64 else np.float32)
+            initial = None if adjust else np.nan
+            found = series.ewa(x, decay, initial=initial, **options(adjust, ignore_na))
+            assert found.dtype == x.dtype
+            assert_close(found, window(x, decay, adjust, ignore_na).mean(), 1e-12 if x64 else 2e-6, 10)
+
+
+def check_moments(n, x64, decays, all_gaps, choices):
+    with jax.enable_x64(x64):
+        for decay, gaps, (adjust, ignore_na, bias) in itertools.product(decays, all_gaps, choices):
+            dtype = np.float64 if x64 else np.float32
+            x = noisy(n, gaps).astype(dtype)
+            y = (x + noisy(n, "random" if gaps == "random" else "none", seed=1)).astype(dtype)
+            ours = {"bias": bias, **options(adjust, ignore_na)}
+            pairs = window(x, decay, adjust, ignore_na)
+            for found, expected in (
+                (series.ewa_var(x, decay, **ours), pairs.var(bias=bias)),
+                (series.ewa_std(x, decay, **ours), pairs.std(bias=bias)),
+                (series.ewa_cov(x, y, decay, **ours), pairs.cov(pd.DataFrame(y.astype(np.float64)), bias=bias)),
+            ):
+                if gaps == "long" and not bias:  # Where pandas' own weights cancel, it has NaN.
+                    assert np.isnan(found[:1]).all() and not np.isnan(found[1:]).any() or decay == 0
+                    found = np.where(np.isnan(expected[0]), np.nan, found)
+                assert_close(found, expected, 1e-11 if x64 else 2e-6, 10)
+
+
+ALL = list(itertools.product([True, False], repeat=3))
+
+
+@pytest.mark.parametrize(("n", "x64"), [(0, False), (1, False), (2, False), (300, False), (300, True)])
+def test_variances_deviations_and_covariances_are_those_of_pandas(n, x64):
+    check_moments(n, x64, DECAYS, GAPS, ALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", ALL)
+@pytest.mark.parametrize("x64", [False, True])
+def test_long_variances_deviations_and_covariances_are_those_of_pandas(choice, x64):
+    check_moments(100_003, x64, DECAYS, GAPS, [choice])
+
+
+@pytest.mark.parametrize("gaps", GAPS[:3])
+@pytest.mark.parametrize("ignore_na", [False, True])
+@pytest.mark.parametrize("adjust", [False, True])
+def test_irregular_times_are_those_of_pandas(adjust, ignore_na, gaps):
+    x, ticks = noisy(400, gaps), np.cumsum(np.random.default_rng(0).integers(0, 4 * 10**9, 400))
+    expected = (
+        pd.Series(x.astype(np.float64))
+        .ewm(halflife="3s", times=pd.to_datetime(ticks), adjust=adjust, ignore_na=ignore_na)
+        .mean()
+    )
+    decay, initial = series.decay_from_half_life(3.0), None if adjust else np.nan
+    found = series.ewa(x, decay, times=ticks / 1e9, initial=initial, **options(adjust, ignore_na))
+    assert_close(found, expected, 2e-6, 10)
+    rounded = series.ewa(x, decay, times=jnp.asarray(ticks / 1e9), initial=initial, **options(adjust, ignore_na))
+    assert_close(rounded, expected, 2e-5, 10)
+
+
+def test_nanoseconds_since_1970_keep_their_digits():
+    x, ticks = noisy(1000), 1_700_000_000_000_000_000 + np.cumsum(np.random.default_rng(0).integers(1, 1000, 1000))
+    near = series.ewa(x, 0.999, times=ticks - ticks[0])
+    np.testing.assert_array_equal(series.ewa(x, 0.999, times=ticks), near)
+
+
+@pytest.mark.parametrize(("debias", "gaps"), [(True, "random"), (False, "none")])
+def test_times_one_apart_are_steps(debias, gaps):
+    x, keywords = noisy(50, gaps), {"debias": debias, "initial": 2.0}
+    plain = series.ewa(x, 0.9, **keywords)
+    np.testing.assert_allclose(series.ewa(x, 0.9, times=np.arange(50), **keywords), plain, 1e-5)
+
+
+# Worked numbers of the course.
+
+
+def test_the_first_days():
+    found = series.ewa(jnp.array([40.0, 49.0]), 0.98)
+    np.testing.assert_allclose(found, [40, (0.0196 * 40 + 0.02 * 49) / 0.0396], rtol=1e-6)
+    np.testing.assert_allclose(series.ewa(jnp.array([40.0]), 0.98, debias=False), [0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("decay", "steps"), [(0.5, 2), (0.9, 10), (0.98, 50), (0.999, 1000), (0.9995, 2000)])
+def test_the_steps_a_decay_averages_over(decay, steps):
+    np.testing.assert_allclose(series.window_from_decay(decay), steps, rtol=1e-9)
+    left = series.weights(decay, steps + 1)
+    np.testing.assert_allclose(left[-1] / left[0], decay**steps, rtol=1e-5)
+    np.testing.assert_allclose(left.sum(), 1 - decay ** (steps + 1), rtol=1e-5)
+
+
+def test_smoother_curves_lag():
+    days = np.arange(365)
+    season = 10 + 10 * np.sin(2 * np.pi * days / 365)
+    quick, slow = (np.asarray(series.ewa(season, decay)) for decay in (0.9, 0.98))
+    assert days[300] > np.argmax(slow) > np.argmax(quick) > np.argmax(season)
+    low = np.asarray(series.ewa(season, 0.98, debias=False))
+    assert np.all(low[:50] < 0.7 * slow[:50])
+    np.testing.assert_allclose(low[-1], slow[-1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("constant", [1.0, 1 / 3, -1e30])
+def test_a_constant_stays_constant(constant):
+    found = series.ewa(jnp.full(10_000_000, constant), 0.99999)
+    assert np.abs(np.asarray(found) / np.float32(constant) - 1).max() <= 1e-6
+
+
+# Laws.
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(3000,), (70, 2), (70, 5), (33, 300)])
+def test_methods_agree(method, shape):
+    x = noisy(shape[0], shape=shape[1:])
+    np.testing.assert_allclose(series.ewa(x, 0.97, method=method), series.ewa(x, 0.97), rtol=2e-6)
+    x[5:20] = np.nan
+    np.testing.assert_allclose(series.ewa(x, 0.97, method=method), series.ewa(x, 0.97), rtol=2e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_any_axis(axis):
+    x = noisy(40, "random", shape=(35, 3))
+    found = series.ewa(x, 0.9, axis=axis)
+    expected = jnp.moveaxis(series.ewa(jnp.moveaxis(x, axis, 0), 0.9), 0, axis)
+    np.testing.assert_allclose(found, expected, rtol=2e-6)
+    for s in np.moveaxis(x, axis, -1)[0, :2]:
+        np.testing.assert_allclose(series.ewa(s, 0.9), window(s, 0.9).mean()[0], rtol=2e-6)
+
+
+@pytest.mark.parametrize("n", [31, 32, 33, 63, 64, 65, 16_384, 16_385, 32_767, 50_000])
+def test_any_length(n):
+    x = noisy(n)
+    for reverse in (False, True):
+        turned = x[::-1] if reverse else x
+        expected = window(turned, 0.995).mean()[0].to_numpy()
+        found = series.ewa(x, 0.995, reverse=reverse)
+        assert_close(found, expected[::-1] if reverse else expected, 2e-6, 10)
+
+
+@pytest.mark.parametrize("gaps", ["none", "random"])
+def test_backwards_is_forwards_of_what_is_turned(gaps):
+    x, y, times = noisy(90, gaps), noisy(90, seed=1), np.cumsum(np.random.default_rng(0).random(90))
+    for extra, turned in (({}, {}), ({"times": times}, {"times": times[-1] - times[::-1]})):
+        for average in (series.ewa, series.ewa_var, lambda x, d, **k: series.ewa_cov(x, y[::-1], d, **k)):
+            found = average(x, 0.9, reverse=True, **extra)
+            if average not in (series.ewa, series.ewa_var):
+                found = series.ewa_cov(x, y, 0.9, reverse=True, **extra)
+            np.testing.assert_allclose(found, average(x[::-1], 0.9, **turned)[::-1], rtol=1e-5, atol=1e-6)
+
+
+PIECES = [{}, {"debias": False}, {"missing": "skip"}, {"debias": False, "initial": np.nan}, {"reverse": True}]
+
+
+@pytest.mark.parametrize("keywords", PIECES, ids=str)
+@pytest.mark.parametrize("timed", [False, True])
+@pytest.mark.parametrize("gaps", ["none", "random", "start"])
+def test_pieces_are_the_whole(keywords, timed, gaps):
+    x, times = noisy(160, gaps, shape=(3,)), np.cumsum(np.random.default_rng(0).random(160)).astype(np.float32)
+
+    def clock(part):
+        return {"times": times[part]} if timed else {}
+
+    whole = series.ewa(x, 0.95, **keywords, **clock(slice(None)))
+    parts, state, found = [slice(0, 40), slice(40, 40), slice(40, 80), slice(80, 120), slice(120, 160)], None, []
+    for part in parts[::-1] if "reverse" in keywords else parts:
+        first = {} if state is None else {"initial": None}
+        piece, state = series.ewa_with_state(x[part], 0.95, state, **{**keywords, **first}, **clock(part))
+        found.append(piece)
+    together = jnp.concatenate(found[::-1] if "reverse" in keywords else found)
+    assert_close(together, whole, 2e-6, 10)
+
+
+def test_a_state_goes_through_scan():
+    x = jnp.asarray(noisy(160)).reshape(4, 40)
+    _, state = series.ewa_with_state(x[0], 0.95)
+
+    def next_piece(state, piece):
+        found, state = series.ewa_with_state(piece, 0.95, state)
+        return state, found
+
+    state, found = jax.lax.scan(next_piece, state, x[1:])
+    whole = series.ewa(x.reshape(160), 0.95)
+    np.testing.assert_allclose(found.reshape(120), whole[40:], rtol=2e-6)
+    np.testing.assert_allclose(state.average, whole[-1], rtol=2e-6)
+
+
+def test_where_tells_what_is_there():
+    x, there = noisy(50, shape=(3,)), np.arange(50) % 3 > 0
+    found = series.ewa(x, 0.9, where=there[:, None])
+    np.testing.assert_allclose(found, series.ewa(np.where(there[:, None], x, np.nan), 0.9), rtol=2e-6)
+    x[10] = np.nan
+    spread = np.isnan(np.asarray(series.ewa(x, 0.9, where=there[:, None] | True)))
+    assert not spread[:10].any()
+    assert spread[10:].all()
+    covered = series.ewa_cov(x, x, 0.9, where=np.arange(50)[:, None] != 10)
+    np.testing.assert_allclose(covered, series.ewa_var(x, 0.9), rtol=1e-5)
+
+
+def test_an_infinity_is_a_value():
+    x = noisy(100)
+    x[60] = np.inf
+    found = np.asarray(series.ewa(x, 0.9))
+    assert np.isfinite(found[:60]).all()
+    assert found[60] == np.inf
+    np.testing.assert_allclose(found[:60], series.ewa(x[:60], 0.9), rtol=2e-6)
+
+
+def test_what_came_before_is_forgotten():
+    x = noisy(5000)
+    x[0] = 1e30
+    np.testing.assert_allclose(series.ewa(x, 0.9)[2000:], window(x, 0.9).mean()[0][2000:], rtol=2e-6)
+
+
+def test_initial_values():
+    x = noisy(30, shape=(2,))
+    steady = series.ewa(x, 0.9, debias=False, initial=jnp.array([1.0, 7.0]))
+    v = np.array([1.0, 7.0])
+    for row, found in zip(x, steady, strict=True):
+        v = 0.9 * v + 0.1 * row
+        np.testing.assert_allclose(found, v, rtol=1e-6)
+    np.testing.assert_allclose(series.ewa(x, 0.9, initial=jnp.array([1.0, 7.0])), steady, rtol=2e-6)
+
+
+def test_trees():
+    x = {"a": noisy(20), "b": (noisy(20, shape=(2,)), np.arange(20))}
+    there = {"a": np.arange(20) > 3, "b": (np.arange(20)[:, None] > 3, np.arange(20) > 3)}
+    found, state = series.ewa_with_state(x, 0.9, where=there, initial={"a": 1.0, "b": 2.0})
+    assert jax.tree.structure(found) == jax.tree.structure(x) == jax.tree.structure(state.weight)
+    np.testing.assert_array_equal(found["b"][0], series.ewa(x["b"][0], 0.9, where=there["b"][0], initial=2.0))
+    assert jax.tree.structure(series.ewa_std(x, 0.9)) == jax.tree.structure(x)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.int32, jnp.complex64])
+def test_dtypes(dtype):
+    x = jnp.asarray(10 * noisy(500)).astype(dtype)
+    found, state = series.ewa_with_state(x, 0.99)
+    assert found.dtype == (jnp.float32 if dtype == jnp.int32 else dtype)
+    assert state.average.dtype == (jnp.complex64 if dtype == jnp.complex64 else jnp.float32)
+    exact = window(np.asarray(x).astype(complex).real, 0.99).mean()[0]
+    rounding = 2e-6 if dtype in (jnp.int32, jnp.complex64) else float(jnp.finfo(dtype).eps)
+    assert_close(np.asarray(found).astype(complex).real, exact, rounding, 100)
+    assert_close(state.average.real, exact.to_numpy()[-1], 2e-6, 100)
+
+
+# Derivatives.
+
+
+def finite(y):
+    return jnp.where(jnp.isnan(y), 0, y)
+
+
+@pytest.mark.parametrize(
+    "keywords", [{}, {"debias": False}, {"missing": "skip"}, {"times": True}, {"reverse": True}], ids=str
+)
+def test_derivatives_are_finite_differences(keywords):
+    with jax.enable_x64(True):
+        times = np.cumsum(np.random.default_rng(0).random(12))
+        keywords = {**keywords, "times": times} if "times" in keywords else keywords
+        for gaps in ("none", "random"):
+            x = jnp.asarray(noisy(12, gaps, shape=(2,)).astype(np.float64))
+            there = ~jnp.isnan(x)
+
+            def average(values, decay, initial, x=x, there=there):
+                return finite(series.ewa(jnp.where(there, values, x), decay, initial=initial, **keywords))
+
+            arguments = (finite(x), jnp.float64(0.8), jnp.float64(3.0))
+            check_grads(average, arguments, order=1, modes=("fwd", "rev"))
+
+
+@pytest.mark.parametrize("statistic", [series.ewa_var, series.ewa_std])
+@pytest.mark.parametrize("gaps", ["none", "random"])
+def test_derivatives_of_variances_are_finite_differences(statistic, gaps):
+    with jax.enable_x64(True):
+        x = jnp.asarray(noisy(10, gaps).astype(np.float64))
+        there = ~jnp.isnan(x)
+
+        def varied(values, decay):
+            return finite(statistic(jnp.where(there, values, x), decay))
+
+        check_grads(varied, (finite(x), jnp.float64(0.8)), order=1)
+
+
+def test_a_hessian():
+    with jax.enable_x64(True):
+        x = jnp.asarray(noisy(9).astype(np.float64))
+        check_grads(lambda decay: series.ewa(x, decay), (jnp.float64(0.7),), order=2)
+
+
+@pytest.mark.parametrize("statistic", [series.ewa, series.ewa_var, series.ewa_std])
+def test_no_derivative_is_nan_where_values_are_missing(statistic):
+    def cost(x, decay):
+        return (finite(statistic(x, decay)) ** 2).sum()
+
+    for gaps in ("random", "start", "everywhere"):
+        x = jnp.asarray(noisy(40, gaps))
+        by_x, by_decay = jax.grad(cost, (0, 1))(x, 0.9)
+        assert np.isfinite(by_x).all()
+        assert np.isfinite(by_decay)
+        assert (by_x[np.isnan(x)] == 0).all()
+
+
+def test_a_decay_of_zero_has_a_derivative():
+    with jax.enable_x64(True):
+        x = jnp.asarray(noisy(6).astype(np.float64))
+        slope = jax.grad(lambda decay: series.ewa(x, decay).sum())(0.0)
+        step = (series.ewa(x, 1e-7).sum() - series.ewa(x, 0.0).sum()) / 1e-7
+        np.testing.assert_allclose(slope, step, rtol=1e-5)
+
+
+# Transformations.
+
+
+@pytest.mark.parametrize("gaps", ["none", "random"])
+def test_vmap(gaps):
+    x = jnp.asarray(noisy(64, gaps, shape=(3,)))
+    one_by_one = jnp.stack([series.ewa(x[:, i], 0.9) for i in range(3)], 1)
+    np.testing.assert_allclose(jax.vmap(lambda s: series.ewa(s, 0.9), 1, 1)(x), one_by_one, rtol=2e-6)
+    decays = jnp.array([0.5, 0.9, 0.99])
+    for found, decay in zip(jax.vmap(lambda decay: series.ewa(x, decay))(decays), decays, strict=True):
+        np.testing.assert_allclose(found, series.ewa(x, decay), rtol=2e-6)
+    by_series = jax.vmap(jax.grad(lambda s: finite(series.ewa(s, 0.9)).sum()), 1, 1)(x)
+    np.testing.assert_allclose(by_series, jax.grad(lambda x: finite(series.ewa(x, 0.9)).sum())(x), rtol=1e-5)
+
+
+def test_another_decay_compiles_nothing_anew():
+    x = noisy(77)
+    series.ewa(x, 0.9)
+    before = _averages._cache_size()
+    for decay in (0.0, 0.3, 0.99999, 0.5):
+        series.ewa(x, decay)
+    assert _averages._cache_size() == before
+
+
+@pytest.mark.parametrize("shape", [(10_000_000,), (10_000, 1000)])
+def test_nothing_else_is_as_long_as_the_series(shape):
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    compiled = jax.jit(lambda x: series.ewa(x, 0.99, where=True)).lower(x).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 40_000_000
+
+
+def test_it_is_exported_for_every_platform():
+    x = jax.ShapeDtypeStruct((1000, 2), jnp.float32)
+    function = jax.jit(lambda x: (series.ewa(x, 0.99), series.ewa_var(x, 0.99)))
+    exported = export.export(function, platforms=["cpu", "cuda", "rocm", "tpu"])(x)
+    data = noisy(1000, shape=(2,))
+    np.testing.assert_allclose(exported.call(data)[0], series.ewa(data, 0.99), rtol=2e-6)
+
+
+# What a decay means.
+
+WAYS = ["window", "span", "half_life", "center_of_mass"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_conversions_and_their_inverses(way):
+    there, back = getattr(series, f"decay_from_{way}"), getattr(series, f"{way}_from_decay")
+    for decay in (0.1, 0.5, 0.9, 0.99999):
+        np.testing.assert_allclose(there(back(decay)), decay, rtol=1e-12)
+        np.testing.assert_allclose(jax.jit(lambda d: there(back(d)))(jnp.float32(decay)), decay, rtol=1e-6)
+    assert back(0.0) == (1 if way in ("window", "span") else 0)
+
+
+@pytest.mark.parametrize(
+    ("way", "pandas_name"), [("span", "span"), ("half_life", "halflife"), ("center_of_mass", "com")]
+)
+def test_conversions_are_those_of_pandas(way, pandas_name):
+    x = noisy(100)
+    decay = getattr(series, f"decay_from_{way}")(7.0)
+    expected = pd.Series(x.astype(np.float64)).ewm(**{pandas_name: 7.0}).mean()
+    assert_close(series.ewa(x, decay), expected, 2e-6, 10)
+
+
+# Bad arguments.
+
+X = np.ones((4, 2), np.float32)
+STATE = series.ewa_with_state(X, 0.9)[1]
+BAD = [
+    (lambda: series.ewa(X, 1.0), ValueError, r"ewa: decay must be in \[0, 1\), got 1.0"),
+    (lambda: series.ewa_var(X, -0.1), ValueError, r"decay must be in \[0, 1\), got -0.1"),
+    (lambda: series.ewa(X, "0.9"), TypeError, "decay must be a number"),
+    (lambda: series.ewa(X, 0.9, axis=2), ValueError, r"axis must be from -2 to 1 for shape \(4, 2\), got 2"),
+    (lambda: series.ewa(X, 0.9, axis=0.0), TypeError, "axis must be an integer, got 0.0"),
+    (lambda: series.ewa([1.0, 2.0], 0.9), ValueError, r"axis of time, got the scalar 1.0; .* jnp.array"),
+    (lambda: series.ewa({"x": "text"}, 0.9), TypeError, "a series must be an array of numbers, got str"),
+    (lambda: series.ewa(X, 0.9, where=np.ones(3, bool)), ValueError, r"where must broadcast to shape \(4, 2\)"),
+    (lambda: series.ewa(X, 0.9, where=np.ones(2)), TypeError, "where must be boolean, got float"),
+    (lambda: series.ewa(X, 0.9, initial=np.ones(3)), ValueError, r"initial must broadcast to shape \(2,\)"),
+    (lambda: series.ewa(X, 0.9, missing="drop"), ValueError, "missing must be one of .*'skip'.*, got 'drop'"),
+    (lambda: series.ewa(X, 0.9, method="scan"), ValueError, "method must be one of .*'serial'.*, got 'scan'"),
+    (lambda: series.ewa(X, 0.9, times=[0, 2, 1, 3]), ValueError, "times must not fall"),
+    (lambda: series.ewa(X, 0.9, times=[0, 1, np.nan, 3]), ValueError, "none may be NaN"),
+    (lambda: series.ewa(X, 0.9, times=[0, 1]), ValueError, r"times must have shape \(4,\)"),
+    (lambda: series.ewa(X, 0.9, times=np.arange("2020", "2024", dtype="M8[Y]")), TypeError, "got dates|got datetime64"),
+    (lambda: series.ewa(X, 0.9, times=list("abcd")), TypeError, "times must be numbers"),
+    (lambda: series.ewa([X, X[:3]], 0.9, times=[0, 1, 2, 3]), ValueError, r"lengths are \[3, 4\]"),
+    (lambda: series.ewa_with_state(X, 0.9, STATE, initial=1.0), ValueError, "initial must be None beside a state"),
+    (lambda: series.ewa_with_state(X, 0.9, STATE, times=[0, 1, 2, 3]), ValueError, "made without times"),
+    (lambda: series.ewa_with_state(X[:, :1], 0.9, STATE), ValueError, "a state of shapes"),
+    (lambda: series.ewa_with_state(X, 0.9, 3.0), TypeError, "state must be an EwaState, got float"),
+    (lambda: series.ewa_cov(X, X[:3], 0.9), ValueError, "x and y must have the same shapes"),
+    (lambda: series.ewa_var(X + 1j, 0.9), TypeError, "x and y must be real, got complex64"),
+    (lambda: series.weights(0.9, -1), ValueError, "length must be from 0"),
+    (lambda: series.weights(1.5, 3), ValueError, "decay must be in"),
+    (lambda: series.decay_from_window(0.5), ValueError, "window must be finite and 1 or more, got 0.5"),
+    (lambda: series.decay_from_span(0), ValueError, "span must be finite and 1 or more"),
+    (lambda: series.decay_from_half_life(0.0), ValueError, "half_life must be finite and more than 0"),
+    (lambda: series.decay_from_center_of_mass(-1), ValueError, "center_of_mass must be finite and 0 or more"),
+    (lambda: series.span_from_decay(1.0), ValueError, "decay must be in"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD)
+def test_bad_arguments(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
