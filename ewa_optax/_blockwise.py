@@ -4,8 +4,10 @@ Within a block of $K$ values, all sums $\sum_{i \le k} \beta^{k-i} z_i$ are one 
 one block leaves to the next is again such a sum, of one value a block and with the decay $\beta^K$: so those are found
 in the same way, until one block holds them all. No step waits for another one.
 
-Values are taken relative to the average before the first of them, which keeps the digits of what changes, and keeps a
-constant series constant.
+Values that vary little around a level are taken relative to it, which keeps the digits of what changes, and keeps a
+constant series constant. The level is the median of the average before them and two of themselves, if those three are
+close together; else there is none. Not simply that average, in which one huge value may be left: the digits of small
+values would drown in its.
 """
 
 from typing import Any
@@ -28,15 +30,26 @@ def blockwise(
     no past. Without `debias` the weight counts as 1.
     """
     series, time, *lanes = x.shape
-    z = (x - average[:, None]).reshape(series, -1, size, *lanes)
+    level = _level(jnp.where(weight > 0, average, x[:, 0]) if debias else average, x)
+    z = (x - level[:, None]).reshape(series, -1, size, *lanes)
     sums = _along(z, fading.share * _triangle(fading, size, 1, 0))
-    past = _carried(sums[:, :, -1], fading, size)
+    past = (average - level) * weight if debias else average - level
+    blocks = np.arange(0, time, size)
+    past = _carried(sums[:, :, -1], fading, size) + past[:, None] * _like(fading.powers(blocks), sums[:, :, 0], 1)
     sums = sums + past[:, :, None] * _like(fading.powers(np.arange(1, size + 1)), sums, 2)
     if debias:
         t = np.arange(1, time + 1).reshape(-1, size)
         total = _like(fading.powers(t), sums, 1) * weight[:, None, None] + _like(fading.faded(t), sums, 1)
         sums = sums / total
-    return (average[:, None, None] + sums).reshape(x.shape)
+    return (level[:, None, None] + sums).reshape(x.shape)
+
+
+def _level(average: jax.Array, x: jax.Array) -> jax.Array:
+    time = x.shape[1]
+    a, b, c = (z.real for z in (average, x[:, time // 3], x[:, 2 * time // 3]))
+    low, high = jnp.minimum(jnp.minimum(a, b), c), jnp.maximum(jnp.maximum(a, b), c)
+    median = jnp.maximum(jnp.minimum(a, b), jnp.minimum(jnp.maximum(a, b), c))
+    return jax.lax.stop_gradient(jnp.where(high - low < jnp.abs(median) / 4, median, 0))
 
 
 def _triangle(fading: Fading, size: int, step: int, strict: int) -> jax.Array:

@@ -56,19 +56,20 @@ def _local(part, y, axis, plan, bias):
             return mean(_turned(1 - shares, plan) * product)
         return _turned(_unbiased(_turned(product, plan), shares, turned.observed, fading), plan)
 
-    product = _from_before(x, mean(x), there, plan) * _from_before(y, mean(y), there, plan)
+    means = mean(x), mean(y)
+    product = _from_before(x, means[0], there, plan) * _from_before(y, means[1], there, plan)
     regular = gaps.observed is None and gaps.passed is None
     covariances = jax.lax.cond(there.all(), even, uneven, product) if regular else uneven(product)
+    covariances = jnp.where(jnp.isfinite(means[0] + means[1]), covariances, jnp.nan)
     return covariances.astype(dtype).reshape(part.x.shape)
 
 
 def _from_before(z, means, there, plan):
     """How far each value is from the average before it; 0 where there is none, or no value."""
-    means = _turned(means, plan)
-    before = jnp.concatenate([jnp.full_like(means[:, :1], jnp.nan), means[:, :-1]], 1)
-    begun = ~jnp.isnan(_turned(before, plan))
-    before = _turned(jnp.where(jnp.isnan(before), 0, before), plan)
-    return jnp.where(there & begun, jnp.where(there, z, 0) - before, 0)
+    z, means, there = (_turned(a, plan) for a in (z, means, there))
+    later = jnp.arange(z.shape[1])[None, :, None] > jnp.argmax(there, 1)[:, None]
+    before = jnp.concatenate([means[:, :1], means[:, :-1]], 1)
+    return _turned(jnp.where(there & later, jnp.where(there, z, 0) - jnp.where(later, before, 0), 0), plan)
 
 
 def _even(time, fading, plan):

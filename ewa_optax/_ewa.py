@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ewa_optax._numerics import Number
 from ewa_optax._over_devices import layout_of, over_devices
 from ewa_optax._series_arguments import EwaState, plan_of, read
+from ewa_optax._times import kept_time
 
 
 def ewa(
@@ -41,7 +42,8 @@ def ewa(
 
     Args:
         x: an array, or a pytree of arrays that all have the axis. Float, complex, or integers, which count as floats.
-            NaN is a missing value, unless `where` says otherwise. Infinities are values.
+            NaN is a missing value, unless `where` says otherwise. An infinity is a value, after which the average is
+            infinite or NaN.
         decay: $\beta$ in [0, 1), a number or a scalar array: averages over about $1/(1-\beta)$ steps, or units of time.
         axis: the axis of time, of every array.
         debias: whether to divide by the sum of the weights. Without it the average starts from `initial` as if that had
@@ -86,19 +88,9 @@ def ewa(
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Exponentially weighted averages" and "Bias
         correction"; `pandas.DataFrame.ewm`.
     """
-    return ewa_with_state(
-        x,
-        decay,
-        None,
-        axis=axis,
-        debias=debias,
-        initial=initial,
-        where=where,
-        missing=missing,
-        times=times,
-        reverse=reverse,
-        method=method,
-    )[0]
+    plan = plan_of(debias, reverse, missing, method)
+    request = read(x, decay, plan, state=None, axis=axis, initial=initial, where=where, times=times)
+    return _along(request, plan)[0]
 
 
 def ewa_with_state(
@@ -120,7 +112,7 @@ def ewa_with_state(
     The pieces together are the average of the whole, up to rounding.
 
     Args:
-        x: a piece of the series, of any length along `axis`, 0 too.
+        x: a piece of the series, of any length along `axis`, 0 too (but the first one with `times`).
         decay: $\beta$ in [0, 1), as in `ewa`.
         state: what the piece before returned; None begins.
         axis: the axis of time.
@@ -128,8 +120,8 @@ def ewa_with_state(
         initial: as in `ewa`, for the first piece.
         where: which values are there, as in `ewa`.
         missing: as in `ewa`.
-        times: as in `ewa`, on one clock for all pieces. Between pieces they are kept as JAX keeps such an array:
-            integers exactly, if 32 bits hold them, floats in float32.
+        times: as in `ewa`, on one clock for all pieces. Between pieces JAX keeps the last one, without x64 in 32 bits:
+            integers exactly (larger ones are an error), floats in float32.
         reverse: whether a piece runs backwards, and the next one is that before it.
         method: as in `ewa`.
 
@@ -155,9 +147,13 @@ def ewa_with_state(
     """
     plan = plan_of(debias, reverse, missing, method)
     request = read(x, decay, plan, state=state, axis=axis, initial=initial, where=where, times=times)
+    y, average, weight = _along(request, plan)
+    return y, EwaState(average, weight, kept_time(request.time))
+
+
+def _along(request, plan):
     found = [_averages(part, axis=axis, plan=plan, layout=layout_of(part.x)) for part, axis in request.parts]
-    y, average, weight = (request.structure.unflatten([each[i] for each in found]) for i in range(3))
-    return y, EwaState(average, weight, request.time)
+    return [request.structure.unflatten([each[i] for each in found]) for i in range(3)]
 
 
 @functools.partial(jax.jit, static_argnames=("axis", "plan", "layout"))

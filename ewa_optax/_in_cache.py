@@ -58,7 +58,7 @@ def blocks_in_cache(
         return out, jax.lax.dynamic_update_slice_in_dim(ends, v, first, 0)
 
     turns = -(-series // together)
-    carry = jnp.zeros(flat.shape, dtype), jnp.zeros_like(average)
+    carry = _zeros(flat, (flat.shape, dtype), (average.shape, average.dtype))
     out, ends = jax.lax.fori_loop(0, turns, some, carry) if turns > 1 else some(0, carry)
     return out.reshape(x.shape), ends.reshape(series, lanes)
 
@@ -68,12 +68,14 @@ def rows_in_cache(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The same row by row, for many lanes or with gaps; and the last weight.
 
-    Some rows are summed up relative to the average before them: else a long memory stalls in float32.
+    Some rows are summed up relative to the average before them: else a long memory stalls in float32. But no more rows
+    than that memory is long, so that one huge value is forgotten in time.
     """
     series, time, lanes = x.shape
     flat = x.reshape(series, time * lanes)
     steps = np.arange(1, time + 1)
     kept, gained = fading.powers(steps), fading.faded(steps)
+    together = jnp.clip(1 / fading.share, 1, ROWS).astype(int)
     observed = jnp.broadcast_to(gaps.observed, x.shape).reshape(flat.shape) if gaps else flat
     average, weight = (jnp.broadcast_to(a, (series, lanes)) for a in (average, weight))
 
@@ -98,19 +100,25 @@ def rows_in_cache(
 
         def some(i, carry):
             out, v, past = carry
-            stop = jnp.minimum((i + 1) * ROWS, time)
-            out, v, change, past = jax.lax.fori_loop(i * ROWS, stop, row, (out, v, jnp.zeros_like(v), past))
+            stop = jnp.minimum((i + 1) * together, time)
+            out, v, change, past = jax.lax.fori_loop(i * together, stop, row, (out, v, jnp.zeros_like(v), past))
             return out, v + change, past.settled(plan)
 
         v, w = (jax.lax.dynamic_slice_in_dim(a, s, 1) for a in (average, weight))
-        out, v, past = jax.lax.fori_loop(0, -(-time // ROWS), some, (out, v, Past.of(w, fading, plan)))
+        out, v, past = jax.lax.fori_loop(0, -(-time // together), some, (out, v, Past.of(w, fading, plan)))
         put = jax.lax.dynamic_update_slice_in_dim
         return out, put(averages, v, s, 0), put(weights, past.weight(fading, plan), s, 0)
 
-    carry = jnp.zeros(flat.shape, dtype), jnp.zeros_like(average), jnp.zeros_like(weight)
+    carry = _zeros(flat, (flat.shape, dtype), (average.shape, average.dtype), (weight.shape, weight.dtype))
     out, averages, weights = jax.lax.fori_loop(0, series, one, carry) if series > 1 else one(0, carry)
     return out.reshape(x.shape), averages, weights
 
 
 def _turned(x, reverse):
     return jnp.flip(x, 1) if reverse else x
+
+
+def _zeros(like, *shapes_and_dtypes):
+    """Zeros that depend on an array: within `jax.shard_map`, they may differ between the devices that it does."""
+    none = like[0, 0] != like[0, 0]
+    return tuple(jnp.broadcast_to(none.astype(dtype) * 0, shape) for shape, dtype in shapes_and_dtypes)

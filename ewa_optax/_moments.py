@@ -75,7 +75,9 @@ def ewa_cov(
         if jnp.iscomplexobj(part.x):
             raise TypeError(f"x and y must be real, got {part.x.dtype}; take the parts that you mean.")
     found = [
-        covariance(part, second.x, axis=axis, plan=plan, bias=bool(bias), layout=layout_of(part.x))
+        covariance(
+            part, second.x, axis=axis, plan=plan, bias=bool(bias), layout=layout_of(part.x) or layout_of(second.x)
+        )
         for (part, axis), (second, _) in zip(request.parts, other.parts, strict=True)
     ]
     return request.structure.unflatten(found)

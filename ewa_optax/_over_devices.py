@@ -56,14 +56,23 @@ def on_each(function: Any, layout: Layout, in_specs: Any, out_specs: Any) -> Any
     """`function` of what each device has; arguments are divided as it is said."""
     mapped = jax.shard_map(function, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
+    def lay_out(spec, x):
+        explicit = PartitionSpec(*(_explicit(names, layout.mesh) for names in spec))
+        return jax.sharding.reshard(x, NamedSharding(layout.mesh, explicit))
+
     def call(*arguments):
         if AxisType.Explicit in layout.mesh.axis_types:
-            arguments = jax.tree.map(
-                lambda spec, a: jax.sharding.reshard(a, NamedSharding(layout.mesh, spec)), in_specs, arguments
-            )
+            arguments = jax.tree.map(lay_out, in_specs, arguments)
         return mapped(*arguments)
 
     return call
+
+
+def _explicit(names, mesh):
+    """Of the names of axes of a mesh those that an array can be told to be divided by."""
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    found = [name for name in (names if isinstance(names, tuple) else (names,)) if types.get(name) == AxisType.Explicit]
+    return tuple(found) or None
 
 
 def _local(part, axis, plan, names):

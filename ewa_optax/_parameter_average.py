@@ -48,7 +48,8 @@ def average_parameters(
     Args:
         decay: $\beta$ in [0, 1]: averages over about $1/(1-\beta)$ of the parameters taken; with 1, over all of them:
             the uniform average of Polyak and Ruppert. Or a schedule, called with $t = 1, 2, \dots$ as an int32 array;
-            `lambda t: 1 - 1 / t` is the uniform average again, up to the digits that $1 - 1/t$ has in float32.
+            `lambda t: 1 - 1 / t` is the uniform average again, up to the digits that $1 - 1/t$ has in float32. As long
+            as it is 1, the average is the newest parameters.
         debias: whether to divide by the sum of the weights. Without it, the average starts at 0.
         storage: how the average is kept: None (float32 or wider), "24bit", "bfloat16", "float16", "8bit", or an object
             of `ewa_optax.storage`. Parameters move little, so the rounding of 16 bits is most of what an average of
@@ -85,18 +86,21 @@ def average_parameters(
     if not debias and not callable(decay) and not isinstance(decay, jax.Array) and decay == 1:
         raise ValueError("average_parameters: a decay of 1 must have debias=True, since it never leaves 0 without.")
     keeper = Keeper(resolve(storage), piece=2)
-    always = every == 1 and start == 0
+    always = isinstance(every, int) and isinstance(start, int) and (every, start) == (1, 0)
 
     def init(params: Any) -> Any:
-        zeros, none = zeros_like(params), jnp.zeros([], jnp.int32)
+        zeros = zeros_like(params)
         if keeper.storage and any(
             jnp.iscomplexobj(x) and keeper.storage.takes(x.shape) for x in jax.tree.leaves(zeros)
         ):
             raise TypeError(f"{keeper.storage} keeps no complex parameters here; leave storage=None for those.")
         kept = keeper.init(zeros)
         if debias:
-            kept = keeper.encode(map_leaves(widen, params), keeper.trees(kept), none, 0.0)
-        return AverageParametersState(none, none, jnp.zeros(2), kept, keeper)
+            # Copies: nothing in a state is the parameters themselves.
+            kept = keeper.encode(
+                map_leaves(jnp.array, map_leaves(widen, params)), keeper.trees(kept), jnp.int32(0), 0.0
+            )
+        return AverageParametersState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), jnp.zeros(2), kept, keeper)
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         if params is None:
@@ -109,14 +113,16 @@ def average_parameters(
             past, newest = jnp.where(due, past, 0), jnp.where(due, newest, 1)
             weight = jnp.where(due, weight, state.weight)
 
+        larger = decay if always and not callable(decay) else past
+
         def take(kept):
             trees = keeper.trees(kept)
-            new = optax.apply_updates(params, updates)
 
-            def advance(p, *arrays):
-                return lerp(keeper.decode(jnp.shape(p), *arrays), widen(p), past, past, newest)
+            def advance(p, u, *arrays):
+                new = widen(p if u is None else jnp.asarray(p + u, jnp.result_type(p)))  # As optax applies it.
+                return lerp(keeper.decode(jnp.shape(p), *arrays), new, larger, past, newest)
 
-            return keeper.encode(map_leaves(advance, new, *trees), trees, step, 0.0)
+            return keeper.encode(map_leaves(advance, params, updates, *trees), trees, step, 0.0)
 
         if always:
             average = take(state.average)
@@ -132,8 +138,8 @@ def get_average(opt_state: Any, params: Any = None) -> Any:
 
     Args:
         opt_state: the state of an optimizer with one `average_parameters` in it, however deep in chains.
-        params: parameters, whose dtypes the average then has, as a model may need. Without them it is in float32 or
-            wider.
+        params: the parameters, whose dtypes the average then has, and which stand where `optax.masked` has left them
+            out of it. Without them it is in float32 or wider.
 
     Returns:
         A tree like the parameters.
@@ -159,7 +165,13 @@ def get_average(opt_state: Any, params: Any = None) -> Any:
             "ewa_optax.average_parameters, and pass the part of the state that holds the one you mean."
         )
     average = found[0].keeper.read(found[0].average)
-    return average if params is None else map_leaves(lambda a, p: narrow(a, jnp.result_type(p)), average, params)
+    if params is None:
+        return average
+
+    def like(a, p):
+        return p if a is None or isinstance(a, optax.MaskedNode) else narrow(a, jnp.result_type(p))
+
+    return jax.tree.map(like, average, params, is_leaf=lambda x: x is None or isinstance(x, optax.MaskedNode))
 
 
 def _is_state(x):
@@ -172,9 +184,12 @@ def _shares(decay, debias, count, weight):
         constant = jnp.ones([]) if not isinstance(decay, jax.Array) and decay == 1 else decay
         past, newest = corrected_shares(constant, jnp.maximum(count, 1)) if debias else shares(constant)
         return jnp.asarray(past, float), jnp.asarray(newest, float), weight
-    past = jnp.asarray(decay(count), float)
-    newest, (total, lost) = 1 - past, weight
+    scheduled: Any = decay(count)
+    (past, newest), (total, lost) = shares(scheduled), weight
     change = newest * (1 - total - lost) + lost
     fresh = total + change
     weight = jnp.stack([fresh, change - (fresh - total)])
-    return (past * total / fresh, newest / fresh, weight) if debias else (past, newest, weight)
+    if not debias:
+        return jnp.asarray(past, float), jnp.asarray(newest, float), weight
+    newest = jnp.where(fresh > 0, newest / jnp.where(fresh > 0, fresh, 1), 1)
+    return 1 - newest, newest, weight

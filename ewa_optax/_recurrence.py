@@ -22,12 +22,13 @@ class Fading(NamedTuple):
     @classmethod
     def of(cls, decay: Number, dtype: Any) -> "Fading":
         """Formed in double precision where `decay` is a Python number."""
-        tiny = float(jnp.finfo(dtype).tiny)  # So that a decay of 0 has a logarithm, and one with a derivative.
+        least = float(jnp.finfo(dtype).tiny) ** 0.5  # So that a decay of 0 has a logarithm, and one with a derivative.
         if not isinstance(decay, jax.Array):
-            return cls(jnp.asarray(1 - float(decay), dtype), jnp.asarray(math.log(max(float(decay), tiny)), dtype))
+            return cls(jnp.asarray(1 - float(decay), dtype), jnp.asarray(math.log(max(float(decay), least)), dtype))
         decay = decay.astype(dtype)
-        near_one = jnp.log1p(-(1 - jnp.maximum(decay, 0.5)))
-        return cls(1 - decay, jnp.where(decay > 0.5, near_one, jnp.log(jnp.minimum(decay, 0.5) + tiny)))
+        long = decay > 0.5
+        of_long = jnp.log1p(-(1 - jnp.where(long, decay, 1)))
+        return cls(1 - decay, jnp.where(long, of_long, jnp.log(jnp.where(long, 1, decay) + least)))
 
     def powers(self, exponents: Any) -> jax.Array:
         r"""$\beta^k$."""
@@ -44,7 +45,8 @@ def recurrence(added: jax.Array, faded: jax.Array, initial: jax.Array, method: s
 
     Step by step on a CPU, which has nothing to gain from more work in fewer turns, and compiles it sooner.
     """
-    arguments = added, jnp.broadcast_to(faded, added.shape), initial
+    none = added[:, 0] != added[:, 0]  # Within jax.shard_map, what is carried differs where `added` does.
+    arguments = added, jnp.broadcast_to(faded, added.shape), initial + none.astype(initial.dtype) * 0
     if method == "associative":
         return _associative(*arguments)
     return jax.lax.platform_dependent(*arguments, cpu=_serial, default=_associative)
@@ -59,7 +61,7 @@ def _serial(added, faded, initial):
         return (fresh, jax.lax.stop_gradient(change - (fresh - value))), fresh
 
     xs = jnp.moveaxis(added, 1, 0), jnp.moveaxis(faded, 1, 0)
-    return jnp.moveaxis(jax.lax.scan(step, (initial, jnp.zeros_like(initial)), xs)[1], 0, 1)
+    return jnp.moveaxis(jax.lax.scan(step, (initial, initial - initial), xs)[1], 0, 1)
 
 
 def _associative(added, faded, initial):

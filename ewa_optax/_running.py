@@ -29,7 +29,7 @@ def running(
     `average` and `weight` (series, lanes) are those of the past before the first value. Without `gaps.observed`, what
     is not NaN is there.
     """
-    average = jnp.where(weight > 0, average, 0)
+    average, weight = _of_each_device(x, jnp.where(weight > 0, average, 0), weight)
     if not _even(gaps):
         return _uneven(x, average, weight, fading, _told(x, gaps), plan, dtype)
     out, end = _of_even(x, _start(x, average, weight, plan), weight, fading, plan, dtype)
@@ -37,7 +37,7 @@ def running(
 
     # A NaN, or an infinity, which a triangle carries backwards too, shows in the last average.
     def again(carry):
-        return jnp.array(False), *_uneven(x, average, weight, fading, _told(x, gaps), plan, dtype)
+        return carry[0] & False, *_uneven(x, average, weight, fading, _told(x, gaps), plan, dtype)
 
     # Unlike cond, a loop that may not run copies nothing.
     carry = _has_gaps(end, weight, plan), out, end, after
@@ -48,6 +48,12 @@ def running(
 @running.defjvp
 def _derivative(plan, dtype, primals, tangents):
     return jax.jvp(functools.partial(_at_once, plan=plan, dtype=dtype), primals, tangents)
+
+
+def _of_each_device(x, average, weight):
+    """The same, but within `jax.shard_map` they may differ where `x` does, as they will after its first values."""
+    none = x[:1, :1, :1] != x[:1, :1, :1]
+    return average + none[0].astype(average.dtype) * 0, weight + none[0].astype(weight.dtype) * 0
 
 
 def _start(x, average, weight, plan):
@@ -126,7 +132,7 @@ def _even_at_once(x, average, weight, fading, plan, dtype):
         y = recurrence(shares * z, shares, average, plan.method)
     else:
         size = min(BLOCK, time)
-        padded = jnp.pad(z, ((0, 0), (0, -time % size), (0, 0)))
+        padded = jnp.pad(z, ((0, 0), (0, -time % size), (0, 0)), mode="edge")
         y = blockwise(padded, average, weight, fading, plan.debias, size)[:, :time]
     return _turned(y, plan).astype(dtype), y[:, -1]
 

@@ -42,7 +42,7 @@ class Request(NamedTuple):
 
     parts: list[tuple[Part, int]]
     structure: Any
-    time: jax.Array | None
+    time: Any
 
 
 def plan_of(debias: Any, reverse: Any, missing: Any, method: Any) -> Plan:
@@ -129,7 +129,10 @@ def spread(name: str, value: Any, structure: Any) -> list[Any]:
 
 def fitting(name: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
     """`value` as an array that broadcasts to that shape."""
-    array = jnp.asarray(value)
+    array = value if isinstance(value, jax.Array) else np.asarray(value)
+    if array.dtype.kind in "USOmM":
+        raise TypeError(f"{name} must be an array of numbers, got {value!r}; make one, such as jnp.array([1.0]).")
+    array = jnp.asarray(array)
     try:
         fits = np.broadcast_shapes(array.shape, shape) == shape
     except ValueError:
@@ -144,6 +147,8 @@ def _begun(initial, leaves, shapes, structure, plan):
     pasts = []
     for value, leaf, shape in zip(spread("initial", initial, structure), leaves, shapes, strict=True):
         known = value is not None or not plan.debias
+        if jnp.iscomplexobj(value) and not jnp.iscomplexobj(leaf):
+            raise TypeError(f"initial must be real for a real series, got {value!r}; take the part that you mean.")
         average = fitting("initial", 0.0 if value is None else value, shape).astype(wide_dtype(leaf.dtype))
         average = jnp.broadcast_to(average, shape)
         pasts.append((average, jnp.where(jnp.isnan(average), 0, float(known)).astype(_real(leaf))))

@@ -10,7 +10,7 @@ import numpy as np
 
 def passed_between(
     times: Any, lengths: set[int], begun: bool, before: jax.Array | None, reverse: bool
-) -> tuple[jax.Array | None, jax.Array | None]:
+) -> tuple[jax.Array | None, Any]:
     """The time between each value and the one before it in the average, and the time of the last; None without times.
 
     `before` is the time of the value before the first, where the series has `begun`; else that is one unit before it.
@@ -29,12 +29,27 @@ def passed_between(
         )
     times = _check(times, next(iter(lengths)) if lengths else len(times))
     if times.size == 0:
+        if before is None:
+            raise ValueError("times must be of one value at least in a first piece; begin with the first values.")
         return jnp.zeros(0), before
-    inside = jnp.diff(times) if isinstance(times, jax.Array) else np.diff(times)
-    first, last = (jnp.asarray(times[i]) for i in ((-1, 0) if reverse else (0, -1)))
-    since = jnp.asarray([1.0 if before is None else jnp.abs(first - before)], float)
-    inside = jnp.asarray(inside, float)
+    inside = jnp.asarray(np.diff(times) if isinstance(times, np.ndarray) else jnp.diff(times), float)
+    first, last = (times[-1], times[0]) if reverse else (times[0], times[-1])
+    since = 1.0
+    if before is not None:
+        since = before - first if reverse else first - before
+        if not isinstance(since, jax.core.Tracer) and since < 0:
+            raise ValueError(f"times must not fall, but {first} comes after {before} of the piece before; sort them.")
+    since = jnp.asarray([since], float)
     return jnp.concatenate([inside, since] if reverse else [since, inside]), last
+
+
+def kept_time(time: Any) -> jax.Array | None:
+    """A time as an array of JAX, for a state."""
+    if isinstance(time, np.integer) and time != np.asarray(jnp.asarray(time)):
+        raise ValueError(
+            f"times must fit {jnp.result_type(int)} between pieces, got {time}; subtract the first of all."
+        )
+    return None if time is None else jnp.asarray(time)
 
 
 def _check(times, length):
@@ -48,8 +63,9 @@ def _check(times, length):
         raise TypeError(f"times must be numbers, got {times.dtype}; count in a unit of time, such as days.")
     if times.shape != (length,):
         raise ValueError(f"times must have shape {(length,)}, one for each value along the axis, got {times.shape}.")
-    if times.dtype.kind == "u":
-        times = times.astype(int)  # Whose differences do not wrap round.
+    if times.dtype.kind in "iu":
+        # Differences of shorter or unsigned integers wrap round.
+        times = times.astype(np.int64) if isinstance(times, np.ndarray) else times.astype(int)
     if not isinstance(times, jax.core.Tracer) and not np.all(np.diff(np.asarray(times)) >= 0):
         raise ValueError("times must not fall, and none may be NaN; sort them, and the series with them.")
     return times

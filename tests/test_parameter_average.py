@@ -1,0 +1,248 @@
+"""The average of parameters along a training."""
+
+import pickle
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+from flax import nnx
+
+import ewa_optax
+from ewa_optax import storage
+
+PATH = np.random.default_rng(0).standard_normal((60, 3)).astype(np.float32)
+STORAGES = [None, "24bit", "bfloat16", "float16", "8bit"]
+
+
+def followed(path=PATH, **keywords):
+    """What `get_average` says at each step while the parameters go along a path."""
+    piece, found = ewa_optax.average_parameters(**keywords), []
+    state, params = piece.init(jnp.asarray(path[0])), jnp.asarray(path[0])
+    update = jax.jit(piece.update)
+    for after in path:
+        updates, state = update(after - params, state, params)
+        params = optax.apply_updates(params, updates)
+        found.append(ewa_optax.get_average(state))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.999])
+def test_it_is_the_average_of_the_series_of_parameters(decay):
+    share = 1 - decay
+    np.testing.assert_allclose(followed(decay=decay), pd.DataFrame(PATH).ewm(alpha=share).mean(), atol=2e-6)
+    v, expected = np.zeros(3), []
+    for p in PATH:
+        v = decay * v + share * p
+        expected.append(v)
+    np.testing.assert_allclose(followed(decay=decay, debias=False), expected, atol=2e-6)
+    np.testing.assert_allclose(followed(decay=lambda t: decay), followed(decay=decay), atol=2e-6)
+    in_float32 = followed(decay=lambda t: jnp.float32(decay))
+    np.testing.assert_allclose(in_float32, followed(decay=decay), atol=1e-4)
+
+
+def test_the_uniform_average():
+    means = np.cumsum(PATH, 0) / np.arange(1, 61)[:, None]
+    np.testing.assert_allclose(followed(decay=1.0), means, atol=2e-6)
+    np.testing.assert_allclose(followed(decay=lambda t: 1 - 1 / t), means, atol=2e-6)
+    np.testing.assert_allclose(followed(decay=lambda t: 1 - 1 / t, debias=False), means, atol=2e-6)
+
+
+def test_every_so_many_steps_from_a_start():
+    found = followed(decay=1.0, start=10, every=5)  # Taken at the steps 15, 20, 25, ...
+    np.testing.assert_allclose(found[:15], PATH[:15], atol=1e-6)
+    np.testing.assert_allclose(found[15:19], np.broadcast_to(PATH[14], (4, 3)), atol=1e-6)
+    np.testing.assert_allclose(found[24], PATH[[14, 19, 24]].mean(0), atol=2e-6)
+    np.testing.assert_allclose(followed(decay=0.9, start=10)[10:], followed(PATH[10:], decay=0.9), atol=2e-6)
+    late = followed(decay=0.9, start=jnp.array(10))  # As arrays, which optax may make of them.
+    np.testing.assert_allclose(late, followed(decay=0.9, start=10), atol=2e-6)
+    assert (followed(decay=0.9, start=10, debias=False)[:10] == 0).all()
+
+
+def ones(decay, steps, start=0.0, **keywords):
+    """The average after so many steps at 1, of 8192 parameters."""
+    piece, params = ewa_optax.average_parameters(decay, **keywords), jnp.ones(8192)
+
+    def step(state, _):
+        return piece.update(jnp.zeros(8192), state, params)[1], None
+
+    return ewa_optax.get_average(jax.jit(lambda s: jax.lax.scan(step, s, length=steps)[0])(piece.init(params * start)))
+
+
+@pytest.mark.parametrize("kept", STORAGES)
+def test_a_constant_is_reached_in_every_storage(kept):
+    """As in `optax.ema` kept in bfloat16 it is not: that stops at 0.5."""
+    undebiased = ones(0.9999, 20_000, debias=False, storage=kept)
+    assert abs(undebiased.mean() / (1 - 0.9999**20_000) - 1) < 0.01
+    assert abs(ones(0.9999, 20_000, storage=kept).mean() - 1) < 0.002
+
+
+def test_to_nearest_it_is_not_reached():
+    nearest = ones(0.9999, 20_000, debias=False, storage=storage.BFloat16(rounding="nearest"))
+    assert nearest.mean() < 0.1
+
+
+def test_24_bits_are_quiet():
+    """A walk around 1: 16 bits add noise of some 1e-2, 24 of some 1e-4."""
+    noise = {}
+    for kept in ("24bit", "bfloat16"):
+        noise[kept] = float(ones(0.999, 3000, storage=kept, debias=False).std())
+    assert noise["24bit"] < 1e-3 < noise["bfloat16"]
+
+
+# As a piece of a chain.
+
+
+def quadratic(params):
+    return sum(jnp.sum((p - 3) ** 2) for p in jax.tree.leaves(params))
+
+
+def test_it_sees_parameters_after_the_update_and_changes_nothing():
+    params = {"w": jnp.ones(3), "none": None}
+    plain, with_average = ewa_optax.adam(0.1), optax.chain(ewa_optax.adam(0.1), ewa_optax.average_parameters(0.9))
+    a, b = plain.init(params), with_average.init(params)
+    v, p, q = 0.0, params, params
+    for t in range(1, 6):
+        updates, a = plain.update(jax.grad(quadratic)(p), a, p)
+        p = optax.apply_updates(p, updates)
+        updates, b = with_average.update(jax.grad(quadratic)(q), b, q)
+        q = optax.apply_updates(q, updates)
+        v = 0.9 * v + 0.1 * np.asarray(p["w"])
+        np.testing.assert_allclose(ewa_optax.get_average(b)["w"], v / (1 - 0.9**t), rtol=1e-6)
+    chex.assert_trees_all_equal(p, q)
+    assert ewa_optax.get_average(b)["none"] is None
+
+
+@pytest.mark.parametrize("kept", STORAGES)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_structure_and_dtypes_stay_under_scan(kept, dtype):
+    params = {"large": jnp.ones((64, 128), dtype), "small": jnp.ones(3, dtype)}
+    optimizer = optax.chain(
+        ewa_optax.gradient_descent(0.01),
+        ewa_optax.round_stochastically(),
+        ewa_optax.average_parameters(0.99, storage=kept, every=2),
+    )
+
+    @chex.assert_max_traces(n=1)
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(quadratic)(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    train = jax.jit(lambda carry: jax.lax.scan(step, carry, length=300), donate_argnums=0)
+    (params, state), _ = train((params, optimizer.init(params)))
+    averaged = ewa_optax.get_average(state, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(averaged, params)
+    assert quadratic(jax.tree.map(lambda x: x.astype(float), averaged)) / 8195 < 0.1
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(ewa_optax.get_average(state)))
+    again = pickle.loads(pickle.dumps(jax.device_get(state)))
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+
+
+def test_a_state_made_outside_of_jit_can_be_donated():
+    params = {"w": jnp.ones((4, 4))}
+    optimizer = optax.chain(optax.sgd(0.1), ewa_optax.average_parameters(0.9))
+    step = jax.jit(lambda p, s: optimizer.update(p, s, p), donate_argnums=(0, 1))
+    _, state = step(params, optimizer.init(params))
+    np.testing.assert_allclose(ewa_optax.get_average(state)["w"], 0.9, rtol=1e-6)
+
+
+def test_a_schedule_of_one_follows_the_parameters():
+    found = followed(decay=lambda t: jnp.where(t <= 2, 1.0, 0.5))
+    np.testing.assert_allclose(found[:3], PATH[:3], rtol=1e-6)
+    assert np.isfinite(found).all()
+
+
+def test_nothing_in_the_state_is_the_parameters():
+    params = jnp.ones(5000)
+    state = ewa_optax.average_parameters(0.9).init(params)
+    assert all(x.unsafe_buffer_pointer() != params.unsafe_buffer_pointer() for x in jax.tree.leaves(state))
+
+
+def test_the_average_of_a_noisy_end_is_better_than_the_end():
+    """Linear regression by stochastic gradients at a large rate: why people average."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2000, 10)).astype(np.float32)
+    w = np.arange(10.0, dtype=np.float32)
+    y = x @ w + rng.standard_normal(2000).astype(np.float32)
+    optimizer = optax.chain(ewa_optax.gradient_descent(0.1), ewa_optax.average_parameters(0.99))
+
+    def loss(w, batch):
+        return jnp.mean((batch[0] @ w - batch[1]) ** 2)
+
+    run = ewa_optax.fit(
+        loss, optimizer, jnp.zeros(10), (x, y), batch_size=10, epochs=5, key=jax.random.key(0), progress=False
+    )
+    averaged = ewa_optax.get_average(run.opt_state)
+    best = np.linalg.lstsq(x, y)[0]
+    assert np.linalg.norm(averaged - best) < 0.3 * np.linalg.norm(run.params - best)
+
+
+def test_models():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.out = nnx.Linear(3, 1, rngs=rngs)
+
+    net = Net(nnx.Rngs(0))
+    chain = optax.chain(ewa_optax.adam(0.1), ewa_optax.average_parameters(0.5))
+    optimizer = nnx.Optimizer(net, chain, wrt=nnx.Param)
+    optimizer.update(net, jax.tree.map(jnp.ones_like, nnx.state(net, nnx.Param)))
+    averaged = nnx.to_pure_dict(ewa_optax.get_average(nnx.as_pure(optimizer.opt_state)))
+    np.testing.assert_allclose(averaged["out"]["kernel"], net.out.kernel[...], rtol=1e-6)
+
+    model = eqx.nn.Linear(3, 1, key=jax.random.key(0))
+    params, rest = eqx.partition(model, eqx.is_inexact_array)
+    state = chain.init(params)
+    _, state = chain.update(jax.tree.map(jnp.ones_like, params), state, params)
+    assert eqx.combine(ewa_optax.get_average(state), rest)(jnp.ones(3)).shape == (1,)
+
+
+def test_inside_of_other_transformations():
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    inner = optax.chain(ewa_optax.gradient_descent(0.5), ewa_optax.average_parameters(0.5))
+    masked = optax.masked(inner, {"a": True, "b": False})
+    _, state = masked.update(params, masked.init(params), params)
+    np.testing.assert_allclose(ewa_optax.get_average(state)["a"], 0.5)
+    np.testing.assert_allclose(ewa_optax.get_average(state, params)["b"], 1.0)
+    injected = optax.inject_hyperparams(ewa_optax.average_parameters)(decay=0.5)
+    _, state = jax.jit(injected.update)(params, injected.init(params), params)
+    np.testing.assert_allclose(ewa_optax.get_average(state)["a"], 2.0)
+    steps = optax.MultiSteps(inner, 2)
+    state = steps.init(params)
+    for _ in range(4):
+        _, state = steps.update(params, state, params)
+    assert int(state.inner_opt_state[1].step) == 2
+    finite = optax.apply_if_finite(inner, 3)
+    _, state = finite.update(params, finite.init(params), params)
+    np.testing.assert_allclose(ewa_optax.get_average(state)["b"], 0.5)
+
+
+AVERAGE = ewa_optax.average_parameters
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: AVERAGE(1.5), ValueError, r"decay must be in \[0, 1\], got 1.5"),
+        (lambda: AVERAGE("0.9"), TypeError, "decay must be a number, a scalar array or a schedule"),
+        (lambda: AVERAGE(1.0, debias=False), ValueError, "a decay of 1 must have debias=True"),
+        (lambda: AVERAGE(0.9, every=0), ValueError, "every must be a whole number, 1 or more, got 0"),
+        (lambda: AVERAGE(0.9, start=-1), ValueError, "start must be a whole number, 0 or more, got -1"),
+        (lambda: AVERAGE(0.9, storage="4bit"), ValueError, "storage must be"),
+        (lambda: AVERAGE(0.9).update(X, AVERAGE(0.9).init(X)), ValueError, "needs the parameters"),
+        (lambda: AVERAGE(0.9).init(jnp.arange(3)), TypeError, "has dtype int32"),
+        (lambda: AVERAGE(0.9, storage="8bit").init(jnp.ones(5000) * 1j), TypeError, "no complex parameters"),
+        (lambda: ewa_optax.get_average(ewa_optax.adam(0.1).init(X)), ValueError, "holds 0 averages of parameters"),
+        (lambda: ewa_optax.get_average([AVERAGE(0.9).init(X)] * 2), ValueError, "holds 2 averages of parameters"),
+    ],
+)
+def test_bad_arguments(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+X = jnp.ones(3)
