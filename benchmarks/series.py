@@ -125,15 +125,8 @@ def long(points: int, repeats: int) -> dict[str, float]:
     x = values(points)
     array = jnp.asarray(x)
     average = functools.partial(series.ewa, decay=DECAY)
-    in_place = jax.jit(average, donate_argnums=0)
-    donated = [array + 0]
-
-    def donate(i):
-        donated[0] = jax.block_until_ready(in_place(donated[0]))
-
     variants = [
         Variant("series.ewa", on_device(average, array)),
-        Variant("series.ewa, donated", donate),
         *(Variant(f"series.ewa, {m}", on_device(functools.partial(average, method=m), array)) for m in METHODS),
         Variant("jax.lax.scan", on_device(scan, array)),
         Variant("jax.lax.associative_scan", on_device(associative, array)),

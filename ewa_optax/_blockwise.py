@@ -10,7 +10,7 @@ close together; else there is none. Not simply that average, in which one huge v
 values would drown in its.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,32 +21,70 @@ from ewa_optax._recurrence import Fading
 BLOCK = 32
 
 
+class Level(NamedTuple):
+    """What one block leaves to the next: the weights of sums from block to block of a group, and of those it leaves."""
+
+    between: jax.Array
+    left: jax.Array
+    kept: jax.Array
+
+
+class Weights(NamedTuple):
+    """All weights for a length of time, in blocks of a size.
+
+    Inside of a block, from each value to each; what is kept of the past after each value of a block, and where each
+    block begins; what is kept of it at each time, and gained since; and the levels above.
+    """
+
+    inside: jax.Array
+    after: jax.Array
+    begin: jax.Array
+    kept: jax.Array
+    gained: jax.Array
+    levels: tuple[Level, ...]
+
+    @classmethod
+    def of(cls, fading: Fading, time: int, size: int) -> "Weights":
+        """For a `time` that is a multiple of `size`."""
+        t, levels, blocks, step = np.arange(1, time + 1).reshape(-1, size), [], time // size, size
+        while not levels or blocks > 1:
+            group = min(blocks, BLOCK)
+            k = np.arange(group)
+            left, kept = fading.powers(step * k[::-1]), fading.powers(step * k)
+            levels.append(Level(_triangle(fading, group, step, 1), left[:, None], kept))
+            blocks, step = -(-blocks // group), step * group
+        return cls(
+            fading.share * _triangle(fading, size, 1, 0),
+            fading.powers(np.arange(1, size + 1)),
+            fading.powers(np.arange(0, time, size)),
+            fading.powers(t),
+            fading.faded(t),
+            tuple(levels),
+        )
+
+
 def blockwise(
-    x: jax.Array, average: jax.Array, weight: jax.Array, fading: Fading, debias: bool, size: int = BLOCK
+    x: jax.Array, average: jax.Array, weight: jax.Array, level: jax.Array, weights: Weights, debias: bool
 ) -> jax.Array:
-    r"""The averages of `x` (series, time, lanes), for a time that is a multiple of the `size` of a block.
+    r"""The averages of `x` (series, time, lanes).
 
     `average`, of the shape (series, lanes), is that of the past, and `weight` what its weights sum to: 0 where there is
-    no past. Without `debias` the weight counts as 1.
+    no past. Without `debias` the weight counts as 1. Values are taken relative to `level`.
     """
-    series, time, *lanes = x.shape
-    level = _level(jnp.where(weight > 0, average, x[:, 0]) if debias else average, x)
-    z = (x - level[:, None]).reshape(series, -1, size, *lanes)
-    sums = _along(z, fading.share * _triangle(fading, size, 1, 0))
+    series, _, *lanes = x.shape
+    z = (x - level[:, None]).reshape(series, *weights.kept.shape, *lanes)
+    sums = _along(z, weights.inside)
     past = (average - level) * weight if debias else average - level
-    blocks = np.arange(0, time, size)
-    past = _carried(sums[:, :, -1], fading, size) + past[:, None] * _like(fading.powers(blocks), sums[:, :, 0], 1)
-    sums = sums + past[:, :, None] * _like(fading.powers(np.arange(1, size + 1)), sums, 2)
+    past = _carried(sums[:, :, -1], weights.levels) + past[:, None] * _like(weights.begin, sums[:, :, 0], 1)
+    sums = sums + past[:, :, None] * _like(weights.after, sums, 2)
     if debias:
-        t = np.arange(1, time + 1).reshape(-1, size)
-        total = _like(fading.powers(t), sums, 1) * weight[:, None, None] + _like(fading.faded(t), sums, 1)
-        sums = sums / total
+        sums = sums / (_like(weights.kept, sums, 1) * weight[:, None, None] + _like(weights.gained, sums, 1))
     return (level[:, None, None] + sums).reshape(x.shape)
 
 
-def _level(average: jax.Array, x: jax.Array) -> jax.Array:
-    time = x.shape[1]
-    a, b, c = (z.real for z in (average, x[:, time // 3], x[:, 2 * time // 3]))
+def level_of(average: jax.Array, earlier: jax.Array, later: jax.Array) -> jax.Array:
+    """That of values, by two of themselves and the average before them."""
+    a, b, c = (z.real for z in (average, earlier, later))
     low, high = jnp.minimum(jnp.minimum(a, b), c), jnp.maximum(jnp.maximum(a, b), c)
     median = jnp.maximum(jnp.minimum(a, b), jnp.minimum(jnp.maximum(a, b), c))
     return jax.lax.stop_gradient(jnp.where(high - low < jnp.abs(median) / 4, median, 0))
@@ -64,18 +102,17 @@ def _along(z: jax.Array, matrix: jax.Array) -> jax.Array:
     return jnp.einsum("sri...,ik->srk...", z, matrix, precision=jax.lax.Precision.HIGHEST)
 
 
-def _carried(sums: jax.Array, fading: Fading, step: int) -> jax.Array:
-    """What all blocks before leave to each one: sums of (series, blocks, lanes), which are `step` apart."""
+def _carried(sums: jax.Array, levels: tuple[Level, ...]) -> jax.Array:
+    """What all blocks before leave to each one, from their sums (series, blocks, lanes)."""
     series, blocks, *lanes = sums.shape
-    size = min(blocks, BLOCK)
+    group = len(levels[0].kept)
     padding = [(0, 0)] * sums.ndim
-    padding[1] = (0, -blocks % size)
-    z = jnp.pad(sums, padding).reshape(series, -1, size, *lanes)
-    inside = _along(z, _triangle(fading, size, step, 1))
-    if blocks > size:
-        left = _along(z, fading.powers(step * np.arange(size)[::-1])[:, None])[:, :, 0]
-        past = _carried(left, fading, step * size)
-        inside = inside + past[:, :, None] * _like(fading.powers(step * np.arange(size)), inside, 2)
+    padding[1] = (0, -blocks % group)
+    z = jnp.pad(sums, padding).reshape(series, -1, group, *lanes)
+    inside = _along(z, levels[0].between)
+    if blocks > group:
+        past = _carried(_along(z, levels[0].left)[:, :, 0], levels[1:])
+        inside = inside + past[:, :, None] * _like(levels[0].kept, inside, 2)
     return inside.reshape(series, -1, *lanes)[:, :blocks]
 
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ewa_optax._blockwise import BLOCK, blockwise
-from ewa_optax._recurrence import Fading
+from ewa_optax._blockwise import BLOCK, Weights, blockwise, level_of
+from ewa_optax._recurrence import Fading, differing_as
 from ewa_optax._shares import Gaps, Past, Plan, next_share
 
 TILE = 16_384
@@ -34,31 +34,41 @@ def blocks_in_cache(
     together = min(series, max(1, TILE // (length * lanes)))
     flat = x.reshape(series, time * lanes)
     average, weight = (jnp.broadcast_to(a, (series, lanes)).reshape(series, *tail) for a in (average, weight))
-    steps = np.arange(1, length + 1)
-    kept, gained = fading.powers(steps), fading.faded(steps)
+    weights = Weights.of(fading, length, size)
+    kept, gained = weights.kept.reshape(-1), weights.gained.reshape(-1)
 
     def some(turn, carry):
         out, ends = carry
         first = jnp.minimum(turn * together, series - together)
 
+        def value(t):
+            at = first, (time - 1 - t if plan.reverse else t) * lanes
+            return jax.lax.dynamic_slice(flat, at, (together, lanes)).astype(average.dtype).reshape(together, *tail)
+
+        def level_from(start, v):
+            return level_of(v, value(start + length // 3), value(start + 2 * length // 3))
+
         def piece(i, carry):
-            out, v, w = carry
+            out, v, w, level = carry
             start = jnp.minimum(i * length, time - length)  # The last piece overlaps the one before it.
             place = time - length - start if plan.reverse else start
             z = jax.lax.dynamic_slice(flat, (first, place * lanes), (together, length * lanes))
             z = _turned(z.astype(v.dtype).reshape(together, length, *tail), plan.reverse)
-            y = blockwise(z, v, w, fading, plan.debias, size)
-            last = jnp.where(i == pieces - 1, length, jnp.minimum((i + 1) * length, time - length) - start) - 1
+            y = blockwise(z, v, w, level, weights, plan.debias)
+            following = jnp.minimum((i + 1) * length, time - length)
+            last = jnp.where(i == pieces - 1, length, following - start) - 1
             v, w = jax.lax.dynamic_index_in_dim(y, last, 1, False), kept[last] * w + gained[last]
             y = _turned(y, plan.reverse).reshape(together, length * lanes).astype(dtype)
-            return jax.lax.dynamic_update_slice(out, y, (first, place * lanes)), v, w
+            # For the next piece: within it, every element would compute the level anew.
+            return jax.lax.dynamic_update_slice(out, y, (first, place * lanes)), v, w, level_from(following, v)
 
         v, w = (jax.lax.dynamic_slice_in_dim(a, first, together) for a in (average, weight))
-        out, v, _ = jax.lax.fori_loop(0, pieces, piece, (out, v, w))
+        level = level_from(0, jnp.where(w > 0, v, value(0)) if plan.debias else v)
+        out, v, _, _ = jax.lax.fori_loop(0, pieces, piece, (out, v, w, level))
         return out, jax.lax.dynamic_update_slice_in_dim(ends, v, first, 0)
 
     turns = -(-series // together)
-    carry = _zeros(flat, (flat.shape, dtype), (average.shape, average.dtype))
+    carry = differing_as(flat, jnp.zeros(flat.shape, dtype), jnp.zeros_like(average))
     out, ends = jax.lax.fori_loop(0, turns, some, carry) if turns > 1 else some(0, carry)
     return out.reshape(x.shape), ends.reshape(series, lanes)
 
@@ -109,16 +119,10 @@ def rows_in_cache(
         put = jax.lax.dynamic_update_slice_in_dim
         return out, put(averages, v, s, 0), put(weights, past.weight(fading, plan), s, 0)
 
-    carry = _zeros(flat, (flat.shape, dtype), (average.shape, average.dtype), (weight.shape, weight.dtype))
+    carry = differing_as(flat, jnp.zeros(flat.shape, dtype), jnp.zeros_like(average), jnp.zeros_like(weight))
     out, averages, weights = jax.lax.fori_loop(0, series, one, carry) if series > 1 else one(0, carry)
     return out.reshape(x.shape), averages, weights
 
 
 def _turned(x, reverse):
     return jnp.flip(x, 1) if reverse else x
-
-
-def _zeros(like, *shapes_and_dtypes):
-    """Zeros that depend on an array: within `jax.shard_map`, they may differ between the devices that it does."""
-    none = like[0, 0] != like[0, 0]
-    return tuple(jnp.broadcast_to(none.astype(dtype) * 0, shape) for shape, dtype in shapes_and_dtypes)

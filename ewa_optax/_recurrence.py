@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 
 from ewa_optax._numerics import Number
 
@@ -40,13 +41,21 @@ class Fading(NamedTuple):
         return jnp.where(exponent < -1, 1 - jnp.exp(exponent), -jnp.expm1(exponent))  # Near 1, expm1's slope is lost.
 
 
+def differing_as(x: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """The same arrays; within `jax.shard_map` they may differ between devices if `x` does, as what is carried must."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not x.size or AxisType.Manual not in mesh.axis_types:
+        return arrays
+    none = (x != x).reshape(-1)[0]
+    return tuple(a + none.astype(a.dtype) * 0 for a in arrays)
+
+
 def recurrence(added: jax.Array, faded: jax.Array, initial: jax.Array, method: str | None = None) -> jax.Array:
     """All $v_t$ along the second axis, from those of the first two arguments; with a derivative in reverse.
 
     Step by step on a CPU, which has nothing to gain from more work in fewer turns, and compiles it sooner.
     """
-    none = added[:, 0] != added[:, 0]  # Within jax.shard_map, what is carried differs where `added` does.
-    arguments = added, jnp.broadcast_to(faded, added.shape), initial + none.astype(initial.dtype) * 0
+    arguments = added, jnp.broadcast_to(faded, added.shape), *differing_as(added, initial)
     if method == "associative":
         return _associative(*arguments)
     return jax.lax.platform_dependent(*arguments, cpu=_serial, default=_associative)

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ewa_optax._blockwise import BLOCK, blockwise
+from ewa_optax._blockwise import BLOCK, Weights, blockwise, level_of
 from ewa_optax._in_cache import blocks_in_cache, rows_in_cache
-from ewa_optax._recurrence import Fading, recurrence
+from ewa_optax._recurrence import Fading, differing_as, recurrence
 from ewa_optax._shares import Gaps, Plan, all_shares
 
 FEW_LANES = 2
@@ -29,7 +29,7 @@ def running(
     `average` and `weight` (series, lanes) are those of the past before the first value. Without `gaps.observed`, what
     is not NaN is there.
     """
-    average, weight = _of_each_device(x, jnp.where(weight > 0, average, 0), weight)
+    average, weight = differing_as(x, jnp.where(weight > 0, average, 0), weight)
     if not _even(gaps):
         return _uneven(x, average, weight, fading, _told(x, gaps), plan, dtype)
     out, end = _of_even(x, _start(x, average, weight, plan), weight, fading, plan, dtype)
@@ -37,23 +37,20 @@ def running(
 
     # A NaN, or an infinity, which a triangle carries backwards too, shows in the last average.
     def again(carry):
-        return carry[0] & False, *_uneven(x, average, weight, fading, _told(x, gaps), plan, dtype)
+        z = flat.reshape(x.shape)
+        out, *ends = _uneven(z, average, weight, fading, _told(z, gaps), plan, dtype)
+        return carry[0] & False, out.reshape(flat.shape), *ends
 
-    # Unlike cond, a loop that may not run copies nothing.
-    carry = _has_gaps(end, weight, plan), out, end, after
+    # Unlike cond, a loop that may not run copies nothing; with two axes, not even to lay out the third in another way.
+    flat = x.reshape(x.shape[0], x.shape[1] * x.shape[2])
+    carry = _has_gaps(end, weight, plan), out.reshape(flat.shape), end, after
     _, out, end, after = jax.lax.while_loop(lambda carry: carry[0], again, carry)
-    return out, end, after
+    return out.reshape(x.shape), end, after
 
 
 @running.defjvp
 def _derivative(plan, dtype, primals, tangents):
     return jax.jvp(functools.partial(_at_once, plan=plan, dtype=dtype), primals, tangents)
-
-
-def _of_each_device(x, average, weight):
-    """The same, but within `jax.shard_map` they may differ where `x` does, as they will after its first values."""
-    none = x[:1, :1, :1] != x[:1, :1, :1]
-    return average + none[0].astype(average.dtype) * 0, weight + none[0].astype(weight.dtype) * 0
 
 
 def _start(x, average, weight, plan):
@@ -65,7 +62,7 @@ def _start(x, average, weight, plan):
 
 def _after(x, weight, fading, plan):
     time = x.shape[1]
-    return fading.powers(time) * weight + fading.faded(time) if plan.debias else jnp.ones_like(weight)
+    return fading.powers(time) * weight + fading.faded(time) if plan.debias else weight * 0 + 1
 
 
 def _even(gaps):
@@ -107,7 +104,7 @@ def _uneven(x, average, weight, fading, gaps, plan, dtype):
 def _at_once(x, average, weight, fading, gaps, plan, dtype):
     """The same by what has a derivative in reverse."""
     told = _told(x, gaps)
-    average = jnp.where(weight > 0, average, 0)
+    average, weight = differing_as(x, jnp.where(weight > 0, average, 0), weight)
 
     def uneven(x, average):
         return _uneven_at_once(x, average, weight, fading, told, plan, dtype)
@@ -133,7 +130,9 @@ def _even_at_once(x, average, weight, fading, plan, dtype):
     else:
         size = min(BLOCK, time)
         padded = jnp.pad(z, ((0, 0), (0, -time % size), (0, 0)), mode="edge")
-        y = blockwise(padded, average, weight, fading, plan.debias, size)[:, :time]
+        weights = Weights.of(fading, padded.shape[1], size)
+        level = level_of(jnp.where(weight > 0, average, z[:, 0]), z[:, time // 3], z[:, 2 * time // 3])
+        y = blockwise(padded, average, weight, level, weights, plan.debias)[:, :time]
     return _turned(y, plan).astype(dtype), y[:, -1]
 
 

@@ -114,6 +114,27 @@ def test_the_bijection_begins_where_a_sort_costs_a_tenth():
     assert all(row["share of the sort"] > 0.1 for row in rows if row["n"] >= 512)
 
 
+def test_the_tables_of_series_are_what_the_benchmark_measured():
+    record = json.loads((ROOT / "benchmarks" / "results" / "series.json").read_text())
+    *cases, gaps = record["seconds"].values()
+    assert f"| milliseconds | {' | '.join(list(record['seconds'])[:-1])} |" in README
+    for name in cases[0]:
+        assert f"| {name} | {' | '.join(f'{1000 * seconds[name]:.3g}' for seconds in cases)} |" in README
+    for name, seconds in gaps.items():
+        assert f"| {name} | {1000 * seconds:.3g} |" in README
+    assert len(record["shapes"]) == 12
+    for row in record["shapes"]:
+        cells = " | ".join(f"{1000 * seconds:.3g}" for seconds in row["seconds"].values())
+        assert f"| {' x '.join(map(str, row['shape']))} | {row['axis']} | {cells} |" in README
+
+
+def test_the_way_that_suits_a_shape_is_within_a_tenth_of_the_best():
+    record = json.loads((ROOT / "benchmarks" / "results" / "series.json").read_text())
+    for row in record["shapes"]:
+        default, *ways = (row["seconds"][way] for way in ("default", "serial", "associative", "blocks"))
+        assert min(ways) >= 0.9 * default, row
+
+
 def test_the_benchmark_of_epochs_runs(tmp_path):
     command = [sys.executable, "-m", "benchmarks.epoch", "--examples", "5000", "--repeats", "1", "--cases", "headline"]
     subprocess.run([*command, "--json", str(tmp_path / "out.json")], cwd=ROOT, check=True, capture_output=True)
@@ -130,6 +151,13 @@ def test_the_benchmark_of_shuffles_runs(tmp_path):
     assert [row["n"] for row in record["speed"]] == [100]
     assert len(record["quality"]) == 9
     assert all(0 < row["lag 1"] < 3 for row in record["quality"])
+
+
+def test_the_benchmark_of_series_runs(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.series", "--points", "2000", "--repeats", "1", "--cases", "long", "gaps"]
+    subprocess.run([*command, "--json", str(tmp_path / "out.json")], cwd=ROOT, check=True, capture_output=True)
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert all(value > 0 for seconds in record["seconds"].values() for value in seconds.values())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak of a process")
