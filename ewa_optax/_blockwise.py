@@ -46,7 +46,7 @@ class Weights(NamedTuple):
     @classmethod
     def of(cls, fading: Fading, time: int, size: int) -> "Weights":
         """For a `time` that is a multiple of `size`."""
-        t, levels, blocks, step = np.arange(1, time + 1).reshape(-1, size), [], time // size, size
+        t, levels, blocks, step = jnp.arange(1, time + 1).reshape(-1, size), [], time // size, size
         while not levels or blocks > 1:
             group = min(blocks, BLOCK)
             k = np.arange(group)
@@ -56,7 +56,7 @@ class Weights(NamedTuple):
         return cls(
             fading.share * _triangle(fading, size, 1, 0),
             fading.powers(np.arange(1, size + 1)),
-            fading.powers(np.arange(0, time, size)),
+            fading.powers(jnp.arange(0, time, size)),
             fading.powers(t),
             fading.faded(t),
             tuple(levels),

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ewa_optax._blockwise import BLOCK, Weights, blockwise, level_of
 from ewa_optax._recurrence import Fading, differing_as
@@ -83,7 +82,7 @@ def rows_in_cache(
     """
     series, time, lanes = x.shape
     flat = x.reshape(series, time * lanes)
-    steps = np.arange(1, time + 1)
+    steps = jnp.arange(1, time + 1)
     kept, gained = fading.powers(steps), fading.faded(steps)
     together = jnp.clip(1 / fading.share, 1, ROWS).astype(int)
     observed = jnp.broadcast_to(gaps.observed, x.shape).reshape(flat.shape) if gaps else flat

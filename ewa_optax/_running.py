@@ -78,6 +78,11 @@ def _has_gaps(x, weight, plan):
     return gaps if plan.debias else gaps | jnp.any((weight > 0) & (weight != 1))
 
 
+def _too_long(x):
+    """Whether places in a series do not fit the integers of 32 bits that loops count them in."""
+    return x.shape[1] * x.shape[2] > jnp.iinfo(jnp.int32).max
+
+
 def _of_even(x, average, weight, fading, plan, dtype):
     blocks = functools.partial(blocks_in_cache, plan=plan, dtype=dtype)
 
@@ -88,6 +93,8 @@ def _of_even(x, average, weight, fading, plan, dtype):
         return _even_at_once(x, average, weight, fading, plan, dtype)
 
     few = x.shape[2] <= FEW_LANES
+    if _too_long(x):
+        blocks = rows = at_once
     on_cpu = {None: blocks if few else rows, "serial": rows, "blocks": blocks, "associative": at_once}[plan.method]
     elsewhere = rows if plan.method == "serial" else at_once
     return jax.lax.platform_dependent(x, average, weight, fading, cpu=on_cpu, default=elsewhere)
@@ -96,7 +103,7 @@ def _of_even(x, average, weight, fading, plan, dtype):
 def _uneven(x, average, weight, fading, gaps, plan, dtype):
     rows = functools.partial(rows_in_cache, plan=plan, dtype=dtype)
     at_once = functools.partial(_uneven_at_once, plan=plan, dtype=dtype)
-    on_cpu = at_once if plan.method == "associative" else rows
+    on_cpu = at_once if plan.method == "associative" or _too_long(x) else rows
     elsewhere = rows if plan.method == "serial" else at_once
     return jax.lax.platform_dependent(x, average, weight, fading, gaps, cpu=on_cpu, default=elsewhere)
 

@@ -128,6 +128,11 @@ def test_the_tables_of_series_are_what_the_benchmark_measured():
         assert f"| {' x '.join(map(str, row['shape']))} | {row['axis']} | {cells} |" in README
 
 
+def test_what_is_said_of_huge_pages_is_what_the_benchmark_measured():
+    pages = json.loads((ROOT / "benchmarks" / "results" / "series.json").read_text())["pages"]
+    assert f"takes {pages['huge'] / pages['as they are']:.2f} of its time" in " ".join(README.split())
+
+
 def test_the_way_that_suits_a_shape_is_within_a_tenth_of_the_best():
     record = json.loads((ROOT / "benchmarks" / "results" / "series.json").read_text())
     for row in record["shapes"]:
@@ -154,7 +159,18 @@ def test_the_benchmark_of_shuffles_runs(tmp_path):
 
 
 def test_the_benchmark_of_series_runs(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.series", "--points", "2000", "--repeats", "1", "--cases", "long", "gaps"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.series",
+        "--points",
+        "2000",
+        "--repeats",
+        "1",
+        "--cases",
+        "long",
+        "gaps",
+    ]
     subprocess.run([*command, "--json", str(tmp_path / "out.json")], cwd=ROOT, check=True, capture_output=True)
     record = json.loads((tmp_path / "out.json").read_text())
     assert all(value > 0 for seconds in record["seconds"].values() for value in seconds.values())
