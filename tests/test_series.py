@@ -216,6 +216,16 @@ def test_backwards_is_forwards_of_what_is_turned(gaps):
             np.testing.assert_allclose(found, average(x[::-1], 0.9, **turned)[::-1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("keywords", [{}, {"debias": False, "initial": 3.0}, {"reverse": True}], ids=str)
+@pytest.mark.parametrize("shape", [(33,), (1000, 2), (40_000,), (5, 70)])
+def test_all_at_once_is_piece_by_piece(shape, keywords):
+    """What accelerators do, and derivatives: under `jax.jvp` a CPU does it too."""
+    for gaps in ("none", "random"):
+        x = jnp.asarray(noisy(shape[0], gaps, shape=shape[1:]))
+        at_once, _ = jax.jvp(lambda x: series.ewa(x, 0.99, **keywords), (x,), (x,))
+        assert_close(at_once, series.ewa(x, 0.99, **keywords), 2e-6, 10)
+
+
 PIECES = [{}, {"debias": False}, {"missing": "skip"}, {"debias": False, "initial": np.nan}, {"reverse": True}]
 
 
@@ -419,6 +429,15 @@ def test_inside_of_shard_map():
     for average in (lambda x: series.ewa(x, 0.9), jax.grad(lambda x: finite(series.ewa(x, 0.9)).sum())):
         mapped = jax.shard_map(average, mesh=mesh, in_specs=spec, out_specs=spec)
         np.testing.assert_allclose(jax.jit(mapped)(x), average(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("lanes", "method"), [(1, "blocks"), (2, "blocks"), (3, "serial"), (100, "serial")])
+def test_the_way_is_chosen_by_the_lanes(lanes, method):
+    x = jnp.zeros((100, lanes))
+    programs = [jax.jit(lambda x, m=m: series.ewa(x, 0.9, method=m)).lower(x).compile() for m in (None, method)]
+    assert programs[0].cost_analysis() == programs[1].cost_analysis()
+    others = [jax.jit(lambda x, m=m: series.ewa(x, 0.9, method=m)).lower(x).compile() for m in METHODS[1:]]
+    assert len({program.cost_analysis()["flops"] for program in others}) == 3
 
 
 def test_another_decay_compiles_nothing_anew():
