@@ -87,7 +87,7 @@ def level_of(average: jax.Array, earlier: jax.Array, later: jax.Array) -> jax.Ar
     a, b, c = (z.real for z in (average, earlier, later))
     low, high = jnp.minimum(jnp.minimum(a, b), c), jnp.maximum(jnp.maximum(a, b), c)
     median = jnp.maximum(jnp.minimum(a, b), jnp.minimum(jnp.maximum(a, b), c))
-    return jax.lax.stop_gradient(jnp.where(high - low < jnp.abs(median) / 4, median, 0))
+    return jnp.where(high - low < jnp.abs(median) / 4, median, 0)
 
 
 def _triangle(fading: Fading, size: int, step: int, strict: int) -> jax.Array:

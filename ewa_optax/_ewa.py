@@ -61,8 +61,8 @@ def ewa(
         reverse: whether the average runs from the last value to the first.
         method: `"serial"`, `"associative"` or `"blocks"`, for trying out. None is by shape and device. On a CPU:
             blocks for up to two lanes (the product of the axes behind `axis`), serial from three on, and for gaps and
-            `times`. Elsewhere: blocks, and associative for gaps and `times`. Blocks of a series with gaps are what
-            None is.
+            `times`. Elsewhere: blocks, and associative for gaps and `times`. `"blocks"` are for series without gaps;
+            of others it is the same as None.
 
     Returns:
         Averages of the shape and dtype of `x` (integers give the default float); NaN as long as there is neither a past
@@ -114,7 +114,8 @@ def ewa_with_state(
     Args:
         x: a piece of the series, of any length along `axis`, 0 too (but the first one with `times`).
         decay: $\beta$ in [0, 1), as in `ewa`.
-        state: what the piece before returned; None begins.
+        state: what the piece before returned; None begins. (A state to begin `jax.lax.scan` with is that of an empty
+            piece, `x[:0]`.)
         axis: the axis of time.
         debias: as in `ewa`; the same for all pieces.
         initial: as in `ewa`, for the first piece.

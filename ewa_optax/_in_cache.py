@@ -1,8 +1,7 @@
 """Averages of equally spaced values on a CPU, a piece at a time that stays in its cache, written where they belong.
 
 Half of the time of such an average is memory that the operating system maps for the first time: so each value is read
-once, written once, and nothing of the length of the series is kept in between. These loops have no derivative in
-reverse.
+once and written once. These loops have no derivative in reverse.
 """
 
 from typing import Any
@@ -12,11 +11,10 @@ import jax.numpy as jnp
 
 from ewa_optax._blockwise import BLOCK, Weights, blockwise, level_of
 from ewa_optax._recurrence import Fading, differing_as
-from ewa_optax._shares import Gaps, Past, Plan, next_share
+from ewa_optax._shares import Plan
 
 TILE = 16_384
 """Values a piece: 64 KiB of float32 in each of about five arrays, in a second-level cache of 512 KiB or more."""
-ROWS = 64
 
 
 def blocks_in_cache(
@@ -30,6 +28,7 @@ def blocks_in_cache(
     if pieces == 1 and time % size:
         pieces = 2
     length = size * -(-time // (pieces * size))
+    pieces = -(-time // length)
     together = min(series, max(1, TILE // (length * lanes)))
     flat = x.reshape(series, time * lanes)
     average, weight = (jnp.broadcast_to(a, (series, lanes)).reshape(series, *tail) for a in (average, weight))
@@ -70,57 +69,6 @@ def blocks_in_cache(
     carry = differing_as(flat, jnp.zeros(flat.shape, dtype), jnp.zeros_like(average))
     out, ends = jax.lax.fori_loop(0, turns, some, carry) if turns > 1 else some(0, carry)
     return out.reshape(x.shape), ends.reshape(series, lanes)
-
-
-def rows_in_cache(
-    x: jax.Array, average: jax.Array, weight: jax.Array, fading: Fading, gaps: Gaps | None, plan: Plan, dtype: Any
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The same row by row, for many lanes or with gaps; and the last weight.
-
-    Some rows are summed up relative to the average before them: else a long memory stalls in float32. But no more rows
-    than that memory is long, so that one huge value is forgotten in time.
-    """
-    series, time, lanes = x.shape
-    flat = x.reshape(series, time * lanes)
-    steps = jnp.arange(1, time + 1)
-    kept, gained = fading.powers(steps), fading.faded(steps)
-    together = jnp.clip(1 / fading.share, 1, ROWS).astype(int)
-    observed = jnp.broadcast_to(gaps.observed, x.shape).reshape(flat.shape) if gaps else flat
-    average, weight = (jnp.broadcast_to(a, (series, lanes)) for a in (average, weight))
-
-    def one(s, carry):
-        out, averages, weights = carry
-
-        def row(t, carry):
-            out, v, change, past = carry
-            at = s, (time - 1 - t if plan.reverse else t) * lanes
-            z = jax.lax.dynamic_slice(flat, at, (1, lanes)).astype(v.dtype) - v
-            if gaps is None:
-                share = fading.share / (kept[t] * past.kept + gained[t]) if plan.debias else fading.share
-                change = change + share * (z - change)
-                y = v + change
-            else:
-                there = jax.lax.dynamic_slice(observed, at, (1, lanes))
-                passed = None if gaps.passed is None else gaps.passed[t]
-                share, past = next_share(past, there, passed, fading, plan)
-                change = change + share * (jnp.where(there, z, 0) - change)
-                y = jnp.where(past.begun, v + change, jnp.nan)
-            return jax.lax.dynamic_update_slice(out, y.astype(dtype), at), v, change, past
-
-        def some(i, carry):
-            out, v, past = carry
-            stop = jnp.minimum((i + 1) * together, time)
-            out, v, change, past = jax.lax.fori_loop(i * together, stop, row, (out, v, jnp.zeros_like(v), past))
-            return out, v + change, past.settled(plan)
-
-        v, w = (jax.lax.dynamic_slice_in_dim(a, s, 1) for a in (average, weight))
-        out, v, past = jax.lax.fori_loop(0, -(-time // together), some, (out, v, Past.of(w, fading, plan)))
-        put = jax.lax.dynamic_update_slice_in_dim
-        return out, put(averages, v, s, 0), put(weights, past.weight(fading, plan), s, 0)
-
-    carry = differing_as(flat, jnp.zeros(flat.shape, dtype), jnp.zeros_like(average), jnp.zeros_like(weight))
-    out, averages, weights = jax.lax.fori_loop(0, series, one, carry) if series > 1 else one(0, carry)
-    return out.reshape(x.shape), averages, weights
 
 
 def _turned(x, reverse):

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from ewa_optax._covariance import covariance
+from ewa_optax._covariance import Kind, covariance
 from ewa_optax._numerics import Number
 from ewa_optax._over_devices import layout_of
 from ewa_optax._series_arguments import plan_of, read
@@ -31,15 +30,16 @@ def ewa_cov(
     c_t \Big/ \Big(1 - \sum_i w_i^2\Big)$$
 
     with the weights $w_i$ of the averages $\bar x_t$ and $\bar y_t$, which sum to one. Of pandas'
-    `ewm(alpha=1 - decay)` it is the `cov`, with the same `bias`. A correlation, where no value is missing, is
-    `ewa_cov(x, y, d) / (ewa_std(x, d) * ewa_std(y, d))`.
+    `ewm(alpha=1 - decay)` it is the `cov`, with the same `bias`. A correlation is
+    `ewa_cov(x, y, d) / (ewa_std(x, d) * ewa_std(y, d))`, with `where=` the pairs that are there, if some are not.
 
     Args:
         x: an array, or a pytree of arrays, as in `ewa`, but real.
         y: one of the same shapes.
         decay: $\beta$ in [0, 1): looks back over about $1/(1-\beta)$ steps.
         axis: the axis of time.
-        debias: whether all weights count (pandas' `adjust=True`), or the first value as if it had been there for ever.
+        debias: whether all weights count (pandas' `adjust=True`); else the first pair counts as if it had been there
+            for ever (`adjust=False`; of `ewa` that is `debias=False, initial=jnp.nan`).
         bias: whether to leave out the division, which makes up for averages that are taken from the same values.
         where: which pairs are there, as in `ewa`. Otherwise a pair is missing where one of the two is NaN.
         missing: as in `ewa`.
@@ -66,21 +66,7 @@ def ewa_cov(
         `pandas.DataFrame.ewm`; Finch, "Incremental calculation of weighted mean and variance", 2009.
     """
     plan = plan_of(debias, reverse, missing, method)
-    options = {"state": None, "axis": axis, "initial": jnp.nan, "where": where, "times": times}
-    request, other = read(x, decay, plan, **options), read(y, decay, plan, **options)
-    shapes = [[part.x.shape for part, _ in each.parts] for each in (request, other)]
-    if request.structure != other.structure or shapes[0] != shapes[1]:
-        raise ValueError(f"x and y must have the same shapes, got {shapes[0]} and {shapes[1]}; broadcast one first.")
-    for part, _ in request.parts + other.parts:
-        if jnp.iscomplexobj(part.x):
-            raise TypeError(f"x and y must be real, got {part.x.dtype}; take the parts that you mean.")
-    found = [
-        covariance(
-            part, second.x, axis=axis, plan=plan, bias=bool(bias), layout=layout_of(part.x) or layout_of(second.x)
-        )
-        for (part, axis), (second, _) in zip(request.parts, other.parts, strict=True)
-    ]
-    return request.structure.unflatten(found)
+    return _covariances([x, y], decay, plan, Kind(bool(bias), False), axis=axis, where=where, times=times)
 
 
 def ewa_var(
@@ -127,19 +113,8 @@ def ewa_var(
     Reference:
         `pandas.DataFrame.ewm`; Finch, "Incremental calculation of weighted mean and variance", 2009.
     """
-    return ewa_cov(
-        x,
-        x,
-        decay,
-        axis=axis,
-        debias=debias,
-        bias=bias,
-        where=where,
-        missing=missing,
-        times=times,
-        reverse=reverse,
-        method=method,
-    )
+    plan = plan_of(debias, reverse, missing, method)
+    return _covariances([x], decay, plan, Kind(bool(bias), False), axis=axis, where=where, times=times)
 
 
 def ewa_std(
@@ -186,21 +161,21 @@ def ewa_std(
     Reference:
         `pandas.DataFrame.ewm`.
     """
-    variances = ewa_var(
-        x,
-        decay,
-        axis=axis,
-        debias=debias,
-        bias=bias,
-        where=where,
-        missing=missing,
-        times=times,
-        reverse=reverse,
-        method=method,
-    )
-    return jax.tree.map(_root, variances)
+    plan = plan_of(debias, reverse, missing, method)
+    return _covariances([x], decay, plan, Kind(bool(bias), True), axis=axis, where=where, times=times)
 
 
-def _root(variance):
-    positive = variance > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1)), variance)
+def _covariances(series, decay, plan, kind, **options):
+    requests = [read(x, decay, plan, state=None, initial=jnp.nan, **options) for x in series]
+    shapes = [[part.x.shape for part, _ in request.parts] for request in requests]
+    if requests[0].structure != requests[-1].structure or shapes[0] != shapes[-1]:
+        raise ValueError(f"x and y must have the same shapes, got {shapes[0]} and {shapes[-1]}; broadcast one first.")
+    found = []
+    for (part, axis), *other in zip(*(request.parts for request in requests), strict=True):
+        y = other[0][0].x if other else None
+        for z in (part.x,) if y is None else (part.x, y):
+            if jnp.iscomplexobj(z):
+                raise TypeError(f"x and y must be real, got {z.dtype}; take the parts that you mean.")
+        layout = layout_of(part.x) or (None if y is None else layout_of(y))
+        found.append(covariance(part, y, axis=axis, plan=plan, kind=kind, layout=layout))
+    return requests[0].structure.unflatten(found)

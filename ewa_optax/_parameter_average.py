@@ -108,7 +108,7 @@ def average_parameters(
         step = increment(state.step)
         due = (step > start) & ((step - start) % every == 0)
         count = jnp.where(due, increment(state.count), state.count)
-        past, newest, weight = _shares(decay, debias, count, state.weight)
+        past, newest, weight = _shares_of(decay, debias, count, state.weight)
         if not always:
             past, newest = jnp.where(due, past, 0), jnp.where(due, newest, 1)
             weight = jnp.where(due, weight, state.weight)
@@ -178,13 +178,13 @@ def _is_state(x):
     return isinstance(x, AverageParametersState)
 
 
-def _shares(decay, debias, count, weight):
+def _shares_of(decay, debias, count, weight):
     """What the past and the newest parameters make up of the average, and the sum of the weights after it."""
     if not callable(decay):
         constant = jnp.ones([]) if not isinstance(decay, jax.Array) and decay == 1 else decay
         past, newest = corrected_shares(constant, jnp.maximum(count, 1)) if debias else shares(constant)
         return jnp.asarray(past, float), jnp.asarray(newest, float), weight
-    scheduled: Any = decay(count)
+    scheduled: Any = decay(jnp.maximum(count, 1))
     (past, newest), (total, lost) = shares(scheduled), weight
     change = newest * (1 - total - lost) + lost
     fresh = total + change

@@ -26,7 +26,7 @@ class Fading(NamedTuple):
         least = float(jnp.finfo(dtype).tiny) ** 0.5  # So that a decay of 0 has a logarithm, and one with a derivative.
         if not isinstance(decay, jax.Array):
             return cls(jnp.asarray(1 - float(decay), dtype), jnp.asarray(math.log(max(float(decay), least)), dtype))
-        decay = decay.astype(dtype)
+        decay = jnp.where((decay >= 0) & (decay < 1), decay.astype(dtype), jnp.nan)
         long = decay > 0.5
         of_long = jnp.log1p(-(1 - jnp.where(long, decay, 1)))
         return cls(1 - decay, jnp.where(long, of_long, jnp.log(jnp.where(long, 1, decay) + least)))
@@ -50,33 +50,45 @@ def differing_as(x: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(a + none.astype(a.dtype) * 0 for a in arrays)
 
 
-def recurrence(added: jax.Array, faded: jax.Array, initial: jax.Array, method: str | None = None) -> jax.Array:
-    """All $v_t$ along the second axis, from those of the first two arguments; with a derivative in reverse.
+def recurrence(
+    added: jax.Array, faded: jax.Array, kept: jax.Array, initial: jax.Array, method: str | None = None
+) -> jax.Array:
+    """All $v_t$ along the second axis, from $b_t$, $f_t$ and $1 - f_t$; with a derivative in reverse.
 
-    Step by step on a CPU, which has nothing to gain from more work in fewer turns, and compiles it sooner.
+    Step by step on a CPU, which has nothing to gain from more work in fewer turns, and compiles it sooner. Where more
+    fades than is kept, it is a sum with what is kept: of a difference, one huge value would leave no digits.
     """
-    arguments = added, jnp.broadcast_to(faded, added.shape), *differing_as(added, initial)
+    faded, kept = (jnp.broadcast_to(a, added.shape) for a in (faded, kept))
+    arguments = added, faded, kept, *differing_as(added, initial)
     if method == "associative":
         return _associative(*arguments)
     return jax.lax.platform_dependent(*arguments, cpu=_serial, default=_associative)
 
 
-def _serial(added, faded, initial):
+def _serial(added, faded, kept, initial):
     def step(carry, xs):
         value, lost = carry
-        change = (xs[0] - xs[1] * value) + lost
+        added, faded, kept = xs
+        change = (added - faded * value) + lost
         fresh = value + change
         # What rounding loses of a step is added to the next: else a long memory stalls in float32.
-        return (fresh, jax.lax.stop_gradient(change - (fresh - value))), fresh
+        short = faded > 0.5
+        lost = jnp.where(short, 0, change - (fresh - value))
+        fresh = jnp.where(short, kept * value + added, fresh)
+        return (fresh, lost), fresh
 
-    xs = jnp.moveaxis(added, 1, 0), jnp.moveaxis(faded, 1, 0)
+    xs = [jnp.moveaxis(a, 1, 0) for a in (added, faded, kept)]
     return jnp.moveaxis(jax.lax.scan(step, (initial, initial - initial), xs)[1], 0, 1)
 
 
-def _associative(added, faded, initial):
-    def then(first, second):
-        (b1, f1), (b2, f2) = first, second
-        return b1 + (b2 - f2 * b1), f1 + f2 * (1 - f1)
+def _associative(added, faded, kept, initial):
+    def after(value, added, faded, kept):
+        return jnp.where(faded > 0.5, kept * value + added, value + (added - faded * value))
 
-    total, gone = jax.lax.associative_scan(then, (added, faded), axis=1)
-    return total + (initial[:, None] - gone * initial[:, None])
+    def then(first, second):
+        (b1, f1, k1), (b2, f2, k2) = first, second
+        faded = f1 + f2 * k1
+        return after(b1, b2, f2, k2), faded, jnp.where(faded > 0.5, k1 * k2, 1 - faded)
+
+    scanned = jax.lax.associative_scan(then, (added, faded, kept), axis=1)
+    return after(initial[:, None], *scanned)

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from ewa_optax._blockwise import BLOCK, Weights, blockwise, level_of
-from ewa_optax._in_cache import blocks_in_cache, rows_in_cache
+from ewa_optax._in_cache import blocks_in_cache
 from ewa_optax._recurrence import Fading, differing_as, recurrence
+from ewa_optax._row_by_row import rows_in_cache
 from ewa_optax._shares import Gaps, Plan, all_shares
 
 FEW_LANES = 2
@@ -53,6 +54,18 @@ def _derivative(plan, dtype, primals, tangents):
     return jax.jvp(functools.partial(_at_once, plan=plan, dtype=dtype), primals, tangents)
 
 
+@jax.custom_batching.custom_vmap
+def somewhere(flags: jax.Array) -> jax.Array:
+    """Whether one is True; under `jax.vmap`, of the whole batch: else both ways would be taken, and not backwards."""
+    return flags.any()
+
+
+@somewhere.def_vmap
+def _of_a_batch(axis_size, in_batched, flags):
+    del axis_size, in_batched
+    return somewhere(flags), False
+
+
 def _start(x, average, weight, plan):
     """Without a past and without correction of the bias, the first value is what was always there."""
     if plan.debias:
@@ -74,13 +87,8 @@ def _told(x, gaps):
 
 
 def _has_gaps(x, weight, plan):
-    gaps = ~jnp.isfinite(x).all()
-    return gaps if plan.debias else gaps | jnp.any((weight > 0) & (weight != 1))
-
-
-def _too_long(x):
-    """Whether places in a series do not fit the integers of 32 bits that loops count them in."""
-    return x.shape[1] * x.shape[2] > jnp.iinfo(jnp.int32).max
+    gaps = somewhere(~jnp.isfinite(x))
+    return gaps if plan.debias else gaps | somewhere((weight > 0) & (weight != 1))
 
 
 def _of_even(x, average, weight, fading, plan, dtype):
@@ -93,8 +101,6 @@ def _of_even(x, average, weight, fading, plan, dtype):
         return _even_at_once(x, average, weight, fading, plan, dtype)
 
     few = x.shape[2] <= FEW_LANES
-    if _too_long(x):
-        blocks = rows = at_once
     on_cpu = {None: blocks if few else rows, "serial": rows, "blocks": blocks, "associative": at_once}[plan.method]
     elsewhere = rows if plan.method == "serial" else at_once
     return jax.lax.platform_dependent(x, average, weight, fading, cpu=on_cpu, default=elsewhere)
@@ -103,7 +109,7 @@ def _of_even(x, average, weight, fading, plan, dtype):
 def _uneven(x, average, weight, fading, gaps, plan, dtype):
     rows = functools.partial(rows_in_cache, plan=plan, dtype=dtype)
     at_once = functools.partial(_uneven_at_once, plan=plan, dtype=dtype)
-    on_cpu = at_once if plan.method == "associative" or _too_long(x) else rows
+    on_cpu = at_once if plan.method == "associative" else rows
     elsewhere = rows if plan.method == "serial" else at_once
     return jax.lax.platform_dependent(x, average, weight, fading, gaps, cpu=on_cpu, default=elsewhere)
 
@@ -133,7 +139,7 @@ def _even_at_once(x, average, weight, fading, plan, dtype):
         shares = jnp.broadcast_to(fading.share, (1, time, 1))
         if plan.debias:
             shares = fading.share / (fading.powers(t) * weight[:, None] + fading.faded(t))
-        y = recurrence(shares * z, shares, average, plan.method)
+        y = recurrence(shares * z, shares, 1 - shares, average, plan.method)
     else:
         size = min(BLOCK, time)
         padded = jnp.pad(z, ((0, 0), (0, -time % size), (0, 0)), mode="edge")
@@ -147,8 +153,8 @@ def _uneven_at_once(x, average, weight, fading, gaps, plan, dtype):
     average, weight = (jnp.broadcast_to(a, (x.shape[0], x.shape[2])) for a in (average, weight))
     observed = _turned(jnp.broadcast_to(gaps.observed, x.shape), plan)
     z = jnp.where(observed, _turned(x, plan), 0).astype(average.dtype)
-    shares, begun, after = all_shares(weight, gaps._replace(observed=observed), fading, plan)
-    y = jnp.where(begun, recurrence(shares * z, shares, average, plan.method), jnp.nan)
+    shares, kept, begun, after = all_shares(weight, gaps._replace(observed=observed), fading, plan)
+    y = jnp.where(begun, recurrence(shares * z, shares, kept, average, plan.method), jnp.nan)
     return _turned(y, plan).astype(dtype), y[:, -1], after
 
 

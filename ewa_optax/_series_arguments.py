@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,6 +13,9 @@ from ewa_optax._numerics import Number, wide_dtype
 from ewa_optax._recurrence import Fading
 from ewa_optax._shares import METHODS, Gaps, Plan
 from ewa_optax._times import passed_between
+
+LONGEST = 2**31 - 2**16
+"""So that loops can count places in integers of 32 bits."""
 
 
 class EwaState(NamedTuple):
@@ -54,10 +58,17 @@ def plan_of(debias: Any, reverse: Any, missing: Any, method: Any) -> Plan:
 
 def read(x: Any, decay: Number, plan: Plan, *, state: Any, axis: int, initial: Any, where: Any, times: Any) -> Request:
     """The arguments of an average, checked."""
-    check("ewa", "decay", decay, DECAY)
+    known = isinstance(decay, jax.Array) and not isinstance(decay, jax.core.Tracer) and decay.shape == ()
+    check("ewa", "decay", float(decay) if known else decay, DECAY)
     leaves, structure = jax.tree.flatten(x)
     leaves = [check_array(leaf) for leaf in leaves]
     axes = [check_axis(axis, leaf) for leaf in leaves]
+    for leaf, time in zip(leaves, axes, strict=True):
+        if math.prod(leaf.shape[time:]) > LONGEST:
+            raise ValueError(
+                f"a series must have at most {LONGEST} values (with those beside it in memory) in one piece, got shape "
+                f"{leaf.shape}; take it in pieces by ewa_with_state."
+            )
     if not (state is None or isinstance(state, EwaState)):
         raise TypeError(
             f"state must be an EwaState, got {type(state).__name__}; pass on what the call before returned."
@@ -92,11 +103,12 @@ def check_array(leaf: Any) -> jax.Array:
     try:
         x = jnp.asarray(leaf)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"a series must be an array of numbers, got {type(leaf).__name__}; {error}") from error
+        kind = getattr(leaf, "dtype", None) or type(leaf).__name__
+        raise TypeError(f"a series must be an array of numbers, got {kind}; leave out what is none.") from error
     if x.ndim == 0:
         raise ValueError(
-            f"a series must have an axis of time, got the scalar {leaf!r}; lists are trees of scalars, so make an "
-            "array of one: jnp.array(x)."
+            f"a series must have an axis of time, got the scalar {leaf!r}; make an array: jnp.array([x]) of one value, "
+            "jnp.array(x) of a list, which is a tree of scalars."
         )
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
 
@@ -164,8 +176,8 @@ def _continued(state, initial, leaves, shapes, structure):
     found = [v.shape for v in averages]
     if any(jax.tree.structure(tree) != structure for tree in state[:2]) or found != shapes:
         raise ValueError(
-            f"a state of shapes {found} came for series of shapes {shapes} (without their axis); pieces differ in "
-            "length only."
+            f"a state of shapes {found} came for series of shapes {shapes} (without their axis), or of another tree; "
+            "pieces differ in length only."
         )
     wide = [(wide_dtype(leaf.dtype), _real(leaf)) for leaf in leaves]
     return [(v.astype(kinds[0]), w.astype(kinds[1])) for v, w, kinds in zip(averages, weights, wide, strict=True)]

@@ -51,30 +51,41 @@ class Past(NamedTuple):
         nothing = jnp.zeros_like(weight)
         return cls(weight, nothing, weight > 0) if plan.debias else cls(nothing, _since(weight, fading), weight > 0)
 
-    def settled(self, plan: Plan) -> "Past":
-        """The same, ready for more steps."""
+    def settled(self, plan: Plan, now: Any) -> "Past":
+        """The same, ready for more steps, if it is time for that."""
         if not plan.debias:
             return self
-        return Past(_weight(self.kept + self.gained, self.begun), jnp.zeros_like(self.kept), self.begun)
+        kept = jnp.where(now, _weight(self.kept + self.gained, self.begun), self.kept)
+        return Past(kept, jnp.where(now, 0, self.gained), self.begun)
 
     def weight(self, fading: Fading, plan: Plan) -> jax.Array:
         """The weight itself, once `settled`; 0 stands for no past at all."""
         return self.kept if plan.debias else _weight(fading.powers(self.gained), self.begun)
 
 
-def next_share(past: Past, observed: Any, passed: Any, fading: Fading, plan: Plan) -> tuple[jax.Array, Past]:
-    """The share of one value, and the past after it."""
+class Shares(NamedTuple):
+    """Of a value in the average after it, and of the past, each with digits of its own."""
+
+    newest: jax.Array
+    past: jax.Array
+
+
+def next_share(past: Past, observed: Any, passed: Any, fading: Fading, plan: Plan) -> tuple[Shares, Past]:
+    """The shares at one value, and the past after it."""
     begun = past.begun | observed
     if plan.debias:
         faded = _faded(observed, passed, fading, plan)
-        gained = past.gained + (jnp.where(observed, fading.share, 0) - faded * (past.kept + past.gained))
-        return _share(observed, past.kept + gained, fading), Past(past.kept, gained, begun)
+        gained = past.gained - faded * (past.kept + past.gained)
+        shares = _shares(observed, past.kept + gained, fading.share)
+        return shares, Past(past.kept, gained + jnp.where(observed, fading.share, 0), begun)
     since = past.gained + _passed(observed, passed, plan)
-    return _plain_share(observed, passed, since, fading), Past(past.kept, jnp.where(observed, 0, since), begun)
+    return _plain_shares(observed, passed, since, fading), Past(past.kept, jnp.where(observed, 0, since), begun)
 
 
-def all_shares(weight: jax.Array, gaps: Gaps, fading: Fading, plan: Plan) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The shares of all values at once, whether the average has begun at each, and the weight after them."""
+def all_shares(
+    weight: jax.Array, gaps: Gaps, fading: Fading, plan: Plan
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The shares of all values and of the past before them, where the average has begun, and the weight at the end."""
     observed = gaps.observed
     passed = None if gaps.passed is None else gaps.passed[None, :, None]
     time = jnp.arange(observed.shape[1])[None, :, None]
@@ -82,15 +93,20 @@ def all_shares(weight: jax.Array, gaps: Gaps, fading: Fading, plan: Plan) -> tup
     first = jnp.where(weight > 0, -1, first)[:, None]
     if plan.debias:
         faded = _faded(observed, passed, fading, plan)
-        total = recurrence(jnp.where(observed, fading.share, 0), faded, weight, plan.method)
-        shares, last = _share(observed, total, fading), total[:, -1]
+        kept = 1 - fading.share if passed is None else fading.powers(passed)
+        kept = jnp.where(observed, kept, 1) if plan.skip else kept
+        total = recurrence(jnp.where(observed, fading.share, 0), faded, kept, weight, plan.method)
+        before = kept * jnp.concatenate([weight[:, None], total[:, :-1]], 1)
+        shares, last = _shares(observed, before, fading.share), total[:, -1]
     else:
         steps, before = _passed(observed, passed, plan).astype(weight.dtype), _since(weight, fading)
-        since = recurrence(jnp.where(observed, 0, steps), observed.astype(weight.dtype), before, plan.method)
+        there = observed.astype(weight.dtype)
+        since = recurrence(jnp.where(observed, 0, steps), there, 1 - there, before, plan.method)
         before = jnp.concatenate([before[:, None], since[:, :-1]], 1) + steps
-        shares, last = _plain_share(observed, passed, before, fading), fading.powers(since[:, -1])
+        shares, last = _plain_shares(observed, passed, before, fading), fading.powers(since[:, -1])
     begun = time >= first
-    return jnp.where(time == first, 1, shares), begun, _weight(last, begun[:, -1])
+    newest, past = jnp.where(time == first, 1, shares.newest), jnp.where(time == first, 0, shares.past)
+    return newest, past, begun, _weight(last, begun[:, -1])
 
 
 def _since(weight, fading):
@@ -114,10 +130,12 @@ def _passed(observed, passed, plan):
     return jnp.where(observed, passed, 0) if plan.skip else passed
 
 
-def _share(observed, total, fading):
-    return jnp.where(observed, jnp.minimum(fading.share / jnp.where(observed, total, 1), 1), 0)
+def _shares(observed, before, newest):
+    total = jnp.where(observed, before + newest, 1)
+    return Shares(jnp.where(observed, jnp.minimum(newest / total, 1), 0), jnp.where(observed, before / total, 1))
 
 
-def _plain_share(observed, passed, since, fading):
-    share = fading.share / (fading.powers(since) + fading.share) if passed is None else fading.faded(since)
-    return jnp.where(observed, share, 0)
+def _plain_shares(observed, passed, since, fading):
+    if passed is None:
+        return _shares(observed, fading.powers(since), fading.share)
+    return Shares(jnp.where(observed, fading.faded(since), 0), jnp.where(observed, fading.powers(since), 1))

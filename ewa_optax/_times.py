@@ -45,9 +45,9 @@ def passed_between(
 
 def kept_time(time: Any) -> jax.Array | None:
     """A time as an array of JAX, for a state."""
-    if isinstance(time, np.integer) and time != np.asarray(jnp.asarray(time)):
+    if isinstance(time, np.number) and abs(float(time) - float(jnp.asarray(time))) > 1e-3:
         raise ValueError(
-            f"times must fit {jnp.result_type(int)} between pieces, got {time}; subtract the first of all."
+            f"times must fit {jnp.asarray(time).dtype} between pieces, got {time}; subtract the first of all."
         )
     return None if time is None else jnp.asarray(time)
 

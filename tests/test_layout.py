@@ -27,6 +27,7 @@ FLOORS = {
     "_blockwise": 2,
     "_shares": 2,
     "_in_cache": 3,
+    "_row_by_row": 3,
     "_times": 0,
     "_series_arguments": 3,
     "_running": 4,

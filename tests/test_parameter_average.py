@@ -52,6 +52,18 @@ def test_the_uniform_average():
     np.testing.assert_allclose(followed(decay=lambda t: 1 - 1 / t, debias=False), means, atol=2e-6)
 
 
+def test_a_schedule_counts_from_one():
+    seen = []
+
+    def schedule(t):
+        jax.debug.callback(lambda t: seen.append(int(t)), t, ordered=True)
+        return 0.5
+
+    followed(PATH[:5], decay=schedule, start=2)
+    jax.effects_barrier()
+    assert seen == [1, 1, 1, 2, 3]
+
+
 def test_every_so_many_steps_from_a_start():
     found = followed(decay=1.0, start=10, every=5)  # Taken at the steps 15, 20, 25, ...
     np.testing.assert_allclose(found[:15], PATH[:15], atol=1e-6)

@@ -1,6 +1,7 @@
 """Averages of series: pandas is the twin, in float64; and what pandas has not."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -177,7 +178,7 @@ def test_a_constant_stays_constant(constant):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("shape", [(3000,), (70, 2), (70, 5), (33, 300)])
+@pytest.mark.parametrize("shape", [(3000,), (70, 2), (500, 5), (1000, 300)])
 def test_methods_agree(method, shape):
     x = noisy(shape[0], shape=shape[1:])
     np.testing.assert_allclose(series.ewa(x, 0.97, method=method), series.ewa(x, 0.97), rtol=2e-6)
@@ -195,7 +196,7 @@ def test_any_axis(axis):
         np.testing.assert_allclose(series.ewa(s, 0.9), window(s, 0.9).mean()[0], rtol=2e-6)
 
 
-@pytest.mark.parametrize("n", [31, 32, 33, 63, 64, 65, 16_384, 16_385, 32_767, 50_000])
+@pytest.mark.parametrize("n", [32, 33, 65, 16_385, 50_000])
 def test_any_length(n):
     x = noisy(n)
     for reverse in (False, True):
@@ -231,7 +232,7 @@ PIECES = [{}, {"debias": False}, {"missing": "skip"}, {"debias": False, "initial
 
 @pytest.mark.parametrize("keywords", PIECES, ids=str)
 @pytest.mark.parametrize("timed", [False, True])
-@pytest.mark.parametrize("gaps", ["none", "random", "start"])
+@pytest.mark.parametrize("gaps", ["none", "start"])
 def test_pieces_are_the_whole(keywords, timed, gaps):
     x, times = noisy(160, gaps, shape=(3,)), np.cumsum(np.random.default_rng(0).random(160)).astype(np.float32)
 
@@ -283,13 +284,18 @@ def test_an_infinity_is_a_value():
     np.testing.assert_allclose(found[:60], series.ewa(x[:60], 0.9), rtol=2e-6)
 
 
-@pytest.mark.parametrize("method", [None, "serial"])
-@pytest.mark.parametrize("decay", [0.5, 0.9, 0.999])
-def test_one_huge_value_is_forgotten(decay, method):
+@pytest.mark.parametrize("method", [None, "serial", "associative"])
+@pytest.mark.parametrize("decay", [0.5, 0.999])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_one_huge_value_is_forgotten(decay, method, gaps):
     x = noisy(40_000)
     x[[0, 15_999, 20_000, 39_000]] = 1e10
+    if gaps:
+        x[16_030:16_055], x[1:200] = np.nan, np.nan
     expected = window(x, decay).mean()[0].to_numpy()
-    np.testing.assert_allclose(series.ewa(x, decay, method=method), expected, rtol=4e-6)
+    np.testing.assert_allclose(series.ewa(x, decay, method=method), expected, rtol=1e-5)
+    if method == "associative" or gaps:
+        return
     _, state = series.ewa_with_state(np.float32([1, 1e8]), decay)
     whole = window(np.concatenate([[1, 1e8], x[1:15_000]]), decay).mean()[0].to_numpy()[2:]
     np.testing.assert_allclose(series.ewa_with_state(x[1:15_000], decay, state, method=method)[0], whole, rtol=1e-5)
@@ -336,6 +342,14 @@ def test_dtypes(dtype):
     rounding = 2e-6 if dtype in (jnp.int32, jnp.complex64) else float(jnp.finfo(dtype).eps)
     assert_close(np.asarray(found).astype(complex).real, exact, rounding, 100)
     assert_close(state.average.real, exact.to_numpy()[-1], 2e-6, 100)
+
+
+def test_deviations_that_16_bits_hold_though_variances_do_not():
+    for scale in (2000, 1e-4):
+        x = jnp.asarray(scale * (noisy(200) - 5)).astype(jnp.float16)
+        found = series.ewa_std(x, 0.9)
+        assert found.dtype == jnp.float16
+        np.testing.assert_allclose(found[1:], series.ewa_std(x.astype(jnp.float32), 0.9)[1:], rtol=2e-3)
 
 
 # Derivatives.
@@ -422,6 +436,57 @@ def test_vmap(gaps):
     np.testing.assert_allclose(by_series, jax.grad(lambda x: finite(series.ewa(x, 0.9)).sum())(x), rtol=1e-5)
 
 
+def test_vmap_over_decays_costs_as_many_averages():
+    x, decays = jnp.zeros((4000, 10)), jnp.array([0.5, 0.9, 0.99])
+    one = jax.jit(lambda d: series.ewa(x, d)).lower(decays[0]).compile()
+    all_of_them = jax.jit(jax.vmap(lambda d: series.ewa(x, d))).lower(decays).compile()
+    assert all_of_them.cost_analysis()["bytes accessed"] < 12 * one.cost_analysis()["bytes accessed"]
+
+
+def test_derivatives_of_a_vmap():
+    x = jnp.asarray(noisy(30, shape=(3,)))
+    for statistic in (series.ewa, series.ewa_std):
+
+        def total(decay, x=x, statistic=statistic):
+            return jax.vmap(lambda s: finite(statistic(s, decay))[-1], 1)(x).sum()
+
+        step = (total(0.801) - total(0.799)) / 0.002
+        np.testing.assert_allclose(jax.grad(total)(0.8), step, rtol=1e-2)
+
+
+AXES = [("time",), ("time", "lanes"), (None, "lanes"), (("time", "lanes"),)]
+
+
+@pytest.mark.parametrize("spec", AXES, ids=str)
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_divided_among_devices(spec, kind):
+    mesh = jax.make_mesh((4, 2), ("time", "lanes"), axis_types=(getattr(jax.sharding.AxisType, kind),) * 2)
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+    times = np.cumsum(np.random.default_rng(0).random(320))
+    for gaps in ("none", "start"):
+        x = noisy(320, gaps, shape=(4,))
+        x[150:250, 1] = np.nan if gaps == "start" else x[150:250, 1]
+        divided = jax.device_put(x, sharding)
+        for keywords in ({}, {"debias": False}, {"missing": "skip", "times": times, "reverse": True}):
+            found, state = series.ewa_with_state(divided, 0.9, **keywords)
+            expected, last = series.ewa_with_state(x, 0.9, **keywords)
+            assert_close(found, expected, 2e-6, 10)
+            assert_close(state.average, last.average, 2e-6, 10)
+            if keywords == {}:
+                assert found.sharding.is_equivalent_to(sharding, 2)
+    assert_close(series.ewa_var(divided, 0.9), series.ewa_var(x, 0.9), 2e-6, 10)
+
+
+def test_devices_exchange_only_ends():
+    mesh = jax.make_mesh((4,), ("time",), axis_types=(jax.sharding.AxisType.Explicit,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("time"))
+    x = jax.ShapeDtypeStruct((40_000, 3), jnp.float32, sharding=sharding)
+    text = jax.jit(lambda x: series.ewa(x, 0.9)).lower(x).compile().as_text()
+    exchanged = re.findall(r"= \(?\w+\[([\d,]*)\]\S* (?:all-gather|all-reduce|all-to-all|collective-permute)\(", text)
+    assert exchanged
+    assert all(np.prod([int(n) for n in shape.split(",") if n]) <= 4 * 3 for shape in exchanged)
+
+
 def test_inside_of_shard_map():
     mesh = jax.make_mesh((4,), ("lanes",), axis_types=(jax.sharding.AxisType.Auto,))
     x = jnp.asarray(noisy(40, "random", shape=(8,)))
@@ -450,10 +515,13 @@ def test_another_decay_compiles_nothing_anew():
 
 
 @pytest.mark.parametrize("shape", [(10_000_000,), (10_000, 1000)])
-def test_nothing_else_is_as_long_as_the_series(shape):
+def test_nothing_else_is_as_large_as_the_series(shape):
+    """But for a byte for each value, if some are missing; and the program does not hold the series' length of weights."""
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    compiled = jax.jit(lambda x: series.ewa(x, 0.99, where=True)).lower(x).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 40_000_000
+    lowered = jax.jit(lambda x: series.ewa(x, 0.99)).lower(x)
+    assert lowered.compile().memory_analysis().temp_size_in_bytes < 11_000_000
+    assert len(lowered.as_text()) < 200_000
+    assert len(jax.jit(lambda x: series.ewa_var(x, 0.99)).lower(x).as_text()) < 400_000
 
 
 def test_it_is_exported_for_every_platform():
@@ -495,6 +563,8 @@ STATE = series.ewa_with_state(X, 0.9)[1]
 TIMED = series.ewa_with_state(X, 0.9, times=np.arange(4))[1]
 BAD = [
     (lambda: series.ewa(X, 1.0), ValueError, r"ewa: decay must be in \[0, 1\), got 1.0"),
+    (lambda: series.ewa(X, jnp.array(1.2)), ValueError, r"decay must be in \[0, 1\), got 1.2"),
+    (lambda: series.ewa_with_state(X, 0.9, times=1.7e9 + np.arange(4)), ValueError, "times must fit float32"),
     (lambda: series.ewa_var(X, -0.1), ValueError, r"decay must be in \[0, 1\), got -0.1"),
     (lambda: series.ewa(X, "0.9"), TypeError, "decay must be a number"),
     (lambda: series.ewa(X, 0.9, axis=2), ValueError, r"axis must be from -2 to 1 for shape \(4, 2\), got 2"),
