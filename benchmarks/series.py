@@ -10,8 +10,6 @@ import functools
 import importlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from benchmarks.epoch import Variant, timed, versions
 from ewa_optax import series
 
 DECAY = 0.99
-CASES = ("long", "batch", "gaps", "shapes", "pages")
+CASES = ("long", "batch", "gaps", "shapes")
 METHODS = ("serial", "associative", "blocks")
 SHAPES = (
     ((10_000,), 0), ((1_000_000,), 0), ((10_000_000,), 0), ((100_000_000,), 0),
@@ -199,23 +197,6 @@ def shapes(points: int, repeats: int) -> list[dict]:
     return rows
 
 
-def alone(points: int, repeats: int) -> float:
-    """Seconds of the average of one series, with nothing else in the process."""
-    run = on_device(functools.partial(series.ewa, decay=DECAY), jnp.asarray(values(points)))
-    return timed([Variant("series.ewa", run)], repeats, f"{points} points")["series.ewa"]
-
-
-def huge_pages(points: int, repeats: int) -> dict[str, float]:
-    """The same with pages of memory as Linux gives them, and with huge ones, in a process each."""
-    command = f"from benchmarks.series import alone; print(alone({points}, {repeats}))"
-    found = {}
-    for name, tunables in (("as they are", ""), ("huge", "glibc.malloc.hugetlb=1")):
-        environment = {**os.environ, "GLIBC_TUNABLES": tunables}
-        run = subprocess.run([sys.executable, "-c", command], env=environment, check=True, capture_output=True)
-        found[name] = float(run.stdout)
-    return found
-
-
 def show(record: dict) -> None:
     """Prints the tables."""
     for title, seconds in record["seconds"].items():
@@ -230,8 +211,6 @@ def show(record: dict) -> None:
             cells = (f"{1000 * value:.3g}" for value in row["seconds"].values())
             table.add_row(" x ".join(map(str, row["shape"])), str(row["axis"]), *cells)
         Console().print(table)
-    if record["pages"]:
-        Console().print("ms with pages", {name: round(1000 * value, 1) for name, value in record["pages"].items()})
 
 
 def main() -> None:
@@ -262,7 +241,6 @@ def main() -> None:
         "points": points,
         "seconds": {name: found for case in options.cases if case in cases for name, found in cases[case]().items()},
         "shapes": shapes(points, repeats) if "shapes" in options.cases else [],
-        "pages": huge_pages(points, repeats) if "pages" in options.cases and sys.platform == "linux" else None,
     }
     show(record)
     if options.json:

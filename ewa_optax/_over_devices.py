@@ -90,7 +90,7 @@ def _local(part, axis, plan, names):
 def _before(x: Any, average: Any, weight: Any, fading: Fading, gaps: Gaps, plan: Plan, names: Any) -> Any:
     """Average and weight before the part of this device, and both at the end of the series."""
     _, own, gained = running(x, jnp.zeros_like(average), jnp.zeros_like(weight), fading, gaps, plan, average.dtype)
-    passed = jnp.ones(x.shape[1]) if gaps.passed is None else gaps.passed
+    passed = jnp.ones(x.shape[1]) if gaps.passed is None else gaps.passed[:: -1 if plan.reverse else 1]
     passed = jnp.broadcast_to(passed[None, :, None], x.shape)
     if plan.skip:
         passed = jnp.where(~jnp.isnan(x) if gaps.observed is None else gaps.observed, passed, 0)

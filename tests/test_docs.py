@@ -134,11 +134,6 @@ def test_the_tables_of_series_are_what_the_benchmark_measured():
         assert f"| {' x '.join(map(str, row['shape']))} | {row['axis']} | {cells} |" in README
 
 
-def test_what_is_said_of_huge_pages_is_what_the_benchmark_measured():
-    pages = json.loads((ROOT / "benchmarks" / "results" / "series.json").read_text())["pages"]
-    assert f"takes {pages['huge'] / pages['as they are']:.2f} of its time" in " ".join(README.split())
-
-
 def test_the_way_that_suits_a_shape_is_within_a_tenth_of_the_best():
     record = json.loads((ROOT / "benchmarks" / "results" / "series.json").read_text())
     for row in record["shapes"]:
