@@ -21,7 +21,6 @@ FEW_LANES = 2
 """Up to here blocks are faster than rows (`benchmarks.series`)."""
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
 def running(
     x: jax.Array, average: jax.Array, weight: jax.Array, fading: Fading, gaps: Gaps, plan: Plan, dtype: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -30,6 +29,12 @@ def running(
     `average` and `weight` (series, lanes) are those of the past before the first value. Without `gaps.observed`, what
     is not NaN is there.
     """
+    found: Any = _running(x, average, weight, fading, gaps, plan, dtype)
+    return found
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
+def _running(x, average, weight, fading, gaps, plan, dtype):
     average, weight = differing_as(x, jnp.where(weight > 0, average, 0), weight)
     if not _even(gaps):
         return _uneven(x, average, weight, fading, _told(x, gaps), plan, dtype)
@@ -49,7 +54,7 @@ def running(
     return out.reshape(x.shape), end, after
 
 
-@running.defjvp
+@_running.defjvp
 def _derivative(plan, dtype, primals, tangents):
     return jax.jvp(functools.partial(_at_once, plan=plan, dtype=dtype), primals, tangents)
 
