@@ -89,7 +89,7 @@ def check_moments(n, x64, decays, all_gaps, choices):
 ALL = list(itertools.product([True, False], repeat=3))
 
 
-@pytest.mark.parametrize(("n", "x64"), [(0, False), (1, False), (300, False), (300, True)])
+@pytest.mark.parametrize(("n", "x64"), [(1, False), (300, False), pytest.param(300, True, marks=pytest.mark.slow)])
 def test_variances_deviations_and_covariances_are_those_of_pandas(n, x64):
     check_moments(n, x64, DECAYS, GAPS, ALL[1::3] if x64 else ALL[::3])
 
@@ -182,7 +182,9 @@ def test_a_constant_stays_constant(constant):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("shape", [(3000,), (70, 2), (500, 5), (1000, 300)])
+@pytest.mark.parametrize(
+    "shape", [(70, 2), (500, 5), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((3000,), (1000, 300)))]
+)
 def test_methods_agree(method, shape):
     x = noisy(shape[0], shape=shape[1:])
     np.testing.assert_allclose(series.ewa(x, 0.97, method=method), series.ewa(x, 0.97), rtol=2e-6)
@@ -200,7 +202,7 @@ def test_any_axis(axis):
         np.testing.assert_allclose(series.ewa(s, 0.9), window(s, 0.9).mean()[0], rtol=2e-6)
 
 
-@pytest.mark.parametrize("n", [32, 33, 65, 16_385, 50_000])
+@pytest.mark.parametrize("n", [33, 16_385, pytest.param(50_000, marks=pytest.mark.slow)])
 def test_any_length(n):
     x = noisy(n)
     for reverse in (False, True):
@@ -210,7 +212,8 @@ def test_any_length(n):
         assert_close(found, expected[::-1] if reverse else expected, 2e-6, 10)
 
 
-@pytest.mark.parametrize("gaps", [pytest.param("none", marks=pytest.mark.slow), "random"])
+@pytest.mark.slow
+@pytest.mark.parametrize("gaps", ["none", "random"])
 def test_backwards_is_forwards_of_what_is_turned(gaps):
     x, y, times = noisy(90, gaps), noisy(90, seed=1), np.cumsum(np.random.default_rng(0).random(90))
     for extra, turned in (({}, {}), ({"times": times}, {"times": times[-1] - times[::-1]})):
@@ -222,7 +225,9 @@ def test_backwards_is_forwards_of_what_is_turned(gaps):
 
 
 @pytest.mark.parametrize("keywords", [{}, {"debias": False, "initial": 3.0}, {"reverse": True}], ids=str)
-@pytest.mark.parametrize("shape", [(33,), pytest.param((1000, 2), marks=pytest.mark.slow), (40_000,)])
+@pytest.mark.parametrize(
+    "shape", [(33,), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((1000, 2), (40_000,)))]
+)
 def test_all_at_once_is_piece_by_piece(shape, keywords):
     """What accelerators do, and derivatives: under `jax.jvp` a CPU does it too."""
     for gaps in ("none", "random"):
@@ -288,7 +293,10 @@ def test_an_infinity_is_a_value():
     np.testing.assert_allclose(found[:60], series.ewa(x[:60], 0.9), rtol=2e-6)
 
 
-@pytest.mark.parametrize("method", [None, "serial", "associative"])
+MORE_METHODS = [pytest.param(method, marks=pytest.mark.slow) for method in METHODS[1:3]]
+
+
+@pytest.mark.parametrize("method", [None, *MORE_METHODS])
 @pytest.mark.parametrize("decay", [0.5, 0.999])
 @pytest.mark.parametrize("gaps", [False, True])
 def test_one_huge_value_is_forgotten(decay, method, gaps):
@@ -327,6 +335,7 @@ def test_initial_values():
     np.testing.assert_allclose(series.ewa(x, 0.9, initial=jnp.array([1.0, 7.0])), steady, rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_trees():
     x = {"a": noisy(20), "b": (noisy(20, shape=(2,)), np.arange(20))}
     there = {"a": np.arange(20) > 3, "b": (np.arange(20)[:, None] > 3, np.arange(20) > 3)}
@@ -380,7 +389,7 @@ def test_derivatives_are_finite_differences(keywords):
 
 
 @pytest.mark.parametrize("statistic", [pytest.param(series.ewa_var, marks=pytest.mark.slow), series.ewa_std])
-@pytest.mark.parametrize("gaps", ["none", "random"])
+@pytest.mark.parametrize("gaps", [pytest.param("none", marks=pytest.mark.slow), "random"])
 def test_derivatives_of_variances_are_finite_differences(statistic, gaps):
     with jax.enable_x64(True):
         x = jnp.asarray(noisy(10, gaps).astype(np.float64))
@@ -392,6 +401,7 @@ def test_derivatives_of_variances_are_finite_differences(statistic, gaps):
         check_grads(varied, (finite(x), jnp.float64(0.8)), order=1)
 
 
+@pytest.mark.slow
 def test_a_second_derivative():
     with jax.enable_x64(True):
         x = jnp.asarray(noisy(9).astype(np.float64))
@@ -428,7 +438,8 @@ def test_derivatives_at_the_ends_of_formulas(decay):
 # Transformations.
 
 
-@pytest.mark.parametrize("gaps", [pytest.param("none", marks=pytest.mark.slow), "random"])
+@pytest.mark.slow
+@pytest.mark.parametrize("gaps", ["none", "random"])
 def test_vmap(gaps):
     x = jnp.asarray(noisy(64, gaps, shape=(3,)))
     one_by_one = jnp.stack([series.ewa(x[:, i], 0.9) for i in range(3)], 1)
@@ -463,7 +474,7 @@ AXES = [("time", "lanes"), *(pytest.param(axes, marks=pytest.mark.slow) for axes
 
 
 @pytest.mark.parametrize("spec", AXES, ids=str)
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("kind", [pytest.param("Auto", marks=pytest.mark.slow), "Explicit"])
 def test_divided_among_devices(spec, kind):
     mesh = jax.make_mesh((4, 2), ("time", "lanes"), axis_types=(getattr(jax.sharding.AxisType, kind),) * 2)
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
@@ -492,6 +503,7 @@ def test_devices_exchange_only_ends():
     assert all(np.prod([int(n) for n in shape.split(",") if n]) <= 4 * 3 for shape in exchanged)
 
 
+@pytest.mark.slow
 def test_inside_of_shard_map():
     mesh = jax.make_mesh((4,), ("lanes",), axis_types=(jax.sharding.AxisType.Auto,))
     x = jnp.asarray(noisy(40, "random", shape=(8,)))
@@ -501,7 +513,7 @@ def test_inside_of_shard_map():
         np.testing.assert_allclose(jax.jit(mapped)(x), average(x), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("lanes", "method"), [(2, "blocks"), (3, "serial")])
+@pytest.mark.parametrize(("lanes", "method"), [pytest.param(2, "blocks", marks=pytest.mark.slow), (3, "serial")])
 def test_the_way_is_chosen_by_the_lanes(lanes, method):
     x = jnp.zeros((100, lanes))
     programs = [jax.jit(lambda x, m=m: series.ewa(x, 0.9, method=m)).lower(x).compile() for m in (None, method)]
