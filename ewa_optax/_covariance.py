@@ -15,7 +15,7 @@ from ewa_optax._over_devices import Layout, on_each, specs_of
 from ewa_optax._recurrence import recurrence
 from ewa_optax._running import running, somewhere
 from ewa_optax._series_arguments import Part, in_three_axes
-from ewa_optax._shares import Plan, all_shares
+from ewa_optax._shares import Plan, all_shares, turned
 
 
 class Kind(NamedTuple):
@@ -55,15 +55,15 @@ def _local(part, y, axis, plan, kind):
 
     def even(product):
         kept, left = _without_gaps(x.shape[1], fading, plan)
-        covariances = mean(_turned(kept, plan) * product)
-        return covariances if kind.bias else _over(covariances, _turned(left, plan), True)
+        covariances = mean(turned(kept, plan) * product)
+        return covariances if kind.bias else _over(covariances, turned(left, plan), True)
 
     def uneven(product):
-        turned = gaps._replace(observed=_turned(there, plan))
-        shares, kept, _, _ = all_shares(weight, turned, fading, plan)
+        in_order = gaps._replace(observed=turned(there, plan))
+        shares, kept, _, _ = all_shares(weight, in_order, fading, plan)
         if kind.bias:
-            return mean(_turned(kept, plan) * product)
-        return _turned(_unbiased(_turned(product, plan), shares, kept, turned.observed, fading, plan), plan)
+            return mean(turned(kept, plan) * product)
+        return turned(_unbiased(turned(product, plan), shares, kept, in_order.observed, fading, plan), plan)
 
     means = [mean(z) for z in both]
     distances = [_from_before(z, m, there, plan) for z, m in zip(both, means, strict=True)]
@@ -76,10 +76,10 @@ def _local(part, y, axis, plan, kind):
 
 def _from_before(z, means, there, plan):
     """How far each value is from the average before it; 0 where there is none, or no value."""
-    z, means, there = (_turned(a, plan) for a in (z, means, there))
+    z, means, there = (turned(a, plan) for a in (z, means, there))
     later = jnp.arange(z.shape[1])[None, :, None] > jnp.argmax(there, 1)[:, None]
     before = jnp.concatenate([means[:, :1], means[:, :-1]], 1)
-    return _turned(jnp.where(there & later, jnp.where(there, z, 0) - jnp.where(later, before, 0), 0), plan)
+    return turned(jnp.where(there & later, jnp.where(there, z, 0) - jnp.where(later, before, 0), 0), plan)
 
 
 def _without_gaps(time, fading, plan):
@@ -113,10 +113,6 @@ def _over(x, divisor, undefined):
     """The quotient, with a derivative where the divisor is 0; there it is NaN, or else 0."""
     positive = divisor > 0
     return jnp.where(positive, x / jnp.where(positive, divisor, 1), jnp.nan if undefined else 0)
-
-
-def _turned(x, plan):
-    return jnp.flip(x, 1) if plan.reverse else x
 
 
 def _root(variance):

@@ -89,7 +89,7 @@ def ewa(
         correction"; `pandas.DataFrame.ewm`.
     """
     plan = plan_of(debias, reverse, missing, method)
-    request = read(x, decay, plan, state=None, axis=axis, initial=initial, where=where, times=times)
+    request = read("ewa", x, decay, plan, state=None, axis=axis, initial=initial, where=where, times=times)
     return _along(request, plan)[0]
 
 
@@ -147,7 +147,7 @@ def ewa_with_state(
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Understanding exponentially weighted averages".
     """
     plan = plan_of(debias, reverse, missing, method)
-    request = read(x, decay, plan, state=state, axis=axis, initial=initial, where=where, times=times)
+    request = read("ewa_with_state", x, decay, plan, state=state, axis=axis, initial=initial, where=where, times=times)
     y, average, weight = _along(request, plan)
     return y, EwaState(average, weight, kept_time(request.time))
 

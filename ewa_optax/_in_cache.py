@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ewa_optax._blockwise import BLOCK, Weights, blockwise, level_of
 from ewa_optax._recurrence import Fading, differing_as
-from ewa_optax._shares import Plan
+from ewa_optax._shares import Plan, turned
 
 TILE = 16_384
 """Values a piece: 64 KiB of float32 in each of about five arrays, in a second-level cache of 512 KiB or more."""
@@ -51,12 +51,12 @@ def blocks_in_cache(
             start = jnp.minimum(i * length, time - length)  # The last piece overlaps the one before it.
             place = time - length - start if plan.reverse else start
             z = jax.lax.dynamic_slice(flat, (first, place * lanes), (together, length * lanes))
-            z = _turned(z.astype(v.dtype).reshape(together, length, *tail), plan.reverse)
+            z = turned(z.astype(v.dtype).reshape(together, length, *tail), plan)
             y = blockwise(z, v, w, level, weights, plan.debias)
             following = jnp.minimum((i + 1) * length, time - length)
             last = jnp.where(i == pieces - 1, length, following - start) - 1
             v, w = jax.lax.dynamic_index_in_dim(y, last, 1, False), kept[last] * w + gained[last]
-            y = _turned(y, plan.reverse).reshape(together, length * lanes).astype(dtype)
+            y = turned(y, plan).reshape(together, length * lanes).astype(dtype)
             # For the next piece: within it, every element would compute the level anew.
             return jax.lax.dynamic_update_slice(out, y, (first, place * lanes)), v, w, level_from(following, v)
 
@@ -69,7 +69,3 @@ def blocks_in_cache(
     carry = differing_as(flat, jnp.zeros(flat.shape, dtype), jnp.zeros_like(average))
     out, ends = jax.lax.fori_loop(0, turns, some, carry) if turns > 1 else some(0, carry)
     return out.reshape(x.shape), ends.reshape(series, lanes)
-
-
-def _turned(x, reverse):
-    return jnp.flip(x, 1) if reverse else x

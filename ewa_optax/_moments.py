@@ -66,7 +66,7 @@ def ewa_cov(
         `pandas.DataFrame.ewm`; Finch, "Incremental calculation of weighted mean and variance", 2009.
     """
     plan = plan_of(debias, reverse, missing, method)
-    return _covariances([x, y], decay, plan, Kind(bool(bias), False), axis=axis, where=where, times=times)
+    return _covariances("ewa_cov", [x, y], decay, plan, Kind(bool(bias), False), axis=axis, where=where, times=times)
 
 
 def ewa_var(
@@ -114,7 +114,7 @@ def ewa_var(
         `pandas.DataFrame.ewm`; Finch, "Incremental calculation of weighted mean and variance", 2009.
     """
     plan = plan_of(debias, reverse, missing, method)
-    return _covariances([x], decay, plan, Kind(bool(bias), False), axis=axis, where=where, times=times)
+    return _covariances("ewa_var", [x], decay, plan, Kind(bool(bias), False), axis=axis, where=where, times=times)
 
 
 def ewa_std(
@@ -162,11 +162,11 @@ def ewa_std(
         `pandas.DataFrame.ewm`.
     """
     plan = plan_of(debias, reverse, missing, method)
-    return _covariances([x], decay, plan, Kind(bool(bias), True), axis=axis, where=where, times=times)
+    return _covariances("ewa_std", [x], decay, plan, Kind(bool(bias), True), axis=axis, where=where, times=times)
 
 
-def _covariances(series, decay, plan, kind, **options):
-    requests = [read(x, decay, plan, state=None, initial=jnp.nan, **options) for x in series]
+def _covariances(function, series, decay, plan, kind, **options):
+    requests = [read(function, x, decay, plan, state=None, initial=jnp.nan, **options) for x in series]
     shapes = [[part.x.shape for part, _ in request.parts] for request in requests]
     if requests[0].structure != requests[-1].structure or shapes[0] != shapes[-1]:
         raise ValueError(f"x and y must have the same shapes, got {shapes[0]} and {shapes[-1]}; broadcast one first.")

@@ -15,7 +15,7 @@ from ewa_optax._blockwise import BLOCK, Weights, blockwise, level_of
 from ewa_optax._in_cache import blocks_in_cache
 from ewa_optax._recurrence import Fading, differing_as, recurrence
 from ewa_optax._row_by_row import rows_in_cache
-from ewa_optax._shares import Gaps, Plan, all_shares
+from ewa_optax._shares import Gaps, Plan, all_shares, turned
 
 FEW_LANES = 2
 """Up to here blocks are faster than rows (`benchmarks.series`)."""
@@ -137,7 +137,7 @@ def _at_once(x, average, weight, fading, gaps, plan, dtype):
 
 def _even_at_once(x, average, weight, fading, plan, dtype):
     time = x.shape[1]
-    z = _turned(x, plan).astype(average.dtype)
+    z = turned(x, plan).astype(average.dtype)
     average, weight = (jnp.broadcast_to(a, (x.shape[0], x.shape[2])) for a in (average, weight))
     if plan.method == "associative":
         t = jnp.arange(1, time + 1)[None, :, None]
@@ -151,17 +151,13 @@ def _even_at_once(x, average, weight, fading, plan, dtype):
         weights = Weights.of(fading, padded.shape[1], size)
         level = level_of(jnp.where(weight > 0, average, z[:, 0]), z[:, time // 3], z[:, 2 * time // 3])
         y = blockwise(padded, average, weight, level, weights, plan.debias)[:, :time]
-    return _turned(y, plan).astype(dtype), y[:, -1]
+    return turned(y, plan).astype(dtype), y[:, -1]
 
 
 def _uneven_at_once(x, average, weight, fading, gaps, plan, dtype):
     average, weight = (jnp.broadcast_to(a, (x.shape[0], x.shape[2])) for a in (average, weight))
-    observed = _turned(jnp.broadcast_to(gaps.observed, x.shape), plan)
-    z = jnp.where(observed, _turned(x, plan), 0).astype(average.dtype)
+    observed = turned(jnp.broadcast_to(gaps.observed, x.shape), plan)
+    z = jnp.where(observed, turned(x, plan), 0).astype(average.dtype)
     shares, kept, begun, after = all_shares(weight, gaps._replace(observed=observed), fading, plan)
     y = jnp.where(begun, recurrence(shares * z, shares, kept, average, plan.method), jnp.nan)
-    return _turned(y, plan).astype(dtype), y[:, -1], after
-
-
-def _turned(x, plan):
-    return jnp.flip(x, 1) if plan.reverse else x
+    return turned(y, plan).astype(dtype), y[:, -1], after

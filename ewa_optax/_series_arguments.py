@@ -56,10 +56,12 @@ def plan_of(debias: Any, reverse: Any, missing: Any, method: Any) -> Plan:
     return Plan(bool(debias), bool(reverse), missing == "skip", method)
 
 
-def read(x: Any, decay: Number, plan: Plan, *, state: Any, axis: int, initial: Any, where: Any, times: Any) -> Request:
-    """The arguments of an average, checked."""
+def read(
+    function: str, x: Any, decay: Number, plan: Plan, *, state: Any, axis: int, initial: Any, where: Any, times: Any
+) -> Request:
+    """The arguments of an average, checked; `function` is what the user called."""
     known = isinstance(decay, jax.Array) and not isinstance(decay, jax.core.Tracer) and decay.shape == ()
-    check("ewa", "decay", float(decay) if known else decay, DECAY)
+    check(function, "decay", float(decay) if known else decay, DECAY)
     leaves, structure = jax.tree.flatten(x)
     leaves = [check_array(leaf) for leaf in leaves]
     axes = [check_axis(axis, leaf) for leaf in leaves]

@@ -25,6 +25,11 @@ class Plan(NamedTuple):
     method: str | None
 
 
+def turned(x: jax.Array, plan: Plan) -> jax.Array:
+    """`x` (series, time, ...) in the order of the average, or back in its own."""
+    return jnp.flip(x, 1) if plan.reverse else x
+
+
 class Gaps(NamedTuple):
     """Which values are there (series, time, lanes), and, unless always 1, the time since the one before (time,).
 
