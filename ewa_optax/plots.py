@@ -3,12 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from ewa_optax._average import bias_correct, scale_by_ewa
+from ewa_optax._ewa import ewa
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -151,13 +149,7 @@ def batch_sizes(found: Any, *, ax: "Axes | None" = None) -> "Axes":
 
 
 def _smooth(costs, decay):
-    average = optax.chain(scale_by_ewa(decay), bias_correct(decay))
-
-    def step(state, cost):
-        mean, state = average.update(cost, state)
-        return state, jnp.asarray(mean)
-
-    return jax.lax.scan(step, average.init(jnp.zeros(())), jnp.asarray(costs, float))[1]
+    return ewa(jnp.asarray(costs, float), decay, where=True)  # A NaN is a cost here, not a missing one.
 
 
 def _axes(ax):
