@@ -7,14 +7,12 @@ installed. Peers that are not installed are left out. All variants take turns in
 import argparse
 import importlib
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +25,7 @@ from rich.table import Table
 from sklearn.datasets import load_digits
 
 import ewa_optax
+from benchmarks.records import parsed, write
 from ewa_optax import minibatch
 
 FEATURES, BATCH_SIZE, RATE = 20, 1000, 0.1
@@ -382,12 +381,9 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=5_000_000, help="of the first case (default: 5000000)")
     parser.add_argument("--repeats", type=int, default=5, help="turns, the first one not counted (default: 5)")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="which comparisons (default: all)")
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
-    options = parser.parse_args()
+    options = parsed(parser)
     if options.repeats < 1 or options.examples < BATCH_SIZE:
         parser.error(f"--repeats must be 1 or more and --examples {BATCH_SIZE} or more")
-    if options.json and not options.json.parent.is_dir():
-        parser.error(f"argument --json: there is no folder {str(options.json.parent)!r}; make it first")
     title = f"logistic regression, {options.examples} examples, mini-batches of {BATCH_SIZE}"
     cases = {
         "headline": lambda: {title: headline(options.examples, options.repeats)},
@@ -404,8 +400,7 @@ def main() -> None:
         "seconds": {name: found for case in options.cases for name, found in cases[case]().items()},
     }
     show(record)
-    if options.json:
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
+    write(record, options.json)
 
 
 if __name__ == "__main__":

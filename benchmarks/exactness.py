@@ -4,8 +4,6 @@ Run as `python -m benchmarks.exactness [--steps N] [--json FILE]` in a checkout,
 """
 
 import argparse
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import ewa_optax
+from benchmarks.records import parsed
 
 DECAYS = (0.9, 0.99, 0.999, 0.9999, 0.99999)
 WIDTH = 100
@@ -62,12 +61,9 @@ def main() -> None:
     """Prints the table and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--steps", type=int, default=20_000, help="how old the averages get (default: 20000)")
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
-    options = parser.parse_args()
+    options = parsed(parser)
     if options.steps < 1:
         parser.error(f"argument --steps: must be 1 or more, got {options.steps}")
-    if options.json and not options.json.parent.is_dir():
-        parser.error(f"argument --json: there is no folder {str(options.json.parent)!r}; make it first")
     rows = measure(options.steps)
     title = f"largest median relative error of an Adam step, up to step {options.steps}"
     table = Table("b2", "ewa_optax", f"optax {optax.__version__}", title=title)
@@ -77,7 +73,7 @@ def main() -> None:
     if options.json:
         versions = {"jax": jax.__version__, "optax": optax.__version__, "ewa_optax": ewa_optax.__version__}
         record = {"versions": versions, "backend": jax.default_backend(), "steps": options.steps, "rows": rows}
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
+        write(record, options.json)
 
 
 if __name__ == "__main__":

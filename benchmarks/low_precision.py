@@ -6,11 +6,9 @@ takes about ten minutes on two cores; `--large` trains a larger transformer for 
 
 import argparse
 import dataclasses
-import json
 import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +21,7 @@ from rich.table import Table
 
 import ewa_optax
 from benchmarks import tasks
+from benchmarks.records import parsed
 from ewa_optax import storage
 
 
@@ -180,14 +179,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="how long each training is (default: its own length)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="which trainings (default: all)")
     parser.add_argument("--parameters", type=int, help="of the step that is timed (default: 10 or, large, 84 million)")
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
-    options = parser.parse_args()
+    options = parsed(parser)
     for name in ("seeds", "steps", "parameters"):
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"argument --{name}: must be 1 or more, got {value}")
-    if options.json and not options.json.parent.is_dir():
-        parser.error(f"argument --json: there is no folder {str(options.json.parent)!r}; make it first")
     numbers = options.parameters or (84_000_000 if options.large else 10_000_000)
     times = step_times({"w": (-(-numbers // 1024), 1024)}, repeats=20)
     chosen = [TASKS[name](options.large) for name in options.tasks]
@@ -199,7 +195,7 @@ def main() -> None:
         versions = {"jax": jax.__version__, "optax": optax.__version__, "ewa_optax": ewa_optax.__version__}
         versions["python"] = platform.python_version()  # Whose library is the text.
         record = {"versions": versions, "device": jax.devices()[0].device_kind, "rows": rows, "steps": times}
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
+        write(record, options.json)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ second moment is rounded to 0.
 
 import argparse
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +18,7 @@ from rich.table import Table
 
 import ewa_optax
 from benchmarks import tasks
+from benchmarks.records import parsed
 from ewa_optax import storage
 from ewa_optax._blocks import from_blocks, into_blocks
 
@@ -168,10 +167,7 @@ def show(rows: list[dict], title: str) -> None:
 def main() -> None:
     """Prints the tables and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
-    options = parser.parse_args()
-    if options.json and not options.json.parent.is_dir():
-        parser.error(f"argument --json: there is no folder {str(options.json.parent)!r}; make it first")
+    options = parsed(parser)
     progress = Console(stderr=True)
     cases = [(name, block) for block in BLOCKS for name in MAPS]
     averages = [fidelity(*case) for case in track(cases, "averages", console=progress)]
@@ -185,7 +181,7 @@ def main() -> None:
     if options.json:
         versions = {"jax": jax.__version__, "ewa_optax": ewa_optax.__version__}
         record = {"versions": versions, "averages": averages, "trainings": trained}
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
+        write(record, options.json)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ are reported. What is on a GPU is compared with a copy there.
 import argparse
 import functools
 import importlib
-import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +20,7 @@ from rich.table import Table
 from scipy.signal import lfilter
 
 from benchmarks.epoch import Variant, timed, versions
+from benchmarks.records import parsed, write
 from ewa_optax import series
 
 DECAY = 0.99
@@ -219,12 +218,9 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=10_000_000, help="of the first cases (default: 10000000)")
     parser.add_argument("--repeats", type=int, default=9, help="turns, the first one not counted (default: 9)")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="which comparisons (default: all)")
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
-    options = parser.parse_args()
+    options = parsed(parser)
     if options.repeats < 1 or options.points < 1000:
         parser.error("--repeats must be 1 or more and --points 1000 or more")
-    if options.json and not options.json.parent.is_dir():
-        parser.error(f"argument --json: there is no folder {str(options.json.parent)!r}; make it first")
     points, repeats = options.points, options.repeats
     cases = {
         "long": lambda: {f"{points} points": long(points, repeats)},
@@ -243,8 +239,7 @@ def main() -> None:
         "shapes": shapes(points, repeats) if "shapes" in options.cases else [],
     }
     show(record)
-    if options.json:
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
+    write(record, options.json)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,9 @@ installed. Peers that are not installed are left out. Variants take turns in one
 """
 
 import argparse
-import json
 import math
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +19,7 @@ from rich.table import Table
 
 import ewa_optax
 from benchmarks.epoch import Variant, compute_only, digits, epoch, stepper, timed, versions
+from benchmarks.records import parsed, write
 from ewa_optax import minibatch
 
 SIZES = (1000, 10_000, 100_000, 1_000_000, 5_000_000)
@@ -135,12 +134,9 @@ def main() -> None:
     )
     parser.add_argument("--keys", type=int, default=300, help="orders of each kind to judge (default: 300)")
     parser.add_argument("--repeats", type=int, default=9, help="turns, the first one not counted (default: 9)")
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
-    options = parser.parse_args()
+    options = parsed(parser)
     if min(options.repeats, options.keys, *options.sizes) < 1:
         parser.error("--repeats, --keys and --sizes must be 1 or more")
-    if options.json and not options.json.parent.is_dir():
-        parser.error(f"argument --json: there is no folder {str(options.json.parent)!r}; make it first")
     record = {
         "versions": versions("torch", "grain"),
         "device": jax.devices()[0].device_kind,
@@ -150,8 +146,7 @@ def main() -> None:
         "quality": quality(options.keys),
     }
     show(record)
-    if options.json:
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
+    write(record, options.json)
 
 
 if __name__ == "__main__":
