@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import ewa_optax
-from benchmarks.records import parsed
+from benchmarks.records import parsed, write
 
 DECAYS = (0.9, 0.99, 0.999, 0.9999, 0.99999)
 WIDTH = 100

@@ -21,7 +21,7 @@ from rich.table import Table
 
 import ewa_optax
 from benchmarks import tasks
-from benchmarks.records import parsed
+from benchmarks.records import parsed, write
 from ewa_optax import storage
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 import ewa_optax
 from benchmarks import tasks
-from benchmarks.records import parsed
+from benchmarks.records import parsed, write
 from ewa_optax import storage
 from ewa_optax._blocks import from_blocks, into_blocks
 
