@@ -80,10 +80,11 @@ TASKS = {
 }
 
 
-def trainings(chosen: list[tasks.Task], seeds: int) -> list[dict]:
+def trainings(chosen: list[tasks.Task], variants: list[Variant], seeds: int) -> list[dict]:
     """A row per task and variant."""
     rows = []
-    for task, variant in track([(t, v) for t in chosen for v in VARIANTS], "training", console=Console(stderr=True)):
+    both = [(task, variant) for task in chosen for variant in variants]
+    for task, variant in track(both, "training", console=Console(stderr=True)):
         params = jax.eval_shape(task.init, jax.random.key(0))
         params = jax.tree.map(lambda p, dtype=variant.dtype: jax.ShapeDtypeStruct(p.shape, dtype), params)
         run = tasks.compiled(task, variant.make, seeds, variant.dtype)
@@ -102,10 +103,10 @@ def trainings(chosen: list[tasks.Task], seeds: int) -> list[dict]:
     return rows
 
 
-def step_times(shapes: dict[str, tuple[int, ...]], repeats: int) -> list[dict]:
+def step_times(shapes: dict[str, tuple[int, ...]], variants: list[Variant], repeats: int) -> list[dict]:
     """The compiled step alone, donated, all variants in turn: medians, beside a copy of the bytes it must move."""
     programs = {}
-    for variant in VARIANTS:
+    for variant in variants:
         if "nearest" in variant.name:
             continue
         optimizer = variant.make(1e-3)
@@ -179,17 +180,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="how long each training is (default: its own length)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="which trainings (default: all)")
     parser.add_argument("--parameters", type=int, help="of the step that is timed (default: 10 or, large, 84 million)")
+    names = [variant.name for variant in VARIANTS if variant is not REFERENCE]
+    parser.add_argument("--storages", nargs="+", choices=names, default=names, help="beside float32 (default: all)")
     options = parsed(parser)
     for name in ("seeds", "steps", "parameters"):
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"argument --{name}: must be 1 or more, got {value}")
     numbers = options.parameters or (84_000_000 if options.large else 10_000_000)
-    times = step_times({"w": (-(-numbers // 1024), 1024)}, repeats=20)
+    variants = [REFERENCE, *(variant for variant in VARIANTS if variant.name in options.storages)]
+    times = step_times({"w": (-(-numbers // 1024), 1024)}, variants, repeats=20)
     chosen = [TASKS[name](options.large) for name in options.tasks]
     if options.steps:
         chosen = [task._replace(steps=options.steps) for task in chosen]
-    rows = trainings(chosen, options.seeds)
+    rows = trainings(chosen, variants, options.seeds)
     show(rows, times)
     if options.json:
         versions = {"jax": jax.__version__, "optax": optax.__version__, "ewa_optax": ewa_optax.__version__}

@@ -64,14 +64,18 @@ def test_the_table_of_bytes_is_right():
         assert f"{ewa_optax.state_bytes(optimizer, params) / 4096**2:.2f}" == printed
 
 
-def test_the_benchmark_of_storages_runs(tmp_path):
-    short = ["--tasks", "regression", "--steps", "2", "--seeds", "1", "--parameters", "10000"]
+@pytest.mark.parametrize(
+    ("chosen", "rows", "steps"),
+    [(["--storages", "bfloat16"], 2, 2), pytest.param([], 13, 10, marks=pytest.mark.slow)],
+)
+def test_the_benchmark_of_storages_runs(chosen, rows, steps, tmp_path):
+    short = ["--tasks", "regression", "--steps", "2", "--seeds", "1", "--parameters", "10000", *chosen]
     command = [sys.executable, "-m", "benchmarks.low_precision", *short, "--json", str(tmp_path / "out.json")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     record = json.loads((tmp_path / "out.json").read_text())
-    assert len(record["rows"]) == 13
+    assert len(record["rows"]) == rows
     assert all(np.isfinite(row["final losses"]).all() for row in record["rows"])
-    assert len(record["steps"]) == 10
+    assert len(record["steps"]) == steps
 
 
 def test_the_benchmark_runs(tmp_path):

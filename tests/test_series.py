@@ -89,7 +89,9 @@ def check_moments(n, x64, decays, all_gaps, choices):
 ALL = list(itertools.product([True, False], repeat=3))
 
 
-@pytest.mark.parametrize(("n", "x64"), [(1, False), (300, False), pytest.param(300, True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("n", "x64"), [(300, False), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, False), (300, True)))]
+)
 def test_variances_deviations_and_covariances_are_those_of_pandas(n, x64):
     check_moments(n, x64, DECAYS, GAPS, ALL[1::3] if x64 else ALL[::3])
 
@@ -411,7 +413,7 @@ def test_a_second_derivative():
 
 
 @pytest.mark.parametrize(
-    "statistic", [series.ewa, pytest.param(series.ewa_var, marks=pytest.mark.slow), series.ewa_std]
+    "statistic", [series.ewa_std, *(pytest.param(x, marks=pytest.mark.slow) for x in (series.ewa, series.ewa_var))]
 )
 def test_no_derivative_is_nan_where_values_are_missing(statistic):
     def cost(x, decay):

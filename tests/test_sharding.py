@@ -63,10 +63,10 @@ def close(run, expected):
     [
         dict(),
         dict(shards=8),
-        dict(batch_size=100),
-        dict(remainder="mask", batch_size=104, shards=8),
-        dict(loop="python", epochs=1),
         dict(validation=True),
+        dict(remainder="mask", batch_size=104, shards=8),
+        pytest.param(dict(batch_size=100), marks=pytest.mark.slow),
+        pytest.param(dict(loop="python", epochs=1), marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -137,7 +137,7 @@ def units_in_the_last_place(x, name):
     return np.maximum(2.0 ** np.floor(np.log2(np.abs(x))), 2.0**smallest) * 2.0**-digits
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "float16", "24bit"])
+@pytest.mark.parametrize("name", ["bfloat16", "float16", pytest.param("24bit", marks=pytest.mark.slow)])
 def test_rounding_is_unbiased_in_every_binade(name):
     """Over 1e6 numbers of both signs, the mean error is within 5 standard errors of 0."""
     kept = storage.NAMED[name]
@@ -320,7 +320,7 @@ def test_explicit_meshes_and_shard_map(name, spec):
     assert np.abs(sharded - alone).mean() < 0.02 * np.abs(alone).mean()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["8bit", *(pytest.param(x, marks=pytest.mark.slow) for x in NAMES if x != "8bit")])
 def test_codes_do_not_depend_on_the_number_of_devices(name):
     params = {"w": jax.random.normal(jax.random.key(0), (64, 1024)), "b": jax.random.normal(jax.random.key(1), (8192,))}
     optimizer = ewa_optax.adam(1e-3, storage=name)
@@ -428,11 +428,11 @@ def test_small_leaves_stay_float32():
     ("shape", "scales"),
     [
         ((5, 256), (5, 2)),
-        ((256,), (2,)),
-        ((5, 100), (5, 1)),
-        ((5, 1000), (5, 8)),
         ((5, 1031), (5, 9)),
         ((300, 1), (3,)),
+        pytest.param((256,), (2,), marks=pytest.mark.slow),
+        pytest.param((5, 100), (5, 1), marks=pytest.mark.slow),
+        pytest.param((5, 1000), (5, 8), marks=pytest.mark.slow),
     ],
 )
 def test_codes_keep_the_shape_and_scales_are_per_block(shape, scales):

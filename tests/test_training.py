@@ -15,6 +15,9 @@ from ewa_optax import storage
 # How far the mean of the final losses may be from float32's, relatively, and less than the seeds differ.
 WITHIN = {"24bit": 0.005, "bfloat16": 0.02, "float16": 0.02, "8bit": 0.05, "factored": 0.05}
 
+TASKS = ["regression", pytest.param("digits", marks=pytest.mark.slow)]
+QUICK = ["bfloat16", "8bit", "factored"]
+
 
 def adamw(kept):
     return lambda rate: ewa_optax.adamw(rate, storage=kept)
@@ -35,22 +38,24 @@ def off(losses, reference):
     return abs(losses.mean() / reference.mean() - 1)
 
 
-@pytest.mark.parametrize("name", WITHIN)
-@pytest.mark.parametrize("task", ["regression", "digits"])
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in ("24bit", "float16"))]
+)
 def test_losses_are_those_of_float32(task, name):
     reference, losses = final_losses(task, None), final_losses(task, every_leaf(name))
     assert off(losses, reference) <= WITHIN[name]
     assert name in ("8bit", "factored") or abs(losses.mean() - reference.mean()) < np.ptp(reference)
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "float16", "8bit"])
-@pytest.mark.parametrize("task", ["regression", "digits"])
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", ["bfloat16", "8bit", pytest.param("float16", marks=pytest.mark.slow)])
 def test_rounded_to_nearest_they_are_not(task, name):
     reference, losses = final_losses(task, None), final_losses(task, every_leaf(name, rounding="nearest"))
     assert off(losses, reference) > WITHIN[name]
 
 
-@pytest.mark.parametrize("task", ["regression", "digits"])
+@pytest.mark.parametrize("task", TASKS)
 def test_parameters_of_16_bits_train_too(task):
     """Parameters and both moments in bfloat16, 6 bytes a parameter in all: within a factor of 2 of float32."""
 
@@ -76,7 +81,7 @@ def test_a_transformer_trains_as_in_float32(name):
     assert off(tasks.train(task, adamw(every_leaf(name, rounding="nearest"))), reference) > 0.005
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "8bit"])
+@pytest.mark.parametrize("name", [pytest.param("bfloat16", marks=pytest.mark.slow), "8bit"])
 def test_a_transformer_starts_as_in_float32(name):
     task = tasks.source_code(context=32, width=32, layers=1, steps=100)
     losses, reference = (tasks.train(task, adamw(kept), seeds=1) for kept in (name, None))
