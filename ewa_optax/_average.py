@@ -14,7 +14,6 @@ from ewa_optax._checks import DECAY, checked
 from ewa_optax._keeping import Keeper, resolve, zeros_like
 from ewa_optax._numerics import (
     Number,
-    corrected_shares,
     increment,
     lerp,
     map_leaves,
@@ -37,13 +36,6 @@ class BiasCorrectState(NamedTuple):
     """The number of averages corrected so far, int32."""
 
     step: jax.Array
-
-
-class ScaleByCorrectedEwaState(NamedTuple):
-    """The number of values averaged so far, int32, and the bias-corrected average of each leaf, as it is kept."""
-
-    step: jax.Array
-    average: Any
 
 
 @checked(decay=DECAY)
@@ -128,7 +120,37 @@ def bias_correct(decay: Number) -> optax.GradientTransformation:
     Reference:
         Kingma and Ba, "Adam: a method for stochastic optimization", 2015, section 3.
     """
+    return _correct(decay, 0)
 
+
+@checked(decay=DECAY)
+def bias_correct_ahead(decay: Number) -> optax.GradientTransformation:
+    r"""`bias_correct` of one step later: $v_t / (1 - \beta^{t+1})$, for an average that looks a step ahead.
+
+    Args:
+        decay: $\beta$ in [0, 1), the decay of the average.
+
+    Returns:
+        A transformation whose state is the step count $t$. Updates leave in the dtype they came in.
+
+    Raises:
+        ValueError: `decay` outside [0, 1), or an array that is no scalar.
+        TypeError: `decay` is no number, or an update is neither float nor complex.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ewa_optax import pieces
+        >>> correct = pieces.bias_correct_ahead(0.5)
+        >>> print(correct.update(jnp.array([3.0]), correct.init(jnp.zeros(1)))[0])
+        [4.]
+
+    Reference:
+        Dozat, "Incorporating Nesterov momentum into Adam", 2016, algorithm 2.
+    """
+    return _correct(decay, 1)
+
+
+def _correct(decay, ahead):
     def init(params):
         del params
         return BiasCorrectState(jnp.zeros([], jnp.int32))
@@ -136,36 +158,13 @@ def bias_correct(decay: Number) -> optax.GradientTransformation:
     def update(updates, state, params=None):
         del params
         step = increment(state.step)
-        total = weight_sum(decay, step)
+        total = weight_sum(decay, increment(step) if ahead else step)
 
         def divide(v):
             x = widen(v)
             return narrow(x / total.astype(x.dtype), jnp.result_type(v))
 
         return map_leaves(divide, updates), BiasCorrectState(step)
-
-    return optax.GradientTransformation(init, update)
-
-
-@checked(decay=DECAY)
-def scale_by_corrected_ewa(decay: Number, storage: Storage | str | None = None) -> optax.GradientTransformation:
-    r"""`chain(scale_by_ewa(decay), bias_correct(decay))` as one recursion, equal up to rounding.
-
-    $$\hat v_t = \hat v_{t-1} + \frac{1 - \beta}{1 - \beta^t} (g_t - \hat v_{t-1})$$
-
-    The division is folded into the share of the newest value, a scalar, which saves an operation per element.
-    """
-    keeper = Keeper(resolve(storage), piece=1)
-
-    def init(params):
-        return ScaleByCorrectedEwaState(jnp.zeros([], jnp.int32), keeper.init(zeros_like(params)))
-
-    def update(updates, state, params=None):
-        del params
-        step = increment(state.step)
-        trees = keeper.trees(state.average)
-        updates, average = _advance(updates, trees, keeper, decay, corrected_shares(decay, step), step)
-        return updates, ScaleByCorrectedEwaState(step, average)
 
     return optax.GradientTransformation(init, update)
 

@@ -37,15 +37,20 @@ DECAY = _rule(
     lambda x: 0 <= x < 1,
     "a decay of 1 - 1/n averages over about n steps (0.9: 10 steps, 0.999: 1000)",
 )
+OPEN_DECAY = _rule("in (0, 1)", lambda x: 0 < x < 1, "0 would keep the newest gradient only, 0.9 averages over 10")
 AVERAGE_DECAY = _rule(
     "in [0, 1]", lambda x: 0 <= x <= 1, "1 - 1/n averages over about n, and 1 over all of them"
 )._replace(accepts_schedule=True)
+FADING = _rule("in [0, 1]", lambda x: 0 <= x <= 1, "1 forgets nothing, 0.999 forgets half in 700 steps")
 EPSILON = _rule("finite and 0 or more", lambda x: x >= 0, "1e-8 is the usual value")
 INITIAL_RATE = _rule("finite and 0 or more", lambda x: x >= 0, "updates point downhill; to climb, negate the loss")
 LEARNING_RATE = INITIAL_RATE._replace(accepts_schedule=True)
-WEIGHT_DECAY = _rule("finite and 0 or more", lambda x: x >= 0, "0 turns weight decay off")
+WEIGHT_DECAY = _rule("finite and 0 or more", lambda x: x >= 0, "0 turns weight decay off")._replace(
+    accepts_schedule=True
+)
 DECAY_RATE = _rule("finite and 0 or more", lambda x: x >= 0, "1 halves the rate in epoch 1, 0 keeps it")
 REDUCTION = _rule("in (0, 1]", lambda x: 0 < x <= 1, "0.5 halves the rate each time, 1 keeps it")
+SIZE = _rule("finite and 0 or more", lambda x: x >= 0, "0 leaves it out")
 POSITIVE = _rule("finite and more than 0", lambda x: x > 0, "1 changes nothing, 0.1 is a tenth")
 SPAN = _rule("finite and 1 or more", lambda x: x >= 1, "1 keeps the newest value only, 10 averages over about ten")
 AGE = _rule("finite and more than 0", lambda x: x > 0, "after that time a weight is half of what it was")
@@ -53,6 +58,17 @@ CENTER_OF_MASS = _rule("finite and 0 or more", lambda x: x >= 0, "0 keeps the ne
 SECONDS = _rule("finite and more than 0", lambda x: x > 0, "1 is enough for a small model")
 WHOLE = _rule("a whole number, 0 or more", lambda x: x >= 0 and x == int(x), "1 numbers epochs from 1")
 COUNT = _rule("a whole number, 1 or more", lambda x: x >= 1 and x == int(x), "count from 1, and round up")
+
+
+BY_NAME = {
+    "learning_rate": LEARNING_RATE,
+    "weight_decay": WEIGHT_DECAY,
+    **dict.fromkeys(("decay", "momentum", "b1", "b2", "b3"), DECAY),
+    **dict.fromkeys(("eps", "eps_root"), EPSILON),
+    **dict.fromkeys(("alpha", "trust_coefficient", "min_scale", "warmup"), SIZE),
+    **dict.fromkeys(("threshold", "clipping_threshold", "decay_rate"), POSITIVE),
+}
+Rate = optax.ScalarOrSchedule
 
 
 def check(function: str, name: str, value: Any, rule: Rule) -> None:
@@ -93,6 +109,13 @@ def checked(**rules: Rule) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
         return call
 
     return decorate
+
+
+def checked_by_name(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorates a function so that a call checks those of its arguments first whose names have rules."""
+    return checked(**{name: rule for name, rule in BY_NAME.items() if name in inspect.signature(function).parameters})(
+        function
+    )
 
 
 def check_integer(name: str, value: Any, least: int, most: int, remedy: str) -> int:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ewa_optax import _optimizers, minibatch
+from ewa_optax import minibatch
+from ewa_optax._family import OPTIMIZERS
 
 # Each optimizer's best of 0.001, 0.003, 0.01, ... 3: the lowest training cost after 20 epochs of batches of 64
 # (geometric mean over seeds 0, 1, 2).
@@ -91,7 +92,7 @@ def train(
     name: str, learning_rate: float, train_set: Digits, test_set: Digits, *, epochs: int, batch_size: int, seed: int
 ) -> Iterator[Run]:
     """Trains by the optimizer called `name`, and yields the run so far after each epoch."""
-    optimizer = getattr(_optimizers, name)(learning_rate)
+    optimizer = OPTIMIZERS[name](learning_rate)
     initial_key, shuffle_key = jax.random.split(jax.random.key(seed))
     params = initial_params(initial_key)
 

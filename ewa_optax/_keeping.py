@@ -33,7 +33,7 @@ class Keeper:
     """
 
     storage: Storage | None
-    piece: int
+    piece: int | str
 
     def init(self, zeros: Any) -> Any:
         """What is kept at first of a tree of averages, which are zeros."""
@@ -177,12 +177,12 @@ def for_squares(storage: Chosen) -> Storage | None:
     return resolved and resolved.for_squares()
 
 
-def first_moment(storage: Pair) -> Storage | None:
+def first(storage: Pair) -> Storage | None:
     """What a storage, or a pair of them, says of the average of gradients."""
     return for_gradients(_pair(storage)[0])
 
 
-def second_moment(storage: Pair) -> Storage | None:
+def second(storage: Pair) -> Storage | None:
     """What a storage, or a pair of them, says of the average of squares."""
     return for_squares(_pair(storage)[1])
 

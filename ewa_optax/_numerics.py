@@ -58,12 +58,8 @@ def squared_magnitude(x: jax.Array) -> jax.Array:
     return (x.conj() * x).real if jnp.iscomplexobj(x) else jnp.square(x)
 
 
-def lerp(average: jax.Array, value: jax.Array, decay: Number, past: Number, newest: Number) -> jax.Array:
-    """`past * average + newest * value` for shares that sum to one, in the wider of the two dtypes.
-
-    It starts from whichever the decay gives the larger share, and moves by the smaller share of the difference: from
-    the other end, a small value after a large one would drown in the rounding of the large one.
-    """
+def check_alike(value: jax.Array, average: jax.Array) -> None:
+    """Raises unless an update may be averaged: ValueError for another shape, TypeError for complex to real."""
     if value.shape != average.shape:
         raise ValueError(f"an update of shape {value.shape} came for a parameter of shape {average.shape}.")
     if jnp.iscomplexobj(value) and not jnp.iscomplexobj(average):
@@ -71,6 +67,15 @@ def lerp(average: jax.Array, value: jax.Array, decay: Number, past: Number, newe
             f"a complex update of shape {value.shape} came for a real parameter; "
             "take its real part, or make the parameter complex."
         )
+
+
+def lerp(average: jax.Array, value: jax.Array, decay: Number, past: Number, newest: Number) -> jax.Array:
+    """`past * average + newest * value` for shares that sum to one, in the wider of the two dtypes.
+
+    It starts from whichever the decay gives the larger share, and moves by the smaller share of the difference: from
+    the other end, a small value after a large one would drown in the rounding of the large one.
+    """
+    check_alike(value, average)
     dtype = jnp.promote_types(value.dtype, average.dtype)
     average, value, past, newest = (jnp.asarray(x, dtype) for x in (average, value, past, newest))
     if isinstance(decay, jax.Array):
@@ -113,6 +118,12 @@ def weight_sum(decay: Number, count: jax.Array) -> jax.Array:
         of_long = -jnp.expm1(t * jnp.log(jnp.maximum(decay, 0.5)))
         return jnp.where(decay < 0.5, 1 - jnp.minimum(decay, 0.5) ** t, of_long)
     return 1 - float(decay) ** t if decay < 0.5 else -jnp.expm1(t * math.log(decay))
+
+
+def real_like(p: Any) -> Any:
+    """Zeros for the magnitudes of complex numbers; what is real is itself."""
+    dtype = jnp.result_type(p)
+    return jnp.zeros_like(p, dtype=jnp.finfo(dtype).dtype) if jnp.issubdtype(dtype, jnp.complexfloating) else p
 
 
 def power(base: Number, exponent: jax.Array) -> jax.Array:

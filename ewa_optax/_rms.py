@@ -8,7 +8,8 @@ import optax
 
 from ewa_optax._average import scale_by_ewa
 from ewa_optax._checks import DECAY, EPSILON, check, checked
-from ewa_optax._numerics import Number, map_leaves, narrow, squared_magnitude, wide_dtype, widen
+from ewa_optax._combining import in_float32, quotient, transformation
+from ewa_optax._numerics import Number, map_leaves, real_like, squared_magnitude, widen
 
 
 class ScaleByRmsState(NamedTuple):
@@ -21,9 +22,9 @@ class ScaleByRmsState(NamedTuple):
 @checked(eps=EPSILON, eps_root=EPSILON)
 def scale_by_rms(
     second_moment: optax.GradientTransformation | Number,
-    eps: float | jax.Array = 1e-8,
+    eps: Number = 1e-8,
     *,
-    eps_root: float | jax.Array = 0.0,
+    eps_root: Number = 0.0,
     numerator: optax.GradientTransformation = optax.identity(),
 ) -> optax.GradientTransformationExtraArgs:
     r"""Divides by the root of an average of squares.
@@ -64,28 +65,55 @@ def scale_by_rms(
     if not isinstance(second_moment, optax.GradientTransformation):
         check("scale_by_rms", "second_moment", second_moment, DECAY)
         second_moment = scale_by_ewa(second_moment)
-    if not isinstance(numerator, optax.GradientTransformation):
-        raise TypeError(f"scale_by_rms: numerator must be a transformation, got {numerator!r}; try scale_by_ewa(0.9).")
-    divisor, dividend = optax.with_extra_args_support(second_moment), optax.with_extra_args_support(numerator)
+    dividend = transformation("scale_by_rms", "numerator", numerator)
+    divisor = root_mean_square(second_moment, eps, eps_root=eps_root)
+    return in_float32(quotient(dividend, divisor, ScaleByRmsState))
+
+
+@checked(eps=EPSILON, eps_root=EPSILON)
+def root_mean_square(
+    second_moment: optax.GradientTransformation, eps: Number = 1e-8, *, eps_root: Number = 0.0
+) -> optax.GradientTransformationExtraArgs:
+    r"""The root of an average of squares: what `scale_by_rms` divides by.
+
+    $$u_t = \sqrt{s(|g_t|^2) + \varepsilon_{root}} + \varepsilon$$
+
+    Args:
+        second_moment: $s$, a transformation of the squared magnitudes, which are real.
+        eps: $\varepsilon$, 0 or more, in units of the update.
+        eps_root: $\varepsilon_{root}$, 0 or more, in units of its square.
+
+    Returns:
+        A transformation whose state is that of `second_moment`. Squares and roots are formed in float32 or wider, and
+        leave so, real for complex updates too.
+
+    Raises:
+        ValueError: `eps` or `eps_root` negative or not finite.
+        TypeError: one of them is no number, or an update neither float nor complex.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> from ewa_optax import pieces
+        >>> rms = pieces.root_mean_square(ewa_optax.scale_by_ewa(0.75), eps=0.0)
+        >>> print(rms.update(jnp.array([6.0, -2.0]), rms.init(jnp.zeros(2)))[0])
+        [3. 1.]
+
+    Reference:
+        Tieleman and Hinton, "Lecture 6.5: rmsprop", 2012.
+    """
+    average = transformation("root_mean_square", "second_moment", second_moment)
 
     def init(params):
-        return ScaleByRmsState(dividend.init(params), divisor.init(jax.tree.map(_real_like, params)))
+        return average.init(jax.tree.map(real_like, params))
 
     def update(updates, state, params=None, **extra_args):
-        wide = map_leaves(widen, updates)
-        squares = map_leaves(squared_magnitude, wide)
-        n, numerator_state = dividend.update(wide, state.numerator, params, **extra_args)
-        s, second_moment_state = divisor.update(squares, state.second_moment, params, **extra_args)
-
-        def divide(g, n, s):
-            root = jnp.sqrt(s + eps_root) + eps
-            return narrow(n / root.astype(wide_dtype(n.dtype)), jnp.result_type(g))
-
-        return map_leaves(divide, updates, n, s), ScaleByRmsState(numerator_state, second_moment_state)
+        squares = map_leaves(lambda u: squared_magnitude(widen(u)), updates)
+        s, state = average.update(squares, state, params, **extra_args)
+        return map_leaves(lambda s: _plus(jnp.sqrt(_plus(s, eps_root)), eps), s), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _real_like(p):
-    dtype = jnp.result_type(p)
-    return jnp.zeros_like(p, dtype=jnp.finfo(dtype).dtype) if jnp.issubdtype(dtype, jnp.complexfloating) else p
+def _plus(x, eps):
+    """`x + eps`; XLA would add a 0 too."""
+    return x if isinstance(eps, int | float) and eps == 0 else x + jnp.asarray(eps, x.dtype)

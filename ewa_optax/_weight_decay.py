@@ -1,31 +1,164 @@
-"""Decoupled weight decay, in float32 or wider whatever the parameters are."""
+"""Weight decay: coupled, decoupled or proximal, by a number or a schedule, in float32 or wider."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from ewa_optax._numerics import map_leaves, widen
+from ewa_optax._checks import WEIGHT_DECAY, checked
+from ewa_optax._numerics import increment, map_leaves, narrow, widen
+from ewa_optax._scaling import scale_leaves
+
+Mask = Any | Callable[[optax.Params], Any] | None
 
 
+class AddDecayedWeightsState(NamedTuple):
+    """The number of updates so far, int32, which a schedule is called with."""
+
+    step: jax.Array
+
+
+class ScaleAndShrinkState(NamedTuple):
+    """The number of updates so far, int32, and the state of the scaling."""
+
+    step: jax.Array
+    scaling: Any
+
+
+@checked(weight_decay=WEIGHT_DECAY)
 def add_decayed_weights(
-    weight_decay: float | jax.Array, mask: Any | Callable[[optax.Params], Any] | None = None
-) -> optax.GradientTransformation:
-    """Adds `weight_decay * params` where `mask`, a prefix of the parameters' tree or a function of them, is True.
+    weight_decay: optax.ScalarOrSchedule, mask: Mask = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adds a share of the parameters to the updates: $u_t = g_t + \lambda_t w$.
+
+    In front of an optimizer it is coupled to the gradient, the derivative of $\frac{\lambda}{2}\lVert w \rVert^2$, and
+    goes through all averages. Behind them and before the learning rate it is decoupled, as in `adamw`.
 
     Unlike optax's piece of this name it forms the product in float32, and shows a mask function the parameters
     themselves, so that a mask may go by dtype.
+
+    Args:
+        weight_decay: $\lambda$, 0 or more: a number, a scalar array or a schedule, called with the number of updates
+            before this one.
+        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
+            one): True where weights decay. All do by default.
+
+    Returns:
+        A transformation whose state is the step count, and whose `update` needs the parameters, but for a decay of the
+        Python number 0. Updates leave in the dtype they came in.
+
+    Raises:
+        ValueError: a weight decay that is negative or not finite, or no parameters.
+        TypeError: a weight decay that is neither a number nor a schedule.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, ewa_optax
+        >>> coupled = optax.chain(ewa_optax.add_decayed_weights(0.5), ewa_optax.gradient_descent(0.1))
+        >>> w = jnp.array([2.0])
+        >>> print(coupled.update(jnp.array([1.0]), coupled.init(w), w)[0])
+        [-0.2]
+
+    Reference:
+        Krogh and Hertz, "A simple weight decay can improve generalization", 1991; Loshchilov and Hutter, "Decoupled
+        weight decay regularization", 2019.
     """
 
-    def update(updates, params):
-        if params is None:
-            raise ValueError("weight decay needs the parameters; call update(gradients, state, params).")
-        chosen = mask(params) if callable(mask) else mask
+    def init(params):
+        del params
+        return AddDecayedWeightsState(jnp.zeros([], jnp.int32))
 
-        def decay(decays, updates, params):
-            return map_leaves(lambda u, p: u + weight_decay * widen(p), updates, params) if decays else updates
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        rate = _at(weight_decay, state.step)
 
-        return decay(True, updates, params) if chosen is None else jax.tree.map(decay, chosen, updates, params)
+        def decay(u, p, decays):
+            if not decays:
+                return u
+            return narrow(_decayed(widen(u), rate, p), jnp.result_type(u))
 
-    return optax.stateless(update)
+        out = updates if _never(weight_decay) else with_parameters("weight decay", decay, updates, params, mask)
+        return out, AddDecayedWeightsState(increment(state.step))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@checked(weight_decay=WEIGHT_DECAY)
+def scale_and_shrink(
+    scaling: optax.GradientTransformation, weight_decay: optax.ScalarOrSchedule, mask: Mask = None
+) -> optax.GradientTransformation:
+    r"""A scaling, by minus a learning rate $\alpha$, and a weight decay that is proximal to it.
+
+    $$w \leftarrow \frac{w - \alpha_t g_t}{1 + \lambda_t \alpha_t}$$
+
+    Args:
+        scaling: such as `scale_by_learning_rate`: it is applied to the number 1 to learn $-\alpha_t$.
+        weight_decay: $\lambda$, 0 or more: a number, a scalar array or a schedule.
+        mask: True where weights decay, as in `add_decayed_weights`.
+
+    Returns:
+        A transformation whose `update` needs the parameters. Updates leave in the dtype they came in.
+
+    Raises:
+        ValueError: a weight decay that is negative or not finite, or no parameters.
+        TypeError: a weight decay that is neither a number nor a schedule.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> from ewa_optax import pieces
+        >>> shrink = pieces.scale_and_shrink(ewa_optax.scale_by_learning_rate(0.5), 2.0)
+        >>> w = jnp.array([3.0])
+        >>> print(w + shrink.update(jnp.array([2.0]), shrink.init(w), w)[0])
+        [1.]
+
+    Reference:
+        Xie et al., "Adan: adaptive Nesterov momentum algorithm", 2022.
+    """
+
+    def init(params):
+        del params
+        return ScaleAndShrinkState(jnp.zeros([], jnp.int32), scaling.init(jnp.ones([], float)))
+
+    def update(updates, state, params=None):
+        number, scaling_state = scaling.update(jnp.ones([], float), state.scaling)
+        if _never(weight_decay):
+            return scale_leaves(updates, number), ScaleAndShrinkState(increment(state.step), scaling_state)
+        rate = _at(weight_decay, state.step)
+        shrunk = number / (1 - rate * number)
+
+        def shrink(u, p, decays):
+            x = widen(u)
+            if decays:
+                x = _decayed(x, rate, p)
+            return narrow(jnp.asarray(shrunk if decays else number, x.dtype) * x, jnp.result_type(u))
+
+        out = with_parameters("weight decay", shrink, updates, params, mask)
+        return out, ScaleAndShrinkState(increment(state.step), scaling_state)
+
+    return optax.GradientTransformation(init, update)
+
+
+def with_parameters(what: str, function: Callable[[Any, Any, bool], Any], updates: Any, params: Any, mask: Mask) -> Any:
+    """`function(update, parameter, whether the mask says so)` of each leaf; ValueError without parameters."""
+    if params is None:
+        raise ValueError(f"{what} needs the parameters; call update(gradients, state, params).")
+    chosen = mask(params) if callable(mask) else mask
+
+    def part(chosen, updates, params):
+        return map_leaves(lambda u, p: function(u, p, bool(chosen)), updates, params)
+
+    return jax.tree.map(part, True if chosen is None else chosen, updates, params)
+
+
+def _never(weight_decay):
+    return isinstance(weight_decay, int | float) and weight_decay == 0
+
+
+def _at(weight_decay, step):
+    return weight_decay(step) if callable(weight_decay) else weight_decay
+
+
+def _decayed(x, rate, p):
+    w = widen(p)
+    return x + jnp.asarray(rate, w.dtype) * w

@@ -20,8 +20,8 @@ class Case(NamedTuple):
     hyperparameters: dict[str, float]
     oracle: Callable
     """`(gradients, params) -> updates` in float64, at `hyperparameters`."""
-    twin: Callable[[], optax.GradientTransformation]
-    """The same algorithm from optax."""
+    twin: Callable[[], optax.GradientTransformation] | None
+    """The same algorithm from optax, if it has it and has it right."""
     solves: dict[str, float]
     """The hyperparameters at which it solves the toy problems, where they differ."""
     oracle_tolerance: float = 1e-6
@@ -29,11 +29,18 @@ class Case(NamedTuple):
     twin_tolerance: float = 1e-5
     storage: Storage | None = None
     slow: bool = False
+    shape: tuple[int, ...] = (64,)
+    """Of the parameters for oracle and twin."""
     error: Callable = np.max
     """Of the errors of all elements and steps, what must be within the tolerance."""
 
     def optimizer(self, **changes):
         return self.make(**(self.hyperparameters | changes))
+
+
+def SHRINKING(count):  # noqa: N802
+    """For steps whose length does not shrink with the gradient."""
+    return 0.03 * 0.999**count
 
 
 FULL = [
@@ -103,6 +110,186 @@ FULL = [
     ),
 ]
 
+FAMILY = [
+    Case(
+        "nesterov",
+        ewa_optax.nesterov,
+        dict(learning_rate=0.1, decay=0.95),
+        lambda g, p: oracles.nesterov(g, 0.1, 0.95),
+        lambda: optax.sgd(0.1, momentum=0.95, nesterov=True),
+        dict(learning_rate=1e-3, decay=0.9),
+    ),
+    Case(
+        "signum",
+        ewa_optax.signum,
+        dict(learning_rate=0.1, decay=0.95),
+        lambda g, p: oracles.signum(g, 0.1, 0.95),
+        lambda: optax.signum(0.1, 0.95),
+        dict(learning_rate=SHRINKING, decay=0.9),
+    ),
+    Case(
+        "lion",
+        ewa_optax.lion,
+        dict(learning_rate=0.1, b1=0.9, b2=0.95, weight_decay=1e-2),
+        lambda g, p: oracles.lion(g, p, 0.1, 0.9, 0.95, 1e-2),
+        lambda: optax.lion(0.1, 0.9, 0.95, weight_decay=1e-2),
+        dict(learning_rate=SHRINKING, b2=0.99, weight_decay=0.0),
+    ),
+    Case(
+        "adadelta",
+        ewa_optax.adadelta,
+        dict(learning_rate=0.5, decay=0.9, eps=1e-6),
+        lambda g, p: oracles.adadelta(g, 0.5, 0.9, 1e-6),
+        lambda: optax.adadelta(0.5, 0.9, 1e-6),
+        dict(learning_rate=10.0, decay=0.95),
+    ),
+    Case(
+        "laprop",
+        ewa_optax.laprop,
+        dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-8),
+        lambda g, p: oracles.laprop(g, 0.1, 0.9, 0.99, 1e-8),
+        None,
+        dict(learning_rate=1e-2, b2=0.999),
+    ),
+    Case(
+        "rmsprop_momentum",
+        ewa_optax.rmsprop_momentum,
+        dict(learning_rate=0.1, decay=0.95, momentum=0.8, eps=1e-8, eps_root=1e-9),
+        lambda g, p: oracles.rmsprop_momentum(g, 0.1, 0.95, 0.8, 1e-8, 1e-9),
+        None,
+        dict(learning_rate=1e-3),
+    ),
+    Case(
+        "rmsprop_centered",
+        ewa_optax.rmsprop_centered,
+        dict(learning_rate=0.1, decay=0.95, momentum=0.9, eps=1e-8, eps_root=1e-4),
+        lambda g, p: oracles.rmsprop_centered(g, 0.1, 0.95, 0.9, 1e-8, 1e-4),
+        lambda: optax.rmsprop(0.1, 0.95, 1e-4, centered=True, momentum=0.9),
+        dict(learning_rate=1e-3),
+    ),
+    Case(
+        "adamax",
+        ewa_optax.adamax,
+        dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-16),
+        lambda g, p: oracles.adamax(g, 0.1, 0.9, 0.99, 1e-16),
+        lambda: optax.adamax(0.1, 0.9, 0.99, 1e-16),
+        dict(learning_rate=1e-1, b2=0.999),
+    ),
+    Case(
+        "amsgrad",
+        ewa_optax.amsgrad,
+        dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-8),
+        lambda g, p: oracles.amsgrad(g, 0.1, 0.9, 0.99, 1e-8),
+        lambda: optax.amsgrad(0.1, 0.9, 0.99, 1e-8, bias_correction_mu=False, bias_correction_nu=False),
+        dict(learning_rate=1e-1, b2=0.999),
+    ),
+    Case(
+        "yogi",
+        ewa_optax.yogi,
+        dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-3),
+        lambda g, p: oracles.yogi(g, 0.1, 0.9, 0.99, 1e-3),
+        None,
+        dict(learning_rate=1e-1, b2=0.999),
+    ),
+    Case(
+        "radam",
+        ewa_optax.radam,
+        dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-16, threshold=5.0),
+        lambda g, p: oracles.radam(g, 0.1, 0.9, 0.99, 5.0),
+        lambda: optax.radam(0.1, 0.9, 0.99, 1e-16, threshold=5.0),
+        dict(learning_rate=5e-3, b2=0.999),
+    ),
+    Case(
+        "nadam",
+        ewa_optax.nadam,
+        dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-8),
+        lambda g, p: oracles.nadam(g, 0.1, 0.9, 0.99, 1e-8),
+        lambda: optax.nadam(0.1, 0.9, 0.99, 1e-8),
+        dict(learning_rate=1e-2, b2=0.999),
+    ),
+    Case(
+        "nadamw",
+        ewa_optax.nadamw,
+        dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-8, eps_root=1e-9, weight_decay=1e-2),
+        lambda g, p: oracles.decoupled(oracles.nadam(g, 1.0, 0.9, 0.99, 1e-8, 1e-9), p, 0.1, 1e-2),
+        lambda: optax.nadamw(0.1, 0.9, 0.99, 1e-8, 1e-9, weight_decay=1e-2),
+        dict(learning_rate=1e-2, b2=0.999, weight_decay=1e-4),
+    ),
+    Case(
+        "adabelief",
+        ewa_optax.adabelief,
+        dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-16, eps_root=1e-16),
+        lambda g, p: oracles.adabelief(g, 0.1, 0.9, 0.99, 1e-16, 1e-16),
+        lambda: optax.adabelief(0.1, 0.9, 0.99, 1e-16, 1e-16),
+        dict(learning_rate=1e-2, b2=0.999),
+    ),
+    Case(
+        "ademamix",
+        ewa_optax.ademamix,
+        dict(learning_rate=0.1, b1=0.9, b2=0.99, b3=0.999, alpha=5.0, eps=1e-8, weight_decay=1e-2, warmup=100),
+        lambda g, p: oracles.ademamix(g, p, 0.1, 0.9, 0.99, 0.999, 5.0, 1e-8, 1e-2, 100),
+        None,
+        dict(learning_rate=1e-2, b2=0.999, b3=0.99, weight_decay=0.0),
+    ),
+    Case(
+        "ademamix_at_once",
+        ewa_optax.ademamix,
+        dict(learning_rate=0.1, b1=0.9, b2=0.99, b3=0.999, alpha=5.0, eps=1e-8, weight_decay=1e-2),
+        lambda g, p: oracles.ademamix(g, p, 0.1, 0.9, 0.99, 0.999, 5.0, 1e-8, 1e-2),
+        lambda: optax.contrib.ademamix(0.1, 0.9, 0.99, 0.999, 5.0, 1e-8, weight_decay=1e-2),
+        dict(learning_rate=1e-2, b2=0.999, b3=0.99, weight_decay=0.0),
+    ),
+    Case(
+        "adan",
+        ewa_optax.adan,
+        dict(learning_rate=0.1, b1=0.98, b2=0.92, b3=0.99, eps=1e-8, weight_decay=1e-2),
+        lambda g, p: oracles.adan(g, p, 0.1, 0.98, 0.92, 0.99, 1e-8, 1e-2),
+        None,
+        dict(learning_rate=1e-2, weight_decay=0.0),
+    ),
+    Case(
+        "lars",
+        ewa_optax.lars,
+        dict(learning_rate=0.1, weight_decay=1e-2, trust_coefficient=0.1, momentum=0.9),
+        lambda g, p: oracles.lars(g, p, 0.1, 1e-2, 0.1, 0.9),
+        None,
+        dict(learning_rate=SHRINKING, weight_decay=0.0, trust_coefficient=0.1),
+    ),
+    Case(
+        "novograd",
+        ewa_optax.novograd,
+        dict(learning_rate=0.1, b1=0.95, b2=0.98, eps=1e-8, weight_decay=1e-2),
+        lambda g, p: oracles.novograd(g, p, 0.1, 0.95, 0.98, 1e-8, 1e-2),
+        None,
+        dict(learning_rate=1e-3, weight_decay=0.0),
+    ),
+    Case(
+        "lamb",
+        ewa_optax.lamb,
+        dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-6, weight_decay=1e-2),
+        lambda g, p: oracles.lamb(g, p, 0.1, 0.9, 0.99, 1e-6, 1e-2),
+        lambda: optax.lamb(0.1, 0.9, 0.99, 1e-6, weight_decay=1e-2),
+        dict(learning_rate=SHRINKING, b2=0.999, weight_decay=0.0),
+    ),
+    Case(
+        "adafactor",
+        ewa_optax.adafactor,
+        dict(learning_rate=0.1, decay_rate=0.8, clipping_threshold=1.0, eps_root=1e-30, min_scale=1e-3),
+        lambda g, p: oracles.adafactor(g, p, 0.1, 0.8, 1.0, 1e-30, 1e-3),
+        lambda: optax.adafactor(0.1, min_dim_size_to_factor=2),
+        dict(learning_rate=SHRINKING),
+        shape=(8, 10),
+    ),
+    Case(
+        "adafactor_of_vectors",
+        ewa_optax.adafactor,
+        dict(learning_rate=0.1, decay_rate=0.8, clipping_threshold=1.0, eps_root=1e-30, min_scale=1e-3),
+        lambda g, p: oracles.adafactor(g, p, 0.1, 0.8, 1.0, 1e-30, 1e-3),
+        lambda: optax.adafactor(0.1),
+        dict(learning_rate=SHRINKING),
+    ),
+]
+
 # Of updates whose averages were rounded between steps, the root mean square error.
 ROUNDED = {"bfloat16": 1e-2, "float16": 3e-3, "24bit": 5e-5, "8bit": 5e-2}
 
@@ -138,4 +325,4 @@ FACTORED = [
     for case in FULL
     if case.name in ("adam", "adamw")
 ]
-CASES = FULL + FACTORED + [stored(case, name) for name in ROUNDED for case in FULL if case.name in STORED]
+CASES = FULL + FAMILY + FACTORED + [stored(case, name) for name in ROUNDED for case in FULL if case.name in STORED]

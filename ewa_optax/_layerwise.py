@@ -1,0 +1,215 @@
+r"""What looks at a whole array of parameters at once, a layer: its norm, its mean, its rows and columns."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ewa_optax._checks import INITIAL_RATE, POSITIVE, WEIGHT_DECAY, checked
+from ewa_optax._numerics import Number, map_leaves, narrow, squared_magnitude, wide_dtype, widen
+from ewa_optax._weight_decay import Mask, with_parameters
+from ewa_optax.storage import Factored
+
+
+@checked(coefficient=INITIAL_RATE, weight_decay=WEIGHT_DECAY)
+def scale_by_trust_ratio(
+    coefficient: Number = 1.0, weight_decay: Number = 0.0, mask: Mask = None
+) -> optax.GradientTransformation:
+    r"""Makes the update of each array a share of the norm of its parameters.
+
+    $$u_t = c \frac{\lVert w \rVert}{\lVert g_t \rVert + \lambda \lVert w \rVert} (g_t + \lambda w)$$
+
+    Args:
+        coefficient: $c$, 0 or more: the share.
+        weight_decay: $\lambda$, 0 or more, of a decay that is coupled to the gradient, and counts in the ratio.
+        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
+            one): True where weights decay. All do by default.
+
+    Returns:
+        A transformation without a state, whose `update` needs the parameters. Where one of the norms is 0, the ratio
+        is 1. Updates leave in their own dtype.
+
+    Raises:
+        ValueError: a number that is negative or not finite, or no parameters.
+        TypeError: an argument that is no number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ewa_optax import pieces
+        >>> scale = pieces.scale_by_trust_ratio(0.1)
+        >>> w = jnp.array([3.0, 4.0])
+        >>> print(scale.update(jnp.array([0.0, 2.0]), scale.init(w), w)[0])
+        [0.  0.5]
+
+    Reference:
+        You et al., "Large batch training of convolutional networks", 2017 (LARS), and "Large batch optimization for
+        deep learning: training BERT in 76 minutes", 2020 (LAMB).
+    """
+
+    def scale(u, p, decays):
+        g, w = widen(u), widen(p)
+        size, own = _norm(w), _norm(g)
+        if decays:
+            g, own = g + weight_decay * w, own + weight_decay * size
+        ratio = jnp.where((size == 0) | (own == 0), 1.0, coefficient * size / jnp.where(own == 0, 1.0, own))
+        return narrow(ratio.astype(g.dtype) * g, jnp.result_type(u))
+
+    never = isinstance(weight_decay, int | float) and weight_decay == 0
+
+    def update(updates, params):
+        return with_parameters("scale_by_trust_ratio", scale, updates, params, False if never else mask)
+
+    return optax.stateless(update)
+
+
+@checked(threshold=POSITIVE)
+def clip_by_rms(threshold: Number = 1.0) -> optax.GradientTransformation:
+    r"""Scales the update of each array down to a root mean square: $u_t = g_t / \max(1, \mathrm{RMS}(g_t) / d)$.
+
+    Args:
+        threshold: $d$, more than 0.
+
+    Returns:
+        A transformation without a state. Updates leave in their own dtype.
+
+    Raises:
+        ValueError: a threshold of 0 or less.
+        TypeError: a threshold that is no number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ewa_optax import pieces
+        >>> clip = pieces.clip_by_rms(1.0)
+        >>> print(clip.update(jnp.array([3.0, 3.0]), clip.init(jnp.zeros(2)))[0])
+        [1. 1.]
+
+    Reference:
+        Shazeer and Stern, "Adafactor", 2018, section 6.
+    """
+
+    def clip(u):
+        x = widen(u)
+        return narrow(x / jnp.maximum(1.0, _rms(x) / threshold).astype(x.dtype), jnp.result_type(u))
+
+    return optax.stateless(lambda updates, params: map_leaves(clip, updates))
+
+
+@checked(least=INITIAL_RATE)
+def scale_by_parameter_rms(least: Number = 1e-3) -> optax.GradientTransformation:
+    r"""Multiplies the update of each array by the size of its parameters.
+
+    $$u_t = \max(\varepsilon, \mathrm{RMS}(w))\, g_t$$
+
+    Args:
+        least: $\varepsilon$, 0 or more, so that parameters leave 0.
+
+    Returns:
+        A transformation without a state, whose `update` needs the parameters. Updates leave in their own dtype.
+
+    Raises:
+        ValueError: a number that is negative or not finite, or no parameters.
+        TypeError: an argument that is no number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ewa_optax import pieces
+        >>> scale = pieces.scale_by_parameter_rms()
+        >>> w = jnp.array([2.0, -2.0])
+        >>> print(scale.update(jnp.array([0.5, 1.0]), scale.init(w), w)[0])
+        [1. 2.]
+
+    Reference:
+        Shazeer and Stern, "Adafactor", 2018, section 8.
+    """
+
+    def scale(u, p, decays):
+        del decays
+        x = widen(u)
+        return narrow(jnp.maximum(_rms(widen(p)), least).astype(x.dtype) * x, jnp.result_type(u))
+
+    return optax.stateless(lambda updates, params: with_parameters("this piece", scale, updates, params, None))
+
+
+def of_arrays(average: optax.GradientTransformation) -> optax.GradientTransformation:
+    r"""An average of the sum over each array, one number for all of it.
+
+    Args:
+        average: an average, such as `scale_by_ewa`, which gets one number for each array.
+
+    Returns:
+        A transformation that keeps one number per array of parameters; scalars, in float32 or wider, leave.
+
+    Raises:
+        TypeError: what is no transformation.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> from ewa_optax import pieces
+        >>> average = pieces.of_arrays(ewa_optax.scale_by_ewa(0.5))
+        >>> print(average.update(jnp.array([3.0, 5.0]), average.init(jnp.zeros(2)))[0])
+        4.0
+
+    Reference:
+        Ginsburg et al., "Stochastic gradient methods with layer-wise adaptive moments", 2019 (NovoGrad).
+    """
+    return _of_summaries(average, jnp.sum, lambda kept: kept)
+
+
+def of_rows_and_columns(average: optax.GradientTransformation) -> optax.GradientTransformation:
+    r"""An average of the means of rows and of columns; what leaves is their product, over the mean of all.
+
+    $$V = R\,C / \bar R, \qquad R = a(\text{means over the last axis}), \quad C = a(\text{over the one before it})$$
+
+    Args:
+        average: $a$, an average of squares, such as `scale_by_ewa`.
+
+    Returns:
+        A transformation that keeps two vectors for a matrix (and for each matrix of an array with more axes), but all
+        of an array with fewer than two axes.
+
+    Raises:
+        TypeError: what is no transformation.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> from ewa_optax import pieces
+        >>> average = pieces.of_rows_and_columns(ewa_optax.scale_by_ewa(0.0))
+        >>> print(average.update(jnp.array([[1.0, 3.0], [2.0, 6.0]]), average.init(jnp.zeros((2, 2))))[0])
+        [[1. 3.]
+         [2. 6.]]
+
+    Reference:
+        Shazeer and Stern, "Adafactor", 2018, section 3.
+    """
+    factored = Factored(min_size=0)
+
+    def summarize(x):
+        return factored.encode(x, x) if factored.takes(x.shape) else x
+
+    def expand(kept):
+        return factored.decode(kept) if isinstance(kept, tuple) else kept
+
+    return _of_summaries(average, summarize, expand)
+
+
+def _of_summaries(average, summarize, expand):
+    def init(params):
+        def summary(p):
+            return jax.eval_shape(summarize, jax.ShapeDtypeStruct(jnp.shape(p), wide_dtype(jnp.result_type(p))))
+
+        return average.init(jax.tree.map(summary, params))
+
+    def update(updates, state, params=None):
+        del params
+        summaries = map_leaves(lambda u: summarize(widen(u)), updates)
+        averages, state = average.update(summaries, state)
+        return map_leaves(lambda _, kept: expand(kept), updates, averages), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _norm(x):
+    return jnp.sqrt(jnp.sum(squared_magnitude(x)))
+
+
+def _rms(x):
+    return jnp.sqrt(jnp.sum(squared_magnitude(x)) / max(x.size, 1))

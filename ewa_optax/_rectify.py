@@ -1,0 +1,104 @@
+r"""What RAdam does to an average of squares: no division by it as long as its variance cannot be told."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ewa_optax._average import BiasCorrectState
+from ewa_optax._checks import DECAY, POSITIVE, checked
+from ewa_optax._numerics import Number, increment, map_leaves, narrow, shares, widen
+
+
+@checked(decay=DECAY, threshold=POSITIVE)
+def rectify(decay: Number, threshold: Number = 4.0) -> optax.GradientTransformation:
+    r"""Replaces a bias-corrected average of squares by 1 in its first steps, and enlarges it in the next.
+
+    $$\rho_\infty = \frac{2}{1 - \beta} - 1, \qquad \rho_t = \rho_\infty - \frac{2 t \beta^t}{1 - \beta^t}, \qquad
+      r_t^2 = \frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}{(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}$$
+    $$u_t = \hat v_t / r_t^2 \text{ where } \rho_t > \text{threshold, and else } 1$$
+
+    Args:
+        decay: $\beta$ in [0, 1), the decay of the average; below 0.6 it is never rectified, and 1 is all there is.
+        threshold: of $\rho_t$, the length of the average, 4 or more: there the variance begins to be finite.
+
+    Returns:
+        A transformation whose state is the step count. It belongs behind a corrected average of squares, within
+        `scale_by_rms`. Updates leave in their own dtype.
+
+    Raises:
+        ValueError: a decay outside [0, 1), or a threshold of 0 or less.
+        TypeError: one of them is no number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ewa_optax import pieces
+        >>> rectified = pieces.rectify(0.999)
+        >>> state = rectified.init(jnp.zeros(()))
+        >>> for _ in range(1000):
+        ...     s, state = rectified.update(jnp.array(4.0), state)
+        >>> print(s.round(2))
+        9.61
+
+    Reference:
+        Liu et al., "On the variance of the adaptive learning rate and beyond", 2020.
+    """
+
+    def init(params):
+        del params
+        return BiasCorrectState(jnp.zeros([], jnp.int32))
+
+    def update(updates, state, params=None):
+        del params
+        step = increment(state.step)
+        longest, length = _lengths(decay, step.astype(float))
+        rectifies = length > jnp.maximum(threshold, 4.0)
+        length = jnp.where(rectifies, length, 5.0)
+        inverse = (longest - 4) * (longest - 2) * length / ((length - 4) * (length - 2) * longest)
+
+        def replace(v):
+            x = widen(v)
+            scaled = jnp.where(rectifies, x * inverse.astype(x.dtype), jnp.ones_like(x))
+            return narrow(scaled, jnp.result_type(v))
+
+        return map_leaves(replace, updates), BiasCorrectState(step)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _lengths(decay, t):
+    r"""$\rho_\infty$ and $\rho_t$.
+
+    In its first steps $\rho_t$ is about $t$, but the formula is the difference of two numbers near $\rho_\infty$. With
+    $a = -\log\beta$ and $L(y) = \coth y - 1/y$ it is $t + L(a/2) - t L(ta/2)$, too.
+    """
+    past, newest = shares(decay)
+    a = -jnp.log(jnp.maximum(past, 1e-30)) if isinstance(past, jax.Array) else -math.log(max(past, 1e-30))
+    longest = (1 + past) / newest
+    early = t + _langevin(a / 2) - t * _langevin(t * a / 2)
+    late = longest - 2 * t / jnp.expm1(t * a)
+    return longest, jnp.where(t * a < 1, early, late)
+
+
+def _langevin(y):
+    """By its series, exact in float64 up to 1/2, which is as far as it is needed."""
+    total = 0.0
+    for coefficient in reversed(_SERIES):
+        total = coefficient + y * y * total
+    return y * total
+
+
+_SERIES = (
+    1 / 3,
+    -1 / 45,
+    2 / 945,
+    -1 / 4725,
+    2 / 93555,
+    -1382 / 638512875,
+    4 / 18243225,
+    -3617 / 162820783125,
+    87734 / 38979295480125,
+    -349222 / 1531329465290625,
+    310732 / 13447856940643125,
+)

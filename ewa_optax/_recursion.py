@@ -1,0 +1,49 @@
+"""Recursions over the updates of all steps that keep one array per parameter: what most averages are."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ewa_optax._keeping import Chosen, Keeper, resolve, zeros_like
+from ewa_optax._numerics import Number, increment, map_leaves, narrow, widen
+
+Advance = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+class RecursionState(NamedTuple):
+    """The number of updates so far, int32, and the average (or maximum, or last value) of each leaf, as it is kept."""
+
+    step: jax.Array
+    average: Any
+
+
+def recursion(
+    name: str, advance: Advance, storage: Chosen, decay: Number, like: Callable[[Any], Any] = lambda p: p
+) -> optax.GradientTransformation:
+    """What `advance(average, update, step)` gives for each leaf: what is kept of it, and what leaves.
+
+    Arithmetic is in float32 or wider, the first step is 1, averages start at 0. The name and the decay of a recursion
+    tell its random rounding apart from that of others. `like` makes of a parameter what the average is like.
+    """
+    keeper = Keeper(resolve(storage), name)
+
+    def init(params):
+        return RecursionState(jnp.zeros([], jnp.int32), keeper.init(zeros_like(jax.tree.map(like, params))))
+
+    def update(updates, state, params=None):
+        del params
+        step = increment(state.step)
+        trees = keeper.trees(state.average)
+
+        def each(u, *arrays):
+            fresh, out = advance(keeper.decode(jnp.shape(u), *arrays), widen(u), step)
+            return fresh, narrow(out, jnp.result_type(u))
+
+        both = map_leaves(each, updates, *trees)
+        fresh, out = (map_leaves(lambda _, pair, i=i: pair[i], updates, both) for i in (0, 1))
+        return out, RecursionState(step, keeper.encode(fresh, trees, step, decay))
+
+    return optax.GradientTransformation(init, update)
