@@ -10,15 +10,18 @@ Every piece is an `optax.GradientTransformation`, so it goes into `optax.chain` 
         scale_by_learning_rate(1e-3),
     )
 
-Optimizers: gradient_descent, momentum, heavy_ball, rmsprop, adam, adamw.
-Pieces: scale_by_ewa, bias_correct, scale_by_rms, scale_by_learning_rate, round_stochastically.
+Optimizers, by averages of gradients: gradient_descent, momentum, heavy_ball, nesterov, signum, lion.
+Divided by the size of gradients: rmsprop, adadelta, laprop, rmsprop_momentum, rmsprop_centered.
+An average by an average: adamax, amsgrad, yogi, adam, adamw, radam, nadam, nadamw, adabelief, ademamix, adan.
+By layers: lars, novograd, lamb, adafactor.
+Pieces: scale_by_ewa, bias_correct, scale_by_rms, scale_by_learning_rate, add_decayed_weights, round_stochastically.
 Schedules: schedule_inverse_time, schedule_exponential, schedule_inverse_sqrt, schedule_staircase.
 Learning rates while training runs: get_learning_rate, rescale_learning_rate.
 Averages of parameters: average_parameters, get_average.
 Memory: state_bytes.
 Training: fit, and what it returns, Fitted, with its History.
-Namespaces: series (averages of series), storage (averages in 8 to 24 bits), minibatch (order, epochs, pure training,
-batch sizes), plots (pictures).
+Namespaces: pieces (all that optimizers are made of), series (averages of series), storage (averages in 8 to 24 bits),
+minibatch (order, epochs, pure training, batch sizes), plots (pictures).
 """
 
 from ewa_optax import minibatch as minibatch

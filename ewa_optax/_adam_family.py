@@ -69,8 +69,8 @@ def adamax(
     Reference:
         Kingma and Ba, "Adam: a method for stochastic optimization", 2015, section 7.1.
     """
-    m, u_squared = scale_by_corrected_ewa(b1, first(storage)), running_max(b2 * b2, second(storage))
-    return descent(learning_rate, scale_by_rms(u_squared, eps, numerator=m))
+    m, u_squared = scale_by_ewa(b1, first(storage)), running_max(b2 * b2, second(storage))
+    return descent(learning_rate, scale_by_rms(u_squared, eps, numerator=m), once=bias_correct(b1))
 
 
 @checked_by_name
@@ -215,8 +215,9 @@ def adam(
         Kingma and Ba, "Adam: a method for stochastic optimization", 2015. `optax.adam` has the same arguments in the
         same order, and `mu_dtype` and `nesterov` besides.
     """
-    m, v = scale_by_corrected_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
-    return descent(learning_rate, scale_by_rms(v, eps, eps_root=eps_root, numerator=m))
+    m, v = scale_by_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
+    step = scale_by_rms(v, eps, eps_root=eps_root, numerator=m)
+    return descent(learning_rate, step, once=bias_correct(b1))
 
 
 @checked_by_name
@@ -314,9 +315,10 @@ def radam(
     Reference:
         Liu et al., "On the variance of the adaptive learning rate and beyond", 2020.
     """
-    m, v = scale_by_corrected_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
+    m, v = scale_by_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
     rectified = optax.chain(v, rectify(b2, threshold))
-    return descent(learning_rate, scale_by_rms(rectified, eps, eps_root=eps_root, numerator=m))
+    step = scale_by_rms(rectified, eps, eps_root=eps_root, numerator=m)
+    return descent(learning_rate, step, once=bias_correct(b1))
 
 
 @checked_by_name

@@ -137,7 +137,8 @@ def running_max(decay: Number = 1.0, storage: Chosen = None) -> optax.GradientTr
         del step
         check_alike(value, average)
         for_ever = isinstance(decay, int | float) and decay == 1
-        faded = average if for_ever else jnp.asarray(decay, average.dtype) * average
+        # Not decay * average: what that loses in rounding would add up from step to step.
+        faded = average if for_ever else average - jnp.asarray(shares(decay)[1], average.dtype) * average
         fresh = jnp.maximum(faded, value)
         return fresh, fresh
 
@@ -254,7 +255,7 @@ def scale_by_past_rms(decay: Number, eps: Number = 1e-6, storage: Chosen = None)
 
     def advance(average, value, step):
         del step
-        out = jnp.sqrt(average + jnp.asarray(eps, average.dtype)) * value
+        out = jnp.sqrt(average + jnp.asarray(eps, average.dtype)).astype(value.dtype) * value
         return lerp(average, squared_magnitude(out), decay, *shares(decay)), out
 
     return recursion("past", advance, storage, decay, real_like)

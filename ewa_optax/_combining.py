@@ -110,6 +110,7 @@ def take(index: int) -> optax.GradientTransformation:
 
     Raises:
         ValueError: another index.
+        TypeError: what comes is no pair.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -123,7 +124,7 @@ def take(index: int) -> optax.GradientTransformation:
     """
     if index not in (0, 1):
         raise ValueError(f"take: index must be 0 or 1, got {index!r}; 0 is the update, 1 what stands beside it.")
-    return optax.stateless(lambda pair, params: pair[index])
+    return optax.stateless(lambda pair, params: _pair("take", pair)[index])
 
 
 def subtract() -> optax.GradientTransformation:
@@ -133,7 +134,7 @@ def subtract() -> optax.GradientTransformation:
         A transformation without a state, of pairs.
 
     Raises:
-        AttributeError: what comes is no pair.
+        TypeError: what comes is no pair.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -145,7 +146,7 @@ def subtract() -> optax.GradientTransformation:
     Reference:
         Zhuang et al., "AdaBelief optimizer", 2020.
     """
-    return optax.stateless(lambda pair, params: map_leaves(_difference, pair.update, pair.other))
+    return optax.stateless(lambda pair, params: map_leaves(_difference, *_pair("subtract", pair)))
 
 
 def divide(
@@ -200,6 +201,12 @@ def in_float32(piece: optax.GradientTransformation) -> optax.GradientTransformat
         return map_leaves(lambda u, w: narrow(w, jnp.result_type(u)), updates, wide), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _pair(function: str, updates: Any) -> Pair:
+    if not isinstance(updates, Pair):
+        raise TypeError(f"{function} needs a pair, got a {type(updates).__name__}; put beside(...) in front of it.")
+    return updates
 
 
 def _sum(a, b):

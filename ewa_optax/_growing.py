@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from ewa_optax._numerics import Number, shares
 
@@ -27,14 +29,14 @@ def share_of_growing_half_life(first: Number, last: Number, steps: Number) -> Of
     return lambda t: -jnp.expm1(-1 / (begin + jnp.minimum(t / _whole(steps), 1.0) * (end - begin)))
 
 
-def growing(number: Number, steps: Number) -> Callable[[jax.Array], jax.Array]:
+def growing(number: Number, steps: Number) -> optax.Schedule:
     """A schedule, of the updates so far, that grows linearly from 0 to a number in so many steps."""
-    return lambda count: number * jnp.minimum((count.astype(float) + 1) / _whole(steps), 1.0)
+    return lambda count: number * jnp.minimum((jnp.asarray(count, float) + 1) / _whole(steps), 1.0)
 
 
-def relative_step(count: jax.Array) -> jax.Array:
+def relative_step(count: Any) -> jax.Array:
     r"""Adafactor's schedule: $\min(0.01, 1/\sqrt t)$."""
-    return jnp.minimum(0.01, jax.lax.rsqrt(count.astype(float) + 1))
+    return jnp.minimum(0.01, jax.lax.rsqrt(jnp.asarray(count, float) + 1))
 
 
 def _whole(steps: Number) -> Number:

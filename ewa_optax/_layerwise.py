@@ -7,7 +7,7 @@ import optax
 from ewa_optax._checks import INITIAL_RATE, POSITIVE, WEIGHT_DECAY, checked
 from ewa_optax._numerics import Number, map_leaves, narrow, squared_magnitude, wide_dtype, widen
 from ewa_optax._weight_decay import Mask, with_parameters
-from ewa_optax.storage import Factored
+from ewa_optax.storage import Factored, Factors
 
 
 @checked(coefficient=INITIAL_RATE, weight_decay=WEIGHT_DECAY)
@@ -186,7 +186,7 @@ def of_rows_and_columns(average: optax.GradientTransformation) -> optax.Gradient
         return factored.encode(x, x) if factored.takes(x.shape) else x
 
     def expand(kept):
-        return factored.decode(kept) if isinstance(kept, tuple) else kept
+        return factored.decode(kept) if isinstance(kept, Factors) else kept
 
     return _of_summaries(average, summarize, expand)
 

@@ -121,7 +121,8 @@ def scale_and_shrink(
         return ScaleAndShrinkState(jnp.zeros([], jnp.int32), scaling.init(jnp.ones([], float)))
 
     def update(updates, state, params=None):
-        number, scaling_state = scaling.update(jnp.ones([], float), state.scaling)
+        scaled, scaling_state = scaling.update(jnp.ones([], float), state.scaling)
+        number = jnp.asarray(scaled)
         if _never(weight_decay):
             return scale_leaves(updates, number), ScaleAndShrinkState(increment(state.step), scaling_state)
         rate = _at(weight_decay, state.step)

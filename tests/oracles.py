@@ -207,9 +207,11 @@ def adan(gradients, params, learning_rate, b1, b2, b3, eps, weight_decay):
         n = (1 - beta3) * n + beta3 * np.abs(g + (1 - beta2) * (g - last)) ** 2
         last = g
         rate = learning_rate / (np.sqrt(n / (1 - b3**t)) + eps)
-        new = (params - rate * (m / (1 - b1**t) + (1 - beta2) * v / (1 - b2**t))) / (1 + weight_decay * learning_rate)
-        updates.append(new - params)
-        params = new
+        step = rate * (m / (1 - b1**t) + (1 - beta2) * v / (1 - b2**t))
+        # (params - step) / (1 + decay) - params, without the rounding of that difference.
+        decay = weight_decay * learning_rate
+        updates.append(-(step + decay * params) / (1 + decay))
+        params = params + updates[-1]
     return np.array(updates)
 
 

@@ -82,7 +82,8 @@ def test_equals_its_oracle(case, complex_values):
     params = eight_decades(1, case.shape, complex_values, seed=1)[0]
     exact = gradients.astype(np.complex128 if complex_values else np.float64)
     updates = run_updates(case.optimizer(), jnp.asarray(params), gradients)
-    assert_close_in_size(updates, case.oracle(exact, params), case.oracle_tolerance, case.error)
+    tolerance = max(case.oracle_tolerance, case.complex_tolerance) if complex_values else case.oracle_tolerance
+    assert_close_in_size(updates, case.oracle(exact, params), tolerance, case.error)
 
 
 @every_case
@@ -172,9 +173,8 @@ def test_plain_jit_and_scan_agree(case):
         plain, jitted = step(plain, g)[0], compiled(jitted, g)[0]
     scanned, _ = jax.lax.scan(step, (PARAMS, optimizer.init(PARAMS)), gradients)
     chex.assert_trees_all_equal_shapes_and_dtypes(plain, jitted, scanned)
-    absolute = 1e-7 if case.storage else 0.0
-    chex.assert_trees_all_close(plain, jitted, rtol=2e-6, atol=absolute)
-    chex.assert_trees_all_close(jitted, scanned, rtol=2e-6, atol=absolute)
+    chex.assert_trees_all_close(plain, jitted, rtol=2e-6, atol=1e-7)
+    chex.assert_trees_all_close(jitted, scanned, rtol=2e-6, atol=1e-7)
 
 
 @every_case
@@ -232,7 +232,7 @@ class OneStep(chex.TestCase):
         optimizer = case.optimizer()
         updates, _ = self.variant(optimizer.update)(gradients[0], optimizer.init(params), params)
         expected = case.oracle(gradients.astype(np.float64), params)[0]
-        np.testing.assert_allclose(updates, expected, rtol=1e-6)
+        np.testing.assert_allclose(updates, expected, rtol=2e-6)
 
 
 # Wrappers.
@@ -338,8 +338,8 @@ def test_map_params_reaches_the_averages_and_nothing_else(case):
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
     state = case.optimizer().init(params)
     reached = optax.tree.map_params(case.optimizer(), lambda _: True, state, transform_non_params=lambda _: False)
-    for leaf, is_average in zip(jax.tree.leaves(state), jax.tree.leaves(reached), strict=True):
-        assert is_average == (leaf.shape != ())
+    for (path, _), is_average in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(reached), strict=True):
+        assert is_average == ("average" in jax.tree_util.keystr(path))
 
 
 # State and memory.
@@ -366,7 +366,7 @@ def test_state_may_be_donated(case):
     for t in range(3):
         updates, state = step(gradients_like(PARAMS, t), state, PARAMS)
         by_hand, expected = optimizer.update(gradients_like(PARAMS, t), expected, PARAMS)
-        chex.assert_trees_all_close(updates, by_hand, rtol=2e-6)
+        chex.assert_trees_all_close(updates, by_hand, rtol=2e-6, atol=1e-7)
 
 
 @every_case
