@@ -14,7 +14,7 @@ from ewa_optax._averages import (
     scale_by_ewa_of_share,
 )
 from ewa_optax._checks import Rate, checked_by_name
-from ewa_optax._combining import add, beside, divide, subtract, take
+from ewa_optax._combining import add, beside, combine, divide, take
 from ewa_optax._descent import descent, look_ahead
 from ewa_optax._growing import growing, share_of_growing_half_life
 from ewa_optax._keeping import Pair, first, second
@@ -22,8 +22,103 @@ from ewa_optax._learning_rate import scale_by_learning_rate
 from ewa_optax._numerics import Number, shares
 from ewa_optax._rectify import rectify
 from ewa_optax._rms import root_mean_square, scale_by_rms
-from ewa_optax._weight_decay import Mask, add_decayed_weights, scale_and_shrink
+from ewa_optax._weight_decay import Mask, add_decayed_weights, proximal_weight_decay
 from ewa_optax._wide import saturate, wide_chain
+
+
+@checked_by_name
+def adam(
+    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, eps_root: Number = 0.0, *,
+    storage: Pair = None,
+) -> optax.GradientTransformation:  # fmt: skip
+    r"""Adam: momentum over RMSprop, both moments of the raw gradient, both corrected for bias.
+
+    $$m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2$$
+    $$\hat m_t = \frac{m_t}{1 - \beta_1^t}, \qquad \hat v_t = \frac{v_t}{1 - \beta_2^t}, \qquad
+      W \leftarrow W - \alpha \frac{\hat m_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon}$$
+
+    Args:
+        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule. The first step
+            moves a parameter by $\alpha$, whatever the size of its gradient, as long as that is well above `eps`.
+        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
+        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
+        eps: added outside the root, in units of the gradient.
+        eps_root: added inside the root, in units of its square; above 0 where one differentiates through the step.
+            With both 0, a gradient whose square is zero from the start (below 1e-19 in float32) is divided by 0.
+        storage: how the moments are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for first and second moment.
+
+    Returns:
+        An optimizer that keeps two numbers per parameter: $m_t$, and $\hat v_t$ as a recursion of its own.
+            Gradients saturate at 9e18 in float32, where the square would overflow, so that one spike moves a
+            parameter by an ordinary step.
+
+    Raises:
+        ValueError: a learning rate or eps negative or not finite, a decay outside [0, 1), or an unknown storage.
+        TypeError: an argument that is no number (or schedule), or no storage.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.adam(0.1, eps=0.0)
+        >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
+        >>> print(u.round(6))
+        [-0.1  0.1]
+
+    Reference:
+        Kingma and Ba, "Adam: a method for stochastic optimization", 2015. `optax.adam` has the same arguments in the
+        same order, and `mu_dtype` and `nesterov` besides.
+    """
+    m, v = scale_by_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
+    step = scale_by_rms(v, eps, eps_root=eps_root, numerator=m)
+    return descent(learning_rate, step, once=bias_correct(b1))
+
+
+@checked_by_name
+def adamw(
+    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, eps_root: Number = 0.0,
+    weight_decay: Rate = 1e-4, mask: Mask = None, *, storage: Pair = None,
+) -> optax.GradientTransformation:  # fmt: skip
+    r"""Adam with decoupled weight decay: the decay is added to Adam's step, not to the gradient.
+
+    $$W \leftarrow W - \alpha \left( \frac{\hat m_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon}
+      + \lambda W \right)$$
+
+    Args:
+        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
+        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
+        eps: added outside the root, in units of the gradient.
+        eps_root: added inside the root, in units of its square.
+        weight_decay: $\lambda$, 0 or more, per unit of learning rate: a number, a scalar array or a schedule.
+        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
+            one): True where weights decay. All do by default.
+        storage: how the moments are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for first and second moment.
+
+    Returns:
+        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters. Gradients
+            saturate as in `adam`.
+
+    Raises:
+        ValueError: a learning rate, eps or weight decay that is negative or not finite, a decay outside [0, 1), or no
+            parameters; a storage of unknown name.
+        TypeError: an argument that is no number (or schedule), or no storage.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.adamw(0.1, weight_decay=0.5)
+        >>> params = jnp.array([1.0])
+        >>> u, state = optimizer.update(jnp.array([300.0]), optimizer.init(params), params)
+        >>> print(u.round(6))
+        [-0.15]
+
+    Reference:
+        Loshchilov and Hutter, "Decoupled weight decay regularization", 2019. `optax.adamw` has the same arguments in
+        the same order, less `mu_dtype` before `weight_decay`.
+    """
+    m, v = scale_by_corrected_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
+    step = scale_by_rms(v, eps, eps_root=eps_root, numerator=m)
+    return descent(learning_rate, step, add_decayed_weights(weight_decay, mask))
 
 
 @checked_by_name
@@ -45,7 +140,8 @@ def adamax(
             0.002.
         b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
         b2: $\beta_2$ in [0, 1): a spike has faded to $1/e$ after about $1/(1-\beta_2)$ steps.
-        eps: in units of the gradient. The paper has none; 0 divides gradients that were always 0 by 0.
+        eps: in units of the gradient. The paper has none; With 0, a gradient
+            whose square was always 0 (below 1e-19 in float32) is divided by 0.
         storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
             "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
             squares.
@@ -174,101 +270,6 @@ def yogi(
 
 
 @checked_by_name
-def adam(
-    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, eps_root: Number = 0.0, *,
-    storage: Pair = None,
-) -> optax.GradientTransformation:  # fmt: skip
-    r"""Adam: momentum over RMSprop, both moments of the raw gradient, both corrected for bias.
-
-    $$m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2$$
-    $$\hat m_t = \frac{m_t}{1 - \beta_1^t}, \qquad \hat v_t = \frac{v_t}{1 - \beta_2^t}, \qquad
-      W \leftarrow W - \alpha \frac{\hat m_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon}$$
-
-    Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule. The first step
-            moves a parameter by $\alpha$, whatever the size of its gradient, as long as that is well above `eps`.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square; above 0 where one differentiates through the step.
-            With both 0, a gradient whose square is zero from the start (below 1e-23 in float32) is divided by 0.
-        storage: how the moments are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for first and second moment.
-
-    Returns:
-        An optimizer that keeps two numbers per parameter: $m_t$, and $\hat v_t$ as a recursion of its own.
-            Gradients saturate at 9e18 in float32, where the square would overflow, so that one spike moves a
-            parameter by an ordinary step.
-
-    Raises:
-        ValueError: a learning rate or eps negative or not finite, a decay outside [0, 1), or an unknown storage.
-        TypeError: an argument that is no number (or schedule), or no storage.
-
-    Example:
-        >>> import jax.numpy as jnp, ewa_optax
-        >>> optimizer = ewa_optax.adam(0.1, eps=0.0)
-        >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
-        >>> print(u.round(6))
-        [-0.1  0.1]
-
-    Reference:
-        Kingma and Ba, "Adam: a method for stochastic optimization", 2015. `optax.adam` has the same arguments in the
-        same order, and `mu_dtype` and `nesterov` besides.
-    """
-    m, v = scale_by_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
-    step = scale_by_rms(v, eps, eps_root=eps_root, numerator=m)
-    return descent(learning_rate, step, once=bias_correct(b1))
-
-
-@checked_by_name
-def adamw(
-    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, eps_root: Number = 0.0,
-    weight_decay: Rate = 1e-4, mask: Mask = None, *, storage: Pair = None,
-) -> optax.GradientTransformation:  # fmt: skip
-    r"""Adam with decoupled weight decay: the decay is added to Adam's step, not to the gradient.
-
-    $$W \leftarrow W - \alpha \left( \frac{\hat m_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon}
-      + \lambda W \right)$$
-
-    Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square.
-        weight_decay: $\lambda$, 0 or more, per unit of learning rate: a number, a scalar array or a schedule.
-        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
-            one): True where weights decay. All do by default.
-        storage: how the moments are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for first and second moment.
-
-    Returns:
-        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters. Gradients
-            saturate as in `adam`.
-
-    Raises:
-        ValueError: a learning rate, eps or weight decay that is negative or not finite, a decay outside [0, 1), or no
-            parameters; a storage of unknown name.
-        TypeError: an argument that is no number (or schedule), or no storage.
-
-    Example:
-        >>> import jax.numpy as jnp, ewa_optax
-        >>> optimizer = ewa_optax.adamw(0.1, weight_decay=0.5)
-        >>> params = jnp.array([1.0])
-        >>> u, state = optimizer.update(jnp.array([300.0]), optimizer.init(params), params)
-        >>> print(u.round(6))
-        [-0.15]
-
-    Reference:
-        Loshchilov and Hutter, "Decoupled weight decay regularization", 2019. `optax.adamw` has the same arguments in
-        the same order, less `mu_dtype` before `weight_decay`.
-    """
-    m, v = scale_by_corrected_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
-    step = scale_by_rms(v, eps, eps_root=eps_root, numerator=m)
-    return descent(learning_rate, step, add_decayed_weights(weight_decay, mask))
-
-
-@checked_by_name
 def radam(
     learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, eps_root: Number = 0.0,
     threshold: Number = 4.0, *, storage: Pair = None,
@@ -277,12 +278,12 @@ def radam(
 
     $$\rho_\infty = \frac{2}{1 - \beta_2} - 1, \qquad \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}, \qquad
       r_t^2 = \frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}{(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}$$
-    $$W \leftarrow W - \alpha\, r_t \frac{\hat m_t}{\sqrt{\hat v_t + r_t^2 \varepsilon_{root}} + r_t \varepsilon}
+    $$W \leftarrow W - \alpha\, r_t \frac{\hat m_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon}
       \text{ where } \rho_t > \text{threshold, else } W - \alpha\, \hat m_t$$
 
     | | differs in |
     |---|---|
-    | `optax.radam`, `torch.optim.RAdam` | threshold 5; eps is not multiplied by $r_t$ |
+    | `optax.radam`, `torch.optim.RAdam` | `threshold=5` |
     | keras | has none |
 
     Args:
@@ -301,8 +302,8 @@ def radam(
             9e18 in float32, so that one spike moves a parameter by an ordinary step.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
-            name.
+        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a threshold below 4,
+            or a storage of unknown name.
         TypeError: an argument that is no number (or schedule), or no storage.
 
     Example:
@@ -316,9 +317,8 @@ def radam(
         Liu et al., "On the variance of the adaptive learning rate and beyond", 2020.
     """
     m, v = scale_by_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
-    rectified = optax.chain(v, rectify(b2, threshold))
-    step = scale_by_rms(rectified, eps, eps_root=eps_root, numerator=m)
-    return descent(learning_rate, step, once=bias_correct(b1))
+    rectified = optax.chain(root_mean_square(v, eps, eps_root=eps_root), rectify(b2, threshold))
+    return descent(learning_rate, divide(m, rectified), once=bias_correct(b1))
 
 
 @checked_by_name
@@ -465,9 +465,9 @@ def adabelief(
         are one number there. `optax.adabelief` has the same arguments in the same order; torch and keras have none.
     """
     m, s = scale_by_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
-    deviation = optax.chain(subtract(), root_mean_square(s, eps, eps_root=eps_root / shares(b2)[1]))
-    step, guard = divide(take(1), deviation), saturate(power=2, terms=2)
-    return descent(learning_rate, beside(m), step, once=bias_correct(b1), guard=guard)
+    belief = optax.chain(combine(1, -1), root_mean_square(s, eps, eps_root=eps_root / shares(b2)[1]))
+    guard = saturate(power=2, terms=2)
+    return descent(learning_rate, beside(m), divide(take(1), belief), once=bias_correct(b1), guard=guard)
 
 
 @checked_by_name
@@ -506,8 +506,8 @@ def ademamix(
             spike moves a parameter by an ordinary step.
 
     Raises:
-        ValueError: a learning rate, eps or weight decay that is negative or not finite, a decay outside [0, 1), a
-            storage of unknown name, or no parameters.
+        ValueError: a learning rate, eps, weight decay, alpha or warmup that is negative or not finite, a decay outside
+            [0, 1), a storage of unknown name, or no parameters where weights decay.
         TypeError: an argument that is no number (or schedule), or no storage.
 
     Example:
@@ -523,7 +523,7 @@ def ademamix(
         takes schedules for `b3` and `alpha` in place of `warmup`; torch and keras have none.
     """
     m, v = scale_by_corrected_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
-    n = scale_by_ewa_of_share(share_of_growing_half_life(b1, b3, warmup), first(storage))
+    n = scale_by_ewa_of_share(share_of_growing_half_life(b1, b3, warmup), first(storage), decay=b3)
     both = add(m, optax.chain(n, optax.scale_by_schedule(growing(alpha, warmup))))
     step = scale_by_rms(v, eps, eps_root=eps_root, numerator=both)
     return descent(learning_rate, step, add_decayed_weights(weight_decay, mask))
@@ -562,11 +562,12 @@ def adan(
 
     Returns:
         An optimizer that keeps four numbers per parameter: $\hat m_t$, $\hat v_t$, $\hat n_t$ and the last gradient.
-            Its `update` needs the parameters. Gradients saturate where the squares would overflow, at 3e18 in float32.
+            Where weights decay, its `update` needs the parameters. Gradients saturate where the squares would overflow,
+            at 3e18 in float32.
 
     Raises:
         ValueError: a learning rate, eps or weight decay that is negative or not finite, a decay outside [0, 1), a
-            storage of unknown name, or no parameters.
+            storage of unknown name, or no parameters where weights decay.
         TypeError: an argument that is no number (or schedule), or no storage.
 
     Example:
@@ -582,10 +583,10 @@ def adan(
         1 writes $1 - \beta$ for each decay, and begins with the first gradient where its code corrects the bias, as
         here.
     """
-    m, v = scale_by_corrected_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, first(storage))
+    m, v = scale_by_corrected_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, first(storage, 1))
     n, d = scale_by_corrected_ewa(b3, second(storage)), difference(first(storage))
     numerator = add(optax.chain(take(0), m), optax.chain(take(1), v, optax.scale(b2)))
-    ahead = add(take(0), optax.chain(take(1), optax.scale(b2)))
-    step = divide(numerator, optax.chain(ahead, root_mean_square(n, eps, eps_root=eps_root)))
-    last = scale_and_shrink(scale_by_learning_rate(learning_rate), weight_decay, mask)
-    return wide_chain(beside(d), saturate(power=2, terms=3), step, last)
+    ahead = optax.chain(combine(1, b2), root_mean_square(n, eps, eps_root=eps_root))
+    last = proximal_weight_decay(scale_by_learning_rate(learning_rate), weight_decay, mask)
+    # The guard is the second, so that what is kept is the gradient itself: a copy less.
+    return wide_chain(beside(d), saturate(power=2, terms=3), divide(numerator, ahead), last)

@@ -12,7 +12,16 @@ import optax
 
 from ewa_optax._checks import DECAY, EPSILON, FADING, checked
 from ewa_optax._keeping import Chosen
-from ewa_optax._numerics import Number, check_alike, corrected_shares, lerp, real_like, shares, squared_magnitude
+from ewa_optax._numerics import (
+    Number,
+    check_alike,
+    corrected_shares,
+    is_just,
+    lerp,
+    real_like,
+    shares,
+    squared_magnitude,
+)
 from ewa_optax._recursion import recursion
 
 
@@ -54,8 +63,9 @@ def scale_by_corrected_ewa(decay: Number, storage: Chosen = None) -> optax.Gradi
     return recursion("corrected", advance, storage, decay)
 
 
+@checked(decay=FADING)
 def scale_by_ewa_of_share(
-    share: Callable[[jax.Array], jax.Array], storage: Chosen = None
+    share: Callable[[jax.Array], jax.Array], storage: Chosen = None, *, decay: Number = 1.0
 ) -> optax.GradientTransformation:
     r"""An average in which the share of the newest value changes with time.
 
@@ -64,16 +74,18 @@ def scale_by_ewa_of_share(
     The share, and not the decay, so that it keeps its digits when the decay is close to 1.
 
     Args:
-        share: $s_t$ in (0, 1], a function of the step, a float that begins with 1. A share of 1 forgets the past:
-            with $s_1 = 1$ the average begins with the first value, and has no bias. $1/t$ gives the plain mean.
+        share: $s_t$ in (0, 1], a function of the step, a float that begins with 1. With $s_1 = 1$ the average begins
+            with the first value, and has no bias. $1/t$ gives the plain mean.
         storage: how the average is kept between steps, as in `scale_by_ewa`.
+        decay: what $\beta_t$ comes to in the long run, in [0, 1]. Below 1/2 the sum is formed from its other end, so
+            that small values after large ones keep their digits.
 
     Returns:
         A transformation that keeps one number per parameter, in float32 or wider. Updates leave in their own dtype.
 
     Raises:
-        ValueError: a storage of unknown name.
-        TypeError: a share that is no function, or no storage.
+        ValueError: a decay outside [0, 1], or a storage of unknown name.
+        TypeError: a share that is no function, a decay that is no number, or no storage.
 
     Example:
         >>> import jax.numpy as jnp
@@ -96,10 +108,10 @@ def scale_by_ewa_of_share(
 
     def advance(average, value, step):
         newest = share(step.astype(float))
-        fresh = lerp(average, value, 1.0, 1 - newest, newest)
+        fresh = lerp(average, value, decay, 1 - newest, newest)
         return fresh, fresh
 
-    return recursion("of share", advance, storage, 1.0)
+    return recursion("of share", advance, storage, decay)
 
 
 @checked(decay=FADING)
@@ -136,9 +148,8 @@ def running_max(decay: Number = 1.0, storage: Chosen = None) -> optax.GradientTr
     def advance(average, value, step):
         del step
         check_alike(value, average)
-        for_ever = isinstance(decay, int | float) and decay == 1
-        # Not decay * average: what that loses in rounding would add up from step to step.
-        faded = average if for_ever else average - jnp.asarray(shares(decay)[1], average.dtype) * average
+        # Not decay * average: the error of a rounded decay would grow from step to step.
+        faded = average if is_just(decay, 1) else average - jnp.asarray(shares(decay)[1], average.dtype) * average
         fresh = jnp.maximum(faded, value)
         return fresh, fresh
 

@@ -50,6 +50,9 @@ WEIGHT_DECAY = _rule("finite and 0 or more", lambda x: x >= 0, "0 turns weight d
 )
 DECAY_RATE = _rule("finite and 0 or more", lambda x: x >= 0, "1 halves the rate in epoch 1, 0 keeps it")
 REDUCTION = _rule("in (0, 1]", lambda x: 0 < x <= 1, "0.5 halves the rate each time, 1 keeps it")
+THRESHOLD = _rule("finite and 4 or more", lambda x: x >= 4, "4 is the paper's, 5 that of other libraries")
+CLIP = _rule("finite and more than 0", lambda x: x > 0, "1 is the usual value")
+EXPONENT = _rule("finite and more than 0", lambda x: x > 0, "0.8 is the usual value: an average over t**0.8 steps")
 SIZE = _rule("finite and 0 or more", lambda x: x >= 0, "0 leaves it out")
 POSITIVE = _rule("finite and more than 0", lambda x: x > 0, "1 changes nothing, 0.1 is a tenth")
 SPAN = _rule("finite and 1 or more", lambda x: x >= 1, "1 keeps the newest value only, 10 averages over about ten")
@@ -66,7 +69,9 @@ BY_NAME = {
     **dict.fromkeys(("decay", "momentum", "b1", "b2", "b3"), DECAY),
     **dict.fromkeys(("eps", "eps_root"), EPSILON),
     **dict.fromkeys(("alpha", "trust_coefficient", "min_scale", "warmup"), SIZE),
-    **dict.fromkeys(("threshold", "clipping_threshold", "decay_rate"), POSITIVE),
+    "threshold": THRESHOLD,
+    "clipping_threshold": CLIP,
+    "decay_rate": EXPONENT,
 }
 Rate = optax.ScalarOrSchedule
 

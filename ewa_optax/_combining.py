@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._numerics import map_leaves, narrow, widen
+from ewa_optax._numerics import Number, is_just, map_leaves, narrow, widen
 
 
-class Pair(NamedTuple):
+class Beside(NamedTuple):
     """An update, and what a piece made of it: two trees of one structure."""
 
     update: Any
@@ -69,13 +69,14 @@ def add(*pieces: optax.GradientTransformation) -> optax.GradientTransformationEx
 def beside(piece: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     r"""Hands on the update and, beside it, what a piece makes of it: $(g_t, a(g_t))$.
 
-    Then numerator and divisor of a `divide` can both use what was kept once. `take` takes one out of a pair.
+    Then numerator and divisor of a `divide` can both use what was kept once. Behind it, `take` takes one of the two,
+    and `combine` both.
 
     Args:
         piece: $a$, a transformation.
 
     Returns:
-        A transformation whose state is that of `piece`, and whose updates are pairs.
+        A transformation whose state is that of `piece`, and which hands on two trees for one.
 
     Raises:
         TypeError: what is no transformation.
@@ -83,7 +84,7 @@ def beside(piece: optax.GradientTransformation) -> optax.GradientTransformationE
     Example:
         >>> import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
-        >>> both = optax.chain(pieces.beside(optax.scale(2.0)), pieces.add(pieces.take(0), pieces.take(1)))
+        >>> both = optax.chain(pieces.beside(optax.scale(2.0)), pieces.combine(1, 1))
         >>> print(both.update(jnp.array([1.0]), both.init(jnp.zeros(1)))[0])
         [3.]
 
@@ -94,7 +95,7 @@ def beside(piece: optax.GradientTransformation) -> optax.GradientTransformationE
 
     def update(updates, state, params=None, **extra_args):
         other, state = inner.update(updates, state, params, **extra_args)
-        return Pair(updates, other), state
+        return Beside(updates, other), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
@@ -110,7 +111,7 @@ def take(index: int) -> optax.GradientTransformation:
 
     Raises:
         ValueError: another index.
-        TypeError: what comes is no pair.
+        TypeError: what comes is not what `beside` hands on.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -124,29 +125,41 @@ def take(index: int) -> optax.GradientTransformation:
     """
     if index not in (0, 1):
         raise ValueError(f"take: index must be 0 or 1, got {index!r}; 0 is the update, 1 what stands beside it.")
-    return optax.stateless(lambda pair, params: _pair("take", pair)[index])
+    return optax.stateless(lambda both, params: _beside("take", both)[index])
 
 
-def subtract() -> optax.GradientTransformation:
-    r"""How far an update is from what stands beside it: $g_t - a(g_t)$.
+def combine(weight: Number, other: Number) -> optax.GradientTransformation:
+    r"""The weighted sum of an update and what stands beside it: $a\, g_t + b\, x_t$.
+
+    Args:
+        weight: $a$, a number or a scalar array.
+        other: $b$, the same.
 
     Returns:
-        A transformation without a state, of pairs.
+        A transformation without a state, of what `beside` hands on. Updates leave in the dtype they came in.
 
     Raises:
-        TypeError: what comes is no pair.
+        TypeError: what comes is not what `beside` hands on.
 
     Example:
         >>> import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
-        >>> rest = optax.chain(pieces.beside(optax.scale(0.25)), pieces.subtract())
+        >>> rest = optax.chain(pieces.beside(optax.scale(0.25)), pieces.combine(1, -1))
         >>> print(rest.update(jnp.array([4.0]), rest.init(jnp.zeros(1)))[0])
         [3.]
 
     Reference:
-        Zhuang et al., "AdaBelief optimizer", 2020.
+        Zhuang et al., "AdaBelief optimizer", 2020: how far gradients are from their average.
     """
-    return optax.stateless(lambda pair, params: map_leaves(_difference, *_pair("subtract", pair)))
+
+    def weighted(a, b):
+        x, y = widen(a), widen(b)
+        first, second = _times(weight, x), y.astype(x.dtype)
+        # Not a sum with -y, which would be one operation more.
+        total = first - second if is_just(other, -1) else first + _times(other, second)
+        return narrow(total, jnp.result_type(a))
+
+    return optax.stateless(lambda both, params: map_leaves(weighted, *_beside("combine", both)))
 
 
 def divide(
@@ -203,9 +216,12 @@ def in_float32(piece: optax.GradientTransformation) -> optax.GradientTransformat
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def _pair(function: str, updates: Any) -> Pair:
-    if not isinstance(updates, Pair):
-        raise TypeError(f"{function} needs a pair, got a {type(updates).__name__}; put beside(...) in front of it.")
+def _beside(function: str, updates: Any) -> Beside:
+    if not isinstance(updates, Beside):
+        raise TypeError(
+            f"{function} needs an update and what stands beside it, got {type(updates).__name__}; "
+            "put beside(...) in front of it."
+        )
     return updates
 
 
@@ -214,9 +230,8 @@ def _sum(a, b):
     return narrow(x + y.astype(x.dtype), jnp.result_type(a))
 
 
-def _difference(a, b):
-    x, y = widen(a), widen(b)
-    return narrow(x - y.astype(x.dtype), jnp.result_type(a))
+def _times(number, x):
+    return x if is_just(number, 1) else jnp.asarray(number, x.dtype) * x
 
 
 def _quotient(n, d):

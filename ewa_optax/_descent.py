@@ -18,15 +18,15 @@ def descent(
     learning_rate: Rate,
     *pieces: optax.GradientTransformation,
     once: optax.GradientTransformation | None = None,
-    guard: optax.GradientTransformation | None = None,
+    guard: optax.GradientTransformation = saturate(power=2),
 ) -> Any:
     """The pieces between a guard against overflow and the learning rate.
 
-    `once` is a scaling of all leaves by one number, which is multiplied into the learning rate. The division comes
-    last, since XLA does one once but would repeat a product in the loop of every leaf.
+    `once` is a scaling of all leaves by one number, which is multiplied into the learning rate, and comes behind it:
+    a division XLA does once, but it would repeat a product in the loop of every leaf.
     """
     rate = scale_by_learning_rate(learning_rate)
-    return wide_chain(guard or saturate(power=2), *pieces, scale_once(rate, once) if once else rate)
+    return wide_chain(guard, *pieces, scale_once(rate, once) if once else rate)
 
 
 def look_ahead(b1: Number, storage: Chosen) -> optax.GradientTransformationExtraArgs:

@@ -11,6 +11,7 @@ from ewa_optax._numerics import Number, map_leaves, narrow, wide_dtype
 from ewa_optax._rounding import HALF, fold, key_of, random_bits
 from ewa_optax.storage import NAMED, Storage
 
+_ROLES, _FAR = 3, 2**40  # Seeds so far apart are nobody's.
 Chosen = Storage | str | None
 Pair = Chosen | tuple[Chosen, Chosen]
 
@@ -177,14 +178,19 @@ def for_squares(storage: Chosen) -> Storage | None:
     return resolved and resolved.for_squares()
 
 
-def first(storage: Pair) -> Storage | None:
-    """What a storage, or a pair of them, says of the average of gradients."""
-    return for_gradients(_pair(storage)[0])
+def first(storage: Pair, number: int = 0) -> Storage | None:
+    """What a storage, or a pair of them, says of the average of gradients; if there are more, of one by its number."""
+    return _apart(for_gradients(_pair(storage)[0]), number)
 
 
 def second(storage: Pair) -> Storage | None:
     """What a storage, or a pair of them, says of the average of squares."""
-    return for_squares(_pair(storage)[1])
+    return _apart(for_squares(_pair(storage)[1]), -1)
+
+
+def _apart(storage, number):
+    """The storage with another seed, for averages that may have the same decay."""
+    return storage and dataclasses.replace(storage, seed=int(storage.seed) + number % _ROLES * _FAR)
 
 
 def _pair(storage):

@@ -1,18 +1,36 @@
 r"""What looks at a whole array of parameters at once, a layer: its norm, its mean, its rows and columns."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import INITIAL_RATE, POSITIVE, WEIGHT_DECAY, checked
-from ewa_optax._numerics import Number, map_leaves, narrow, squared_magnitude, wide_dtype, widen
-from ewa_optax._weight_decay import Mask, with_parameters
+from ewa_optax._checks import EPSILON, SIZE, WEIGHT_DECAY, Rate, checked
+from ewa_optax._numerics import (
+    Number,
+    increment,
+    is_just,
+    largest,
+    map_leaves,
+    narrow,
+    squared_magnitude,
+    wide_dtype,
+    widen,
+)
+from ewa_optax._weight_decay import Mask, weight_decay_at, with_parameters
 from ewa_optax.storage import Factored, Factors
 
 
-@checked(coefficient=INITIAL_RATE, weight_decay=WEIGHT_DECAY)
+class ScaleByTrustRatioState(NamedTuple):
+    """The number of updates so far, int32, which a schedule of weight decay is called with."""
+
+    step: jax.Array
+
+
+@checked(coefficient=SIZE, weight_decay=WEIGHT_DECAY)
 def scale_by_trust_ratio(
-    coefficient: Number = 1.0, weight_decay: Number = 0.0, mask: Mask = None
+    coefficient: Number = 1.0, weight_decay: Rate = 0.0, mask: Mask = None
 ) -> optax.GradientTransformation:
     r"""Makes the update of each array a share of the norm of its parameters.
 
@@ -20,13 +38,14 @@ def scale_by_trust_ratio(
 
     Args:
         coefficient: $c$, 0 or more: the share.
-        weight_decay: $\lambda$, 0 or more, of a decay that is coupled to the gradient, and counts in the ratio.
+        weight_decay: $\lambda$, 0 or more, of a decay that is coupled to the gradient, and counts in the ratio: a
+            number, a scalar array or a schedule.
         mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
             one): True where weights decay. All do by default.
 
     Returns:
-        A transformation without a state, whose `update` needs the parameters. Where one of the norms is 0, the ratio
-        is 1. Updates leave in their own dtype.
+        A transformation whose state is the step count, and whose `update` needs the parameters. Where one of the norms
+        is 0, the ratio is 1. Updates leave in their own dtype.
 
     Raises:
         ValueError: a number that is negative or not finite, or no parameters.
@@ -45,62 +64,36 @@ def scale_by_trust_ratio(
         deep learning: training BERT in 76 minutes", 2020 (LAMB).
     """
 
-    def scale(u, p, decays):
-        g, w = widen(u), widen(p)
-        size, own = _norm(w), _norm(g)
-        if decays:
-            g, own = g + weight_decay * w, own + weight_decay * size
-        ratio = jnp.where((size == 0) | (own == 0), 1.0, coefficient * size / jnp.where(own == 0, 1.0, own))
-        return narrow(ratio.astype(g.dtype) * g, jnp.result_type(u))
+    def init(params):
+        del params
+        return ScaleByTrustRatioState(jnp.zeros([], jnp.int32))
 
-    never = isinstance(weight_decay, int | float) and weight_decay == 0
+    def update(updates, state, params=None):
+        rate = weight_decay_at(weight_decay, state.step)
 
-    def update(updates, params):
-        return with_parameters("scale_by_trust_ratio", scale, updates, params, False if never else mask)
+        def scale(u, p, decays):
+            g, w = widen(u), widen(p)
+            size, own = _norm(w), _norm(g)
+            if decays:
+                g, own = g + jnp.asarray(rate, w.dtype) * w, own + rate * size
+            ratio = jnp.where((size == 0) | (own == 0), 1.0, coefficient * size / jnp.where(own == 0, 1.0, own))
+            return narrow(ratio.astype(g.dtype) * g, jnp.result_type(u))
 
-    return optax.stateless(update)
+        decaying = False if is_just(weight_decay, 0) else mask
+        out = with_parameters("scale_by_trust_ratio", scale, updates, params, decaying)
+        return out, ScaleByTrustRatioState(increment(state.step))
 
-
-@checked(threshold=POSITIVE)
-def clip_by_rms(threshold: Number = 1.0) -> optax.GradientTransformation:
-    r"""Scales the update of each array down to a root mean square: $u_t = g_t / \max(1, \mathrm{RMS}(g_t) / d)$.
-
-    Args:
-        threshold: $d$, more than 0.
-
-    Returns:
-        A transformation without a state. Updates leave in their own dtype.
-
-    Raises:
-        ValueError: a threshold of 0 or less.
-        TypeError: a threshold that is no number.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from ewa_optax import pieces
-        >>> clip = pieces.clip_by_rms(1.0)
-        >>> print(clip.update(jnp.array([3.0, 3.0]), clip.init(jnp.zeros(2)))[0])
-        [1. 1.]
-
-    Reference:
-        Shazeer and Stern, "Adafactor", 2018, section 6.
-    """
-
-    def clip(u):
-        x = widen(u)
-        return narrow(x / jnp.maximum(1.0, _rms(x) / threshold).astype(x.dtype), jnp.result_type(u))
-
-    return optax.stateless(lambda updates, params: map_leaves(clip, updates))
+    return optax.GradientTransformation(init, update)
 
 
-@checked(least=INITIAL_RATE)
-def scale_by_parameter_rms(least: Number = 1e-3) -> optax.GradientTransformation:
-    r"""Multiplies the update of each array by the size of its parameters.
+@checked(min_scale=SIZE)
+def scale_by_parameter_rms(min_scale: Number = 1e-3) -> optax.GradientTransformation:
+    r"""Multiplies the update of each array by the size of its parameters, formed in float32 or wider.
 
     $$u_t = \max(\varepsilon, \mathrm{RMS}(w))\, g_t$$
 
     Args:
-        least: $\varepsilon$, 0 or more, so that parameters leave 0.
+        min_scale: $\varepsilon$, 0 or more, so that parameters leave 0.
 
     Returns:
         A transformation without a state, whose `update` needs the parameters. Updates leave in their own dtype.
@@ -124,16 +117,19 @@ def scale_by_parameter_rms(least: Number = 1e-3) -> optax.GradientTransformation
     def scale(u, p, decays):
         del decays
         x = widen(u)
-        return narrow(jnp.maximum(_rms(widen(p)), least).astype(x.dtype) * x, jnp.result_type(u))
+        return narrow(jnp.maximum(_rms(widen(p)), min_scale).astype(x.dtype) * x, jnp.result_type(u))
 
-    return optax.stateless(lambda updates, params: with_parameters("this piece", scale, updates, params, None))
+    return optax.stateless(
+        lambda updates, params: with_parameters("scale_by_parameter_rms", scale, updates, params, None)
+    )
 
 
 def of_arrays(average: optax.GradientTransformation) -> optax.GradientTransformation:
     r"""An average of the sum over each array, one number for all of it.
 
     Args:
-        average: an average, such as `scale_by_ewa`, which gets one number for each array.
+        average: an average, such as `scale_by_ewa`, which gets one number for each array: its sum, which saturates at a
+            quarter of the largest number.
 
     Returns:
         A transformation that keeps one number per array of parameters; scalars, in float32 or wider, leave.
@@ -151,16 +147,23 @@ def of_arrays(average: optax.GradientTransformation) -> optax.GradientTransforma
     Reference:
         Ginsburg et al., "Stochastic gradient methods with layer-wise adaptive moments", 2019 (NovoGrad).
     """
-    return _of_summaries(average, jnp.sum, lambda kept: kept)
+
+    def total(x):
+        return jnp.minimum(jnp.sum(x), largest(x.dtype) / 4)
+
+    return _of_summaries(average, total, lambda kept: kept)
 
 
-def of_rows_and_columns(average: optax.GradientTransformation) -> optax.GradientTransformation:
+@checked(eps=EPSILON)
+def of_rows_and_columns(average: optax.GradientTransformation, eps: Number = 0.0) -> optax.GradientTransformation:
     r"""An average of the means of rows and of columns; what leaves is their product, over the mean of all.
 
-    $$V = R\,C / \bar R, \qquad R = a(\text{means over the last axis}), \quad C = a(\text{over the one before it})$$
+    $$V = R\,C / \bar R, \qquad R = a(\text{means of } g_t + \varepsilon \text{ over the last axis}), \quad
+      C = a(\text{those over the one before it})$$
 
     Args:
         average: $a$, an average of squares, such as `scale_by_ewa`.
+        eps: $\varepsilon$, 0 or more, added to each square.
 
     Returns:
         A transformation that keeps two vectors for a matrix (and for each matrix of an array with more axes), but all
@@ -183,6 +186,7 @@ def of_rows_and_columns(average: optax.GradientTransformation) -> optax.Gradient
     factored = Factored(min_size=0)
 
     def summarize(x):
+        x = x if is_just(eps, 0) else x + jnp.asarray(eps, x.dtype)
         return factored.encode(x, x) if factored.takes(x.shape) else x
 
     def expand(kept):

@@ -15,7 +15,6 @@ from ewa_optax._descent import descent
 from ewa_optax._growing import relative_step, share_after_the_first, share_of_power
 from ewa_optax._keeping import Chosen, Pair, first, for_gradients, second
 from ewa_optax._layerwise import (
-    clip_by_rms,
     of_arrays,
     of_rows_and_columns,
     scale_by_parameter_rms,
@@ -30,22 +29,24 @@ from ewa_optax._wide import saturate_norm, wide_chain
 
 @checked_by_name
 def lars(
-    learning_rate: Rate, weight_decay: Number = 0.0, mask: Mask = None, trust_coefficient: Number = 0.001,
-    momentum: Number = 0.9, *, storage: Chosen = None,
+    learning_rate: Rate, weight_decay: Rate = 0.0, mask: Mask = None, *, trust_coefficient: Number = 0.001,
+    momentum: Number = 0.9, storage: Chosen = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""LARS: momentum whose step in each array is a share of the norm of its parameters, with coupled weight decay.
 
-    $$\lambda_t = \eta \frac{\lVert W \rVert}{\lVert g_t \rVert + \beta \lVert W \rVert}, \qquad
-      v_t = \mu v_{t-1} + \alpha \lambda_t (g_t + \beta W), \qquad W \leftarrow W - v_t$$
+    $$r_t = \eta \frac{\lVert W \rVert}{\lVert g_t \rVert + \lambda \lVert W \rVert}, \qquad
+      v_t = \mu v_{t-1} + \alpha r_t (g_t + \lambda W), \qquad W \leftarrow W - v_t$$
+
+    An array of zeros has no size to take a share of: there $r_t$ is 1. Biases are often left out, by `optax.partition`.
 
     | | differs in |
     |---|---|
-    | `optax.lars` | divides by $\lVert g_t + \beta W \rVert$; without weight decay it is the same |
+    | `optax.lars` | divides by $\lVert g_t + \lambda W \rVert$; without weight decay it is the same |
     | torch, keras | have none |
 
     Args:
         learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        weight_decay: $\beta$, 0 or more.
+        weight_decay: $\lambda$, 0 or more: a number, a scalar array or a schedule.
         mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
             one): True where weights decay. All do by default.
         trust_coefficient: $\eta$, 0 or more: by which share of its norm an array moves at a learning rate of 1.
@@ -73,11 +74,8 @@ def lars(
     Reference:
         You, Gitman and Ginsburg, "Large batch training of convolutional networks", 2017.
     """
-    ratio, v = (
-        scale_by_trust_ratio(trust_coefficient, weight_decay, mask),
-        scale_by_ewa(momentum, for_gradients(storage)),
-    )
-    once = optax.scale(1 / shares(momentum)[1])
+    ratio = scale_by_trust_ratio(trust_coefficient, weight_decay, mask)
+    v, once = scale_by_ewa(momentum, for_gradients(storage)), optax.scale(1 / shares(momentum)[1])
     return wide_chain(saturate_norm(), ratio, scale_by_learning_rate(learning_rate), v, once)
 
 
@@ -105,12 +103,13 @@ def novograd(
             "float16", "8bit", "24bit", or a `Storage` with options.
 
     Returns:
-        An optimizer that keeps one number per parameter, and one per array. Its `update` needs the parameters.
+        An optimizer that keeps one number per parameter, and one per array.
+            Where weights decay, its `update` needs the parameters.
             Gradients saturate where the square of an array's norm would overflow.
 
     Raises:
         ValueError: a learning rate, eps or weight decay that is negative or not finite, a decay outside [0, 1), a
-            storage of unknown name, or no parameters.
+            storage of unknown name, or no parameters where weights decay.
         TypeError: an argument that is no number (or schedule), or no storage.
 
     Example:
@@ -125,10 +124,11 @@ def novograd(
         Ginsburg et al., "Stochastic gradient methods with layer-wise adaptive moments for training of deep networks",
         2019. `optax.novograd` has the decays 0.9 and 0.25, and eps 1e-6; torch and keras have none.
     """
-    v = of_arrays(scale_by_ewa_of_share(share_after_the_first(b2)))
-    step, m = scale_by_rms(v, eps, eps_root=eps_root), scale_by_ewa(b1, for_gradients(storage))
-    decayed, once = add_decayed_weights(weight_decay, mask), optax.scale(1 / shares(b1)[1])
-    return descent(learning_rate, step, decayed, m, once=once, guard=saturate_norm())
+    v = of_arrays(scale_by_ewa_of_share(share_after_the_first(b2), decay=b2))
+    step = scale_by_rms(v, eps, eps_root=eps_root, numerator=saturate_norm())
+    m, once = scale_by_ewa(b1, for_gradients(storage)), optax.scale(1 / shares(b1)[1])
+    decayed = add_decayed_weights(weight_decay, mask)
+    return descent(learning_rate, step, decayed, m, once=once, guard=optax.identity())
 
 
 @checked_by_name
@@ -140,6 +140,8 @@ def lamb(
 
     $$r_t = \frac{\hat m_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon} + \lambda W, \qquad
       W \leftarrow W - \alpha \frac{\lVert W \rVert}{\lVert r_t \rVert} r_t$$
+
+    An array of zeros has no size: there the fraction is 1.
 
     Args:
         learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule. By this share of its
@@ -184,7 +186,7 @@ def lamb(
 
 @checked_by_name
 def adafactor(
-    learning_rate: Rate = relative_step, decay_rate: Number = 0.8, clipping_threshold: Number = 1.0,
+    learning_rate: Rate = relative_step, *, decay_rate: Number = 0.8, clipping_threshold: Number = 1.0,
     eps_root: Number = 1e-30, min_scale: Number = 1e-3,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""Adafactor: RMSprop that keeps next to nothing, with steps that are shares of the size of the parameters.
@@ -229,6 +231,6 @@ def adafactor(
     Reference:
         Shazeer and Stern, "Adafactor: adaptive learning rates with sublinear memory cost", 2018, algorithms 4 to 6.
     """
-    v = of_rows_and_columns(scale_by_ewa_of_share(share_of_power(decay_rate)))
-    step = scale_by_rms(v, 0.0, eps_root=eps_root)
-    return descent(learning_rate, step, clip_by_rms(clipping_threshold), scale_by_parameter_rms(min_scale))
+    v = of_rows_and_columns(scale_by_ewa_of_share(share_of_power(decay_rate)), eps_root)
+    clip, scale = optax.clip_by_block_rms(clipping_threshold), scale_by_parameter_rms(min_scale)
+    return descent(learning_rate, scale_by_rms(v, 0.0), clip, scale)

@@ -9,7 +9,7 @@ import optax
 
 from ewa_optax._average import scale_by_ewa
 from ewa_optax._checks import OPEN_DECAY, Rate, checked, checked_by_name
-from ewa_optax._combining import add, beside, take
+from ewa_optax._combining import beside, combine
 from ewa_optax._descent import descent
 from ewa_optax._keeping import Chosen, for_gradients
 from ewa_optax._learning_rate import scale_by_learning_rate
@@ -146,8 +146,7 @@ def nesterov(learning_rate: Rate, decay: Number = 0.9, *, storage: Chosen = None
         `torch.optim.SGD(nesterov=True)` and `keras.optimizers.SGD(nesterov=True)`.
     """
     m, k = scale_by_ewa(decay, for_gradients(storage)), 1 / shares(decay)[1]
-    ahead = add(take(0), optax.chain(take(1), optax.scale(k * decay)))
-    return descent(learning_rate, beside(m), ahead, guard=saturate(terms=k))
+    return descent(learning_rate, beside(m), combine(1, k * decay), guard=saturate(terms=k))
 
 
 @checked_by_name
@@ -217,8 +216,8 @@ def lion(
             quarter of the largest number of their dtype (at least float32's), so that no finite ones overflow.
 
     Raises:
-        ValueError: a learning rate or weight decay that is negative or not finite, a decay outside [0, 1), a storage of
-            unknown name, or no parameters.
+        ValueError: a learning rate or weight decay that is negative or not finite, a `b1` outside [0, 1) or a `b2`
+            outside (0, 1), a storage of unknown name, or no parameters.
         TypeError: an argument that is no number (or schedule), or no storage.
 
     Example:
@@ -233,7 +232,6 @@ def lion(
         Chen et al., "Symbolic discovery of optimization algorithms", 2023. `optax.lion` has the same arguments in the
         same order, less `mu_dtype` before `weight_decay`; `keras.optimizers.Lion` has no weight decay by default.
     """
-    m, share = scale_by_ewa(b2, for_gradients(storage)), b1 / b2
-    c = add(optax.chain(take(1), optax.scale(share)), optax.chain(take(0), optax.scale(1 - share)))
+    m, c = scale_by_ewa(b2, for_gradients(storage)), combine(1 - b1 / b2, b1 / b2)
     decayed = add_decayed_weights(weight_decay, mask)
     return descent(learning_rate, beside(m), c, optax.scale_by_sign(), decayed, guard=saturate())

@@ -131,6 +131,11 @@ def power(base: Number, exponent: jax.Array) -> jax.Array:
     return jnp.exp(exponent * (jnp.log(widen(base)) if isinstance(base, jax.Array) else math.log(base)))
 
 
+def is_just(value: Any, number: float) -> bool:
+    """Whether it is that Python number, so that what it would do can be left out of the program."""
+    return isinstance(value, int | float) and value == number
+
+
 def increment(count: jax.Array) -> jax.Array:
     """`count + 1`, which stays at the largest integer instead of wrapping round to a negative one."""
     return jnp.asarray(optax.safe_increment(count))

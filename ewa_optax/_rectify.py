@@ -1,4 +1,4 @@
-r"""What RAdam does to an average of squares: no division by it as long as its variance cannot be told."""
+r"""What RAdam does to a root mean square: no division by it as long as its variance cannot be told."""
 
 import math
 
@@ -7,28 +7,28 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._average import BiasCorrectState
-from ewa_optax._checks import DECAY, POSITIVE, checked
+from ewa_optax._checks import DECAY, THRESHOLD, checked
 from ewa_optax._numerics import Number, increment, map_leaves, narrow, shares, widen
 
 
-@checked(decay=DECAY, threshold=POSITIVE)
+@checked(decay=DECAY, threshold=THRESHOLD)
 def rectify(decay: Number, threshold: Number = 4.0) -> optax.GradientTransformation:
-    r"""Replaces a bias-corrected average of squares by 1 in its first steps, and enlarges it in the next.
+    r"""Replaces a root mean square by 1 in its first steps, and enlarges it in the next.
 
     $$\rho_\infty = \frac{2}{1 - \beta} - 1, \qquad \rho_t = \rho_\infty - \frac{2 t \beta^t}{1 - \beta^t}, \qquad
       r_t^2 = \frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}{(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}$$
-    $$u_t = \hat v_t / r_t^2 \text{ where } \rho_t > \text{threshold, and else } 1$$
+    $$u_t = g_t / r_t \text{ where } \rho_t > \text{threshold, and else } 1$$
 
     Args:
         decay: $\beta$ in [0, 1), the decay of the average; below 0.6 it is never rectified, and 1 is all there is.
         threshold: of $\rho_t$, the length of the average, 4 or more: there the variance begins to be finite.
 
     Returns:
-        A transformation whose state is the step count. It belongs behind a corrected average of squares, within
-        `scale_by_rms`. Updates leave in their own dtype.
+        A transformation whose state is the step count. It belongs behind `root_mean_square` of a corrected average, in
+        the divisor of `divide`. Updates leave in their own dtype.
 
     Raises:
-        ValueError: a decay outside [0, 1), or a threshold of 0 or less.
+        ValueError: a decay outside [0, 1), or a threshold below 4.
         TypeError: one of them is no number.
 
     Example:
@@ -39,7 +39,7 @@ def rectify(decay: Number, threshold: Number = 4.0) -> optax.GradientTransformat
         >>> for _ in range(1000):
         ...     s, state = rectified.update(jnp.array(4.0), state)
         >>> print(s.round(2))
-        9.61
+        6.2
 
     Reference:
         Liu et al., "On the variance of the adaptive learning rate and beyond", 2020.
@@ -55,7 +55,7 @@ def rectify(decay: Number, threshold: Number = 4.0) -> optax.GradientTransformat
         longest, length = _lengths(decay, step.astype(float))
         rectifies = length > jnp.maximum(threshold, 4.0)
         length = jnp.where(rectifies, length, 5.0)
-        inverse = (longest - 4) * (longest - 2) * length / ((length - 4) * (length - 2) * longest)
+        inverse = jnp.sqrt((longest - 4) * (longest - 2) * length / ((length - 4) * (length - 2) * longest))
 
         def replace(v):
             x = widen(v)

@@ -9,7 +9,7 @@ import optax
 from ewa_optax._average import scale_by_ewa
 from ewa_optax._checks import DECAY, EPSILON, check, checked
 from ewa_optax._combining import in_float32, quotient, transformation
-from ewa_optax._numerics import Number, map_leaves, real_like, squared_magnitude, widen
+from ewa_optax._numerics import Number, is_just, map_leaves, real_like, squared_magnitude, widen
 
 
 class ScaleByRmsState(NamedTuple):
@@ -39,7 +39,7 @@ def scale_by_rms(
             8 or in 16 bits, it should be told that these are squares: `storage.EightBit(squares=True)`.
         eps: $\varepsilon$, added outside the root, in units of the gradient, 0 or more.
         eps_root: $\varepsilon_{root}$, added inside the root, in units of the gradient squared, 0 or more. With both
-            0, a gradient whose square is zero from the start (below 1e-23 in float32) is divided by 0.
+            0, a gradient whose square is zero from the start (below 1e-19 in float32) is divided by 0.
         numerator: $n$, what is divided; the gradient itself by default (RMSprop), an average of it in Adam.
 
     Returns:
@@ -116,4 +116,4 @@ def root_mean_square(
 
 def _plus(x, eps):
     """`x + eps`; XLA would add a 0 too."""
-    return x if isinstance(eps, int | float) and eps == 0 else x + jnp.asarray(eps, x.dtype)
+    return x if is_just(eps, 0) else x + jnp.asarray(eps, x.dtype)

@@ -11,7 +11,7 @@ from ewa_optax._averages import (
     scale_by_past_rms,
 )
 from ewa_optax._checks import OPEN_DECAY, Rate, checked, checked_by_name
-from ewa_optax._combining import beside, divide, subtract, take
+from ewa_optax._combining import beside, combine, divide, take
 from ewa_optax._descent import descent
 from ewa_optax._keeping import Chosen, Pair, first, for_squares, second
 from ewa_optax._numerics import Number, shares
@@ -149,7 +149,8 @@ def laprop(
 
 @checked_by_name
 def rmsprop_momentum(
-    learning_rate: Rate, decay: Number = 0.9, momentum: Number = 0.9, eps: Number = 1e-8, eps_root: Number = 0.0, *,
+    learning_rate: Rate, decay: Number = 0.9, eps: Number = 1e-8, eps_root: Number = 0.0,
+    momentum: Number = 0.9, *,
     storage: Pair = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""RMSprop with momentum: its steps add up, as those of `heavy_ball`.
@@ -167,9 +168,9 @@ def rmsprop_momentum(
     Args:
         learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
         decay: $\beta$ in [0, 1), of the squares' average: over about $1/(1-\beta)$ steps, 10 for 0.9.
-        momentum: $\mu$ in [0, 1): steady steps end at $1/(1-\mu)$ times their length, 10 for 0.9.
         eps: added outside the root, in units of the gradient.
         eps_root: added inside the root, in units of its square.
+        momentum: $\mu$ in [0, 1): steady steps end at $1/(1-\mu)$ times their length, 10 for 0.9.
         storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
             "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of steps and of squares.
 
@@ -200,7 +201,8 @@ def rmsprop_momentum(
 @checked(decay=OPEN_DECAY)
 @checked_by_name
 def rmsprop_centered(
-    learning_rate: Rate, decay: Number = 0.95, momentum: Number = 0.9, eps: Number = 0.0, eps_root: Number = 1e-4, *,
+    learning_rate: Rate, decay: Number = 0.95, eps: Number = 0.0, eps_root: Number = 1e-4,
+    momentum: Number = 0.9, *,
     storage: Pair = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""RMSprop with momentum, divided by the standard deviation of gradients instead of their size.
@@ -221,10 +223,10 @@ def rmsprop_centered(
     Args:
         learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
         decay: $\beta$ in (0, 1), of both averages: over about $1/(1-\beta)$ steps, 20 for 0.95.
-        momentum: $\mu$ in [0, 1): steady steps end at $1/(1-\mu)$ times their length, 10 for 0.9.
         eps: added outside the root, in units of the gradient.
         eps_root: added inside the root, in units of its square. Steady gradients have a deviation of 0: without it they
             would be divided by 0.
+        momentum: $\mu$ in [0, 1): steady steps end at $1/(1-\mu)$ times their length, 10 for 0.9.
         storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
             "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and steps
             and of squares.
@@ -234,8 +236,8 @@ def rmsprop_centered(
             overflow, at 4e18 in float32.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
-            name.
+        ValueError: a learning rate or eps that is negative or not finite, a `decay` outside (0, 1) or a `momentum`
+            outside [0, 1), or a storage of unknown name.
         TypeError: an argument that is no number (or schedule), or no storage.
 
     Example:
@@ -248,8 +250,8 @@ def rmsprop_centered(
     Reference:
         Graves, "Generating sequences with recurrent neural networks", 2013, equations 38 to 45.
     """
-    m, v = scale_by_ewa(decay, first(storage)), scale_by_ewa(momentum, first(storage))
+    m, v = scale_by_ewa(decay, first(storage)), scale_by_ewa(momentum, first(storage, 1))
     variance = optax.chain(scale_by_ewa(decay, second(storage)), optax.scale(1 / decay))
-    divided = divide(take(0), optax.chain(subtract(), root_mean_square(variance, eps, eps_root=eps_root)))
-    once = optax.scale(1 / shares(momentum)[1])
-    return descent(learning_rate, beside(m), divided, v, once=once, guard=saturate(power=2, terms=2))
+    deviation = optax.chain(combine(1, -1), root_mean_square(variance, eps, eps_root=eps_root))
+    once, guard = optax.scale(1 / shares(momentum)[1]), saturate(power=2, terms=2)
+    return descent(learning_rate, beside(m), divide(take(0), deviation), v, once=once, guard=guard)

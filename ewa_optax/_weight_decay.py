@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import WEIGHT_DECAY, checked
-from ewa_optax._numerics import increment, map_leaves, narrow, widen
+from ewa_optax._numerics import increment, is_just, map_leaves, narrow, widen
 from ewa_optax._scaling import scale_leaves
 
 Mask = Any | Callable[[optax.Params], Any] | None
@@ -20,7 +20,7 @@ class AddDecayedWeightsState(NamedTuple):
     step: jax.Array
 
 
-class ScaleAndShrinkState(NamedTuple):
+class ProximalWeightDecayState(NamedTuple):
     """The number of updates so far, int32, and the state of the scaling."""
 
     step: jax.Array
@@ -71,21 +71,21 @@ def add_decayed_weights(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        rate = _at(weight_decay, state.step)
+        rate = weight_decay_at(weight_decay, state.step)
 
         def decay(u, p, decays):
             if not decays:
                 return u
             return narrow(_decayed(widen(u), rate, p), jnp.result_type(u))
 
-        out = updates if _never(weight_decay) else with_parameters("weight decay", decay, updates, params, mask)
+        out = updates if is_just(weight_decay, 0) else with_parameters("weight decay", decay, updates, params, mask)
         return out, AddDecayedWeightsState(increment(state.step))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 @checked(weight_decay=WEIGHT_DECAY)
-def scale_and_shrink(
+def proximal_weight_decay(
     scaling: optax.GradientTransformation, weight_decay: optax.ScalarOrSchedule, mask: Mask = None
 ) -> optax.GradientTransformation:
     r"""A scaling, by minus a learning rate $\alpha$, and a weight decay that is proximal to it.
@@ -107,7 +107,7 @@ def scale_and_shrink(
     Example:
         >>> import jax.numpy as jnp, ewa_optax
         >>> from ewa_optax import pieces
-        >>> shrink = pieces.scale_and_shrink(ewa_optax.scale_by_learning_rate(0.5), 2.0)
+        >>> shrink = pieces.proximal_weight_decay(ewa_optax.scale_by_learning_rate(0.5), 2.0)
         >>> w = jnp.array([3.0])
         >>> print(w + shrink.update(jnp.array([2.0]), shrink.init(w), w)[0])
         [1.]
@@ -118,14 +118,14 @@ def scale_and_shrink(
 
     def init(params):
         del params
-        return ScaleAndShrinkState(jnp.zeros([], jnp.int32), scaling.init(jnp.ones([], float)))
+        return ProximalWeightDecayState(jnp.zeros([], jnp.int32), scaling.init(jnp.ones([], float)))
 
     def update(updates, state, params=None):
         scaled, scaling_state = scaling.update(jnp.ones([], float), state.scaling)
         number = jnp.asarray(scaled)
-        if _never(weight_decay):
-            return scale_leaves(updates, number), ScaleAndShrinkState(increment(state.step), scaling_state)
-        rate = _at(weight_decay, state.step)
+        if is_just(weight_decay, 0):
+            return scale_leaves(updates, number), ProximalWeightDecayState(increment(state.step), scaling_state)
+        rate = weight_decay_at(weight_decay, state.step)
         shrunk = number / (1 - rate * number)
 
         def shrink(u, p, decays):
@@ -135,7 +135,7 @@ def scale_and_shrink(
             return narrow(jnp.asarray(shrunk if decays else number, x.dtype) * x, jnp.result_type(u))
 
         out = with_parameters("weight decay", shrink, updates, params, mask)
-        return out, ScaleAndShrinkState(increment(state.step), scaling_state)
+        return out, ProximalWeightDecayState(increment(state.step), scaling_state)
 
     return optax.GradientTransformation(init, update)
 
@@ -152,11 +152,8 @@ def with_parameters(what: str, function: Callable[[Any, Any, bool], Any], update
     return jax.tree.map(part, True if chosen is None else chosen, updates, params)
 
 
-def _never(weight_decay):
-    return isinstance(weight_decay, int | float) and weight_decay == 0
-
-
-def _at(weight_decay, step):
+def weight_decay_at(weight_decay: optax.ScalarOrSchedule, step: jax.Array) -> Any:
+    """The number itself, or what the schedule says."""
     return weight_decay(step) if callable(weight_decay) else weight_decay
 
 

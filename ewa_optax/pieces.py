@@ -11,10 +11,9 @@ from ewa_optax._averages import scale_by_ewa_of_share as scale_by_ewa_of_share
 from ewa_optax._averages import scale_by_past_rms as scale_by_past_rms
 from ewa_optax._combining import add as add
 from ewa_optax._combining import beside as beside
+from ewa_optax._combining import combine as combine
 from ewa_optax._combining import divide as divide
-from ewa_optax._combining import subtract as subtract
 from ewa_optax._combining import take as take
-from ewa_optax._layerwise import clip_by_rms as clip_by_rms
 from ewa_optax._layerwise import of_arrays as of_arrays
 from ewa_optax._layerwise import of_rows_and_columns as of_rows_and_columns
 from ewa_optax._layerwise import scale_by_parameter_rms as scale_by_parameter_rms
@@ -24,4 +23,4 @@ from ewa_optax._rectify import rectify as rectify
 from ewa_optax._rms import root_mean_square as root_mean_square
 from ewa_optax._rms import scale_by_rms as scale_by_rms
 from ewa_optax._weight_decay import add_decayed_weights as add_decayed_weights
-from ewa_optax._weight_decay import scale_and_shrink as scale_and_shrink
+from ewa_optax._weight_decay import proximal_weight_decay as proximal_weight_decay

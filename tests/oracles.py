@@ -140,7 +140,7 @@ def yogi(gradients, learning_rate, b1, b2, eps, eps_root=0.0):
     return np.array(updates)
 
 
-def radam(gradients, learning_rate, b1, b2, threshold=4.0):
+def radam(gradients, learning_rate, b1, b2, eps, eps_root, threshold):
     m, v, updates = 0.0, 0.0, []
     longest = 2 / (1 - b2) - 1
     for t, g in enumerate(gradients, start=1):
@@ -150,7 +150,7 @@ def radam(gradients, learning_rate, b1, b2, threshold=4.0):
         length = longest - 2 * t * b2**t / (1 - b2**t)
         if length > threshold:
             r = np.sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
-            updates.append(-learning_rate * r * m_hat / np.sqrt(v / (1 - b2**t)))
+            updates.append(-learning_rate * r * m_hat / (np.sqrt(v / (1 - b2**t) + eps_root) + eps))
         else:
             updates.append(-learning_rate * m_hat)
     return np.array(updates)
@@ -184,7 +184,7 @@ def adabelief(gradients, learning_rate, b1, b2, eps, eps_root):
     return np.array(updates)
 
 
-def ademamix(gradients, params, learning_rate, b1, b2, b3, alpha, eps, weight_decay, warmup=0):
+def ademamix(gradients, params, learning_rate, b1, b2, b3, alpha, eps, eps_root, weight_decay, warmup=0):
     m, n, v, steps = 0.0, 0.0, 0.0, []
     for t, g in enumerate(gradients, start=1):
         share = min(t / warmup, 1.0) if warmup else 1.0
@@ -192,11 +192,11 @@ def ademamix(gradients, params, learning_rate, b1, b2, b3, alpha, eps, weight_de
         m = b1 * m + (1 - b1) * g
         n = slow * n + (1 - slow) * g
         v = b2 * v + (1 - b2) * np.abs(g) ** 2
-        steps.append(-(m / (1 - b1**t) + share * alpha * n) / (np.sqrt(v / (1 - b2**t)) + eps))
+        steps.append(-(m / (1 - b1**t) + share * alpha * n) / (np.sqrt(v / (1 - b2**t) + eps_root) + eps))
     return decoupled(np.array(steps), params, learning_rate, weight_decay)
 
 
-def adan(gradients, params, learning_rate, b1, b2, b3, eps, weight_decay):
+def adan(gradients, params, learning_rate, b1, b2, b3, eps, eps_root, weight_decay):
     """With the paper's betas, which are 1 minus these."""
     beta1, beta2, beta3 = 1 - b1, 1 - b2, 1 - b3
     m, v, n, last = 0.0, 0.0, 0.0, gradients[0]
@@ -206,7 +206,7 @@ def adan(gradients, params, learning_rate, b1, b2, b3, eps, weight_decay):
         v = (1 - beta2) * v + beta2 * (g - last)
         n = (1 - beta3) * n + beta3 * np.abs(g + (1 - beta2) * (g - last)) ** 2
         last = g
-        rate = learning_rate / (np.sqrt(n / (1 - b3**t)) + eps)
+        rate = learning_rate / (np.sqrt(n / (1 - b3**t) + eps_root) + eps)
         step = rate * (m / (1 - b1**t) + (1 - beta2) * v / (1 - b2**t))
         # (params - step) / (1 + decay) - params, without the rounding of that difference.
         decay = weight_decay * learning_rate
@@ -226,20 +226,20 @@ def lars(gradients, params, learning_rate, weight_decay, trust_coefficient, mome
     return np.array(updates)
 
 
-def novograd(gradients, params, learning_rate, b1, b2, eps, weight_decay):
+def novograd(gradients, params, learning_rate, b1, b2, eps, eps_root, weight_decay):
     m, v, params, updates = 0.0, None, np.array(params, dtype=gradients.dtype), []
     for g in gradients:
         square = np.sum(np.abs(g) ** 2)
         v = square if v is None else b2 * v + (1 - b2) * square
-        m = b1 * m + (g / (np.sqrt(v) + eps) + weight_decay * params)
+        m = b1 * m + (g / (np.sqrt(v + eps_root) + eps) + weight_decay * params)
         updates.append(-learning_rate * m)
         params = params + updates[-1]
     return np.array(updates)
 
 
-def lamb(gradients, params, learning_rate, b1, b2, eps, weight_decay):
+def lamb(gradients, params, learning_rate, b1, b2, eps, eps_root, weight_decay):
     params, updates = np.array(params, dtype=gradients.dtype), []
-    for step in adam(gradients, 1.0, b1, b2, eps):
+    for step in adam(gradients, 1.0, b1, b2, eps, eps_root):
         r = step - weight_decay * params
         updates.append(learning_rate * np.sqrt(np.sum(np.abs(params) ** 2) / np.sum(np.abs(r) ** 2)) * r)
         params = params + updates[-1]

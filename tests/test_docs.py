@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import ewa_optax
+from benchmarks import periodic_table
 from ewa_optax import storage
 from ewa_optax._running import FEW_LANES
 
@@ -76,6 +77,10 @@ def test_the_benchmark_of_storages_runs(chosen, rows, steps, tmp_path):
     assert len(record["rows"]) == rows
     assert all(np.isfinite(row["final losses"]).all() for row in record["rows"])
     assert len(record["steps"]) == steps
+
+
+def test_the_table_of_the_family_is_made_from_its_sources():
+    assert f"\n\n{periodic_table.table()}\n\n" in README
 
 
 def test_the_benchmark_runs(tmp_path):

@@ -1,0 +1,269 @@
+"""What the optimizers of the family must do beyond the laws of the table."""
+
+import dataclasses
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import FAMILY, FULL
+from test_contract import assert_close_in_size, eight_decades, run_updates
+
+import ewa_optax
+from ewa_optax import _keeping, pieces
+from ewa_optax._family import OPTIMIZERS
+from ewa_optax._growing import share_of_growing_half_life
+from ewa_optax.storage import BFloat16, Float16
+
+DECAYING = [name for name, x in OPTIMIZERS.items() if "weight_decay" in inspect.signature(x).parameters]
+STORED = [name for name, x in OPTIMIZERS.items() if "storage" in inspect.signature(x).parameters]
+OF_PAIRS = [n for n in STORED if inspect.signature(OPTIMIZERS[n]).parameters["storage"].annotation == _keeping.Pair]
+
+
+@pytest.mark.parametrize("case", FULL + FAMILY, ids=lambda case: case.name)
+def test_its_oracle_would_notice_another_value_of_each_hyperparameter(case):
+    gradients, params = eight_decades(50, case.shape), eight_decades(1, case.shape, seed=1)[0]
+    expected = case.oracle(gradients.astype(np.float64), params)
+    for name, value in case.hyperparameters.items():
+        if 0 < value < 1e-7 or (case.name, name) == ("adafactor", "min_scale"):
+            continue  # An eps that only guards against 0; a size that its parameters exceed.
+        changed = run_updates(case.optimizer(**{name: 0.8 * value or 1e-3}), jnp.asarray(params), gradients)
+        with pytest.raises(AssertionError):
+            assert_close_in_size(changed, expected, 100 * case.oracle_tolerance)
+
+
+# What optax has in another form, by the recipes of the docstrings.
+
+
+def assert_twins(ours, theirs, shape=(64,), tolerance=1e-5):
+    gradients, params = eight_decades(200, shape), jnp.asarray(eight_decades(1, shape, seed=1)[0])
+    expected = np.asarray(run_updates(theirs, params, gradients))
+    assert_close_in_size(run_updates(ours, params, gradients), expected, tolerance)
+
+
+def descend(*chain):
+    return optax.chain(*chain, ewa_optax.scale_by_learning_rate(0.1))
+
+
+def test_amsgrad_as_optax_corrects_it():
+    m, v = pieces.scale_by_corrected_ewa(0.9), pieces.scale_by_corrected_ewa(0.99)
+    ours = descend(ewa_optax.scale_by_rms(optax.chain(v, pieces.running_max()), numerator=m))
+    assert_twins(ours, optax.amsgrad(0.1, 0.9, 0.99))
+
+
+def test_yogi_as_optax_corrects_it_from_zero():
+    m, v = pieces.scale_by_corrected_ewa(0.9), pieces.scale_by_additive_ewa(0.99)
+    ours = descend(ewa_optax.scale_by_rms(optax.chain(v, ewa_optax.bias_correct(0.99)), 1e-3, numerator=m))
+    theirs = optax.scale_by_yogi(0.9, 0.99, 1e-3, initial_accumulator_value=0.0)
+    assert_twins(ours, optax.chain(theirs, optax.scale(-0.1)))
+
+
+def test_rmsprop_with_momentum_is_that_of_optax_at_a_constant_rate():
+    theirs = optax.rmsprop(0.1, 0.95, 1e-8, eps_in_sqrt=False, momentum=0.8)
+    assert_twins(ewa_optax.rmsprop_momentum(0.1, 0.95, 1e-8, momentum=0.8), theirs)
+
+
+def test_novograd_is_that_of_optax():
+    ours = ewa_optax.novograd(0.1, 0.9, 0.25, 1e-6, weight_decay=1e-2)
+    assert_twins(ours, optax.novograd(0.1, 0.9, 0.25, 1e-6, weight_decay=1e-2))
+
+
+def test_lars_is_that_of_optax_without_weight_decay_and_with_it_by_pieces():
+    """Optax divides by the norm of the sum of gradient and decay; the paper by the sum of their norms."""
+    assert_twins(ewa_optax.lars(0.1), optax.lars(0.1))
+    decayed = optax.chain(ewa_optax.add_decayed_weights(0.5), pieces.scale_by_trust_ratio(0.001))
+    summed = optax.chain(optax.scale(-0.1), ewa_optax.scale_by_ewa(0.9), optax.scale(10.0))
+    assert_twins(optax.chain(decayed, summed), optax.lars(0.1, weight_decay=0.5))
+    with pytest.raises(AssertionError):
+        assert_twins(ewa_optax.lars(0.1, 0.5), optax.lars(0.1, 0.5), tolerance=1e-2)
+
+
+def test_adan_of_optax_weighs_differences_by_what_is_not_in_the_paper():
+    """The paper's weight of a difference is 1 - beta2 = b2 (0.92); optax 0.2.8 has 1 - b2 (0.08) there."""
+
+    def adan(weight):
+        m, v, n = (pieces.scale_by_corrected_ewa(b) for b in (0.98, 0.92, 0.99))
+        numerator = pieces.add(optax.chain(pieces.take(0), m), optax.chain(pieces.take(1), v, optax.scale(weight)))
+        ahead = optax.chain(pieces.combine(1, weight), pieces.root_mean_square(n, 1e-8))
+        return descend(pieces.beside(pieces.difference()), pieces.divide(numerator, ahead))
+
+    theirs = optax.adan(0.1, 0.98, 0.92, 0.99, 1e-8, 0.0)
+    assert_twins(adan(0.92), ewa_optax.adan(0.1), tolerance=1e-6)
+    if optax.__version__ == "0.2.8":
+        assert_twins(adan(1 - 0.92), theirs)
+        with pytest.raises(AssertionError):
+            assert_twins(ewa_optax.adan(0.1), theirs, tolerance=0.1)
+
+
+def test_nadam_with_the_factor_of_its_paper():
+    root = 0.99**0.5
+    v = optax.chain(pieces.scale_by_corrected_ewa(0.99), optax.scale(0.99))
+    m = pieces.add(
+        optax.chain(ewa_optax.scale_by_ewa(0.9), pieces.bias_correct_ahead(0.9), optax.scale(0.9)),
+        optax.chain(ewa_optax.bias_correct(0.9), optax.scale(0.1)),
+    )
+    papers = descend(ewa_optax.scale_by_rms(v, 1e-8, numerator=m))
+    assert_twins(ewa_optax.nadam(0.1 / root, 0.9, 0.99, 1e-8 / root), papers, tolerance=1e-6)
+
+
+# Weight decay.
+
+
+@pytest.mark.parametrize("name", DECAYING)
+@pytest.mark.parametrize("mask", ["function", "tree", "prefix", "none"])
+def test_weights_decay_where_the_mask_says(name, mask):
+    params = {"a": {"w": jnp.ones((2, 2)), "n": None}, "b": jnp.full(2, 2.0)}
+    masks = {
+        "function": lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        "tree": {"a": {"w": True, "n": None}, "b": False},
+        "prefix": {"a": True, "b": False},
+        "none": None,
+    }
+    gradients = {"a": {"w": jnp.array([[0.1, -0.2], [0.3, 0.05]]), "n": None}, "b": jnp.array([0.1, -0.3])}
+
+    def updates(**keywords):
+        optimizer = OPTIMIZERS[name](0.1, **keywords)
+        return optimizer.update(gradients, optimizer.init(params), params)[0]
+
+    plain, decayed = updates(weight_decay=0.0), updates(weight_decay=0.5, mask=masks[mask])
+    everywhere = updates(weight_decay=0.5)
+    chex.assert_trees_all_equal(decayed["a"], everywhere["a"])
+    chex.assert_trees_all_equal(decayed["b"], everywhere["b"] if mask == "none" else plain["b"])
+    assert np.abs(plain["a"]["w"] - everywhere["a"]["w"]).min() > 1e-5
+
+
+@pytest.mark.parametrize("name", DECAYING)
+def test_weight_decay_may_be_a_schedule(name):
+    rates = jnp.array([0.5, 0.1, 0.3])
+    scheduled = OPTIMIZERS[name](0.1, weight_decay=lambda count: rates[count])
+    params = jnp.array([1.0, -2.0])
+    state = scheduled.init(params)
+    for t, rate in enumerate(rates):
+        gradients = jnp.array([0.3, 0.4]) * (t + 1)
+        updates, after = scheduled.update(gradients, state, params)
+        by_hand, _ = OPTIMIZERS[name](0.1, weight_decay=rate).update(gradients, state, params)
+        chex.assert_trees_all_close(updates, by_hand, rtol=1e-6)
+        state = after
+
+
+def test_coupled_weight_decay_goes_through_the_averages():
+    coupled = optax.chain(ewa_optax.add_decayed_weights(0.1), ewa_optax.momentum(0.5, 0.9))
+    params, v = np.array([1.0, -3.0]), 0.0
+    ours, state = jnp.asarray(params, jnp.float32), coupled.init(jnp.zeros(2))
+    for g in eight_decades(20, (2,)).astype(np.float64):
+        updates, state = coupled.update(jnp.asarray(g, jnp.float32), state, ours)
+        ours = optax.apply_updates(ours, updates)
+        v = 0.9 * v + 0.1 * (g + 0.1 * params)
+        params = params - 0.5 * v
+    np.testing.assert_allclose(ours, params, rtol=1e-5)
+
+
+def test_a_decay_of_no_weight_needs_no_parameters():
+    for name in DECAYING:
+        optimizer = OPTIMIZERS[name](0.1, weight_decay=0.0)
+        if name not in ("lars", "lamb"):
+            optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
+        optimizer = OPTIMIZERS[name](0.1, weight_decay=0.1)
+        with pytest.raises(ValueError, match="needs the parameters; call update"):
+            optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
+
+
+# Storage.
+
+
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_of_a_pair_of_storages_the_first_is_for_gradients_and_the_second_for_squares(name):
+    optimizer = OPTIMIZERS[name](0.1, storage=(BFloat16(min_size=0), Float16(min_size=0)))
+    params = jnp.ones((2, 2))
+    state = optimizer.init(params)
+    for g in (-1.0, -1.5, -1.2):
+        _, state = optimizer.update(jnp.full((2, 2), g), state, params)
+    kept = {jnp.dtype(kind): [x for x in jax.tree.leaves(state) if x.dtype == kind] for kind in ("bfloat16", "float16")}
+    assert all(kept.values())
+    assert all((x < 0).all() for x in kept[jnp.dtype("bfloat16")]) or name == "adan"  # Whose differences change sign.
+    assert all((x > 0).all() for x in kept[jnp.dtype("float16")])
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_no_two_averages_are_rounded_by_the_same_chance(name, monkeypatch):
+    keys = []
+    monkeypatch.setattr(_keeping, "fold", lambda *numbers: keys.append(repr(numbers)) or jnp.uint32(0))
+    decays = inspect.signature(OPTIMIZERS[name]).parameters.keys() & {"decay", "momentum", "b1", "b2", "b3"}
+    optimizer = OPTIMIZERS[name](0.1, storage=BFloat16(min_size=0), **dict.fromkeys(decays, 0.5))
+    params = jnp.ones(4)
+    optimizer.update(params, optimizer.init(params), params)
+    assert len(set(keys)) == len(keys) > 0
+
+
+# Adafactor.
+
+
+def test_the_step_of_adafactor_is_the_papers():
+    optimizer = ewa_optax.adafactor()
+    params = jnp.full((3, 3), 2.0)
+    state = optimizer.init(params)
+    for t in range(1, 12_000):
+        if t in (1, 2, 9_999, 10_001, 11_999):
+            assert float(ewa_optax.get_learning_rate(optimizer.update(params, state, params)[1])) == pytest.approx(
+                min(0.01, t**-0.5), rel=1e-6
+            )
+        state = jax.tree.map(lambda x, t=t: jnp.full_like(x, t) if x.dtype == jnp.int32 else x, state)
+
+
+def test_adafactor_factors_the_last_two_axes_of_each_array():
+    params = {"m": jnp.ones((5, 7)), "v": jnp.ones(5), "k": jnp.ones((2, 3, 5, 7)), "s": jnp.ones(())}
+    optimizer = ewa_optax.adafactor(0.1)
+    assert ewa_optax.state_bytes(optimizer, params) == 4 * (12 + 5 + 6 * 12 + 1 + 4)
+    gradients = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    alone = ewa_optax.scale_by_rms(pieces.of_rows_and_columns(pieces.scale_by_ewa_of_share(lambda t: t**-0.8)), 0.0)
+    kernel, _ = alone.update(gradients["k"][0, 1], alone.init(params["k"][0, 1]))
+    ratio = updates["k"][0, 1] / kernel  # Each matrix of an array is factored for itself.
+    np.testing.assert_allclose(ratio, jnp.full((5, 7), ratio[0, 0]), rtol=1e-5)
+
+
+# Averages whose shares change.
+
+
+def test_an_average_whose_share_is_one_in_the_long_run_forgets():
+    average = pieces.scale_by_ewa_of_share(lambda t: jnp.where(t == 1, 1.0, 0.9), decay=0.1)
+    state = average.init(jnp.zeros(()))
+    for x in (1e10, 1e-3, 1e-3, 1e-3, 1e-3):
+        v, state = average.update(jnp.array(x), state)
+    assert float(v) == pytest.approx(1e6 + 1e-3, rel=1e-6)
+
+
+def test_the_half_life_of_ademamix_grows_linearly():
+    share = share_of_growing_half_life(0.9, 0.9999, 1000)
+    shares = np.array([float(share(jnp.float32(t))) for t in (1, 500, 1000, 5000)])
+    lives = -np.log(2) / np.log1p(-shares.astype(np.float64))
+    first, last = -np.log(2) / np.log(0.9), -np.log(2) / np.log(0.9999)
+    expected = [first + x * (last - first) for x in (0.001, 0.5, 1, 1)]
+    np.testing.assert_allclose(lives, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.99, 0.999, 0.9999, 0.99999])
+def test_the_length_of_radam_keeps_its_digits(decay):
+    """Of an average of float32, where the formula as printed has lost them all at 0.99999."""
+    rectified = pieces.rectify(decay)
+    t = np.arange(5, 1000, 17, dtype=np.float64)
+    longest = 2 / (1 - np.float64(decay)) - 1
+    x = -t * np.log1p(np.float64(decay) - 1)
+    y = np.array([np.longdouble(v) for v in x])
+    length = np.asarray(longest - 2 * t / np.expm1(y), np.float64)
+    r = np.sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
+    update = jax.jit(rectified.update)
+    for step, expected in zip(t, r, strict=True):
+        state = rectified.init(0.0)._replace(step=jnp.int32(step - 1))
+        if longest > 4.5 and expected == expected:
+            assert float(1 / update(jnp.float32(1.0), state)[0]) == pytest.approx(expected, rel=3e-5)
+
+
+def test_storages_keep_their_options_for_each_average():
+    kept = dataclasses.replace(BFloat16(), seed=7)
+    assert _keeping.first(kept).seed == 7
+    assert len({_keeping.first(kept).seed, _keeping.first(kept, 1).seed, _keeping.second(kept).seed}) == 3
+    assert _keeping.second((None, kept)).min_size == kept.min_size
