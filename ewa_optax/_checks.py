@@ -53,7 +53,10 @@ REDUCTION = _rule("in (0, 1]", lambda x: 0 < x <= 1, "0.5 halves the rate each t
 THRESHOLD = _rule("finite and 4 or more", lambda x: x >= 4, "4 is the paper's, 5 that of other libraries")
 CLIP = _rule("finite and more than 0", lambda x: x > 0, "1 is the usual value")
 EXPONENT = _rule("finite and more than 0", lambda x: x > 0, "0.8 is the usual value: an average over t**0.8 steps")
-SIZE = _rule("finite and 0 or more", lambda x: x >= 0, "0 leaves it out")
+ALPHA = _rule("finite and 0 or more", lambda x: x >= 0, "5 is the paper's, which warmup=steps lets grow from 0")
+WARMUP = _rule("finite and 0 or more", lambda x: x >= 0, "it counts steps, and 0 is none")
+SHARE = _rule("finite and 0 or more", lambda x: x >= 0, "0.001 is the usual value in LARS, 1 in LAMB")
+SCALE = _rule("finite and 0 or more", lambda x: x >= 0, "1e-3 is the usual value")
 POSITIVE = _rule("finite and more than 0", lambda x: x > 0, "1 changes nothing, 0.1 is a tenth")
 SPAN = _rule("finite and 1 or more", lambda x: x >= 1, "1 keeps the newest value only, 10 averages over about ten")
 AGE = _rule("finite and more than 0", lambda x: x > 0, "after that time a weight is half of what it was")
@@ -68,7 +71,10 @@ BY_NAME = {
     "weight_decay": WEIGHT_DECAY,
     **dict.fromkeys(("decay", "momentum", "b1", "b2", "b3"), DECAY),
     **dict.fromkeys(("eps", "eps_root"), EPSILON),
-    **dict.fromkeys(("alpha", "trust_coefficient", "min_scale", "warmup"), SIZE),
+    "alpha": ALPHA,
+    "warmup": WARMUP,
+    "trust_coefficient": SHARE,
+    "min_scale": SCALE,
     "threshold": THRESHOLD,
     "clipping_threshold": CLIP,
     "decay_rate": EXPONENT,
@@ -91,7 +97,7 @@ def check(function: str, name: str, value: Any, rule: Rule) -> None:
             )
     elif not (rule.accepts_schedule and callable(value)):
         kinds = "a number, a scalar array or a schedule" if rule.accepts_schedule else "a number or a scalar array"
-        raise TypeError(f"{function}: {name} must be {kinds}, got {value!r} ({type(value).__name__}).")
+        raise TypeError(f"{function}: {name} must be {kinds}, got {value!r} ({type(value).__name__}); {rule.remedy}.")
 
 
 def checked(**rules: Rule) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:

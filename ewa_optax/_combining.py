@@ -69,8 +69,8 @@ def add(*pieces: optax.GradientTransformation) -> optax.GradientTransformationEx
 def beside(piece: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     r"""Hands on the update and, beside it, what a piece makes of it: $(g_t, a(g_t))$.
 
-    Then numerator and divisor of a `divide` can both use what was kept once. Behind it, `take` takes one of the two,
-    and `combine` both.
+    Then numerator and divisor of a `divide` can both use what was kept once. Behind it must come a `take`, which takes
+    one of the two, a `combine`, or a `divide` of these: an update is not two.
 
     Args:
         piece: $a$, a transformation.

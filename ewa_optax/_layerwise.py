@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import EPSILON, SIZE, WEIGHT_DECAY, Rate, checked
+from ewa_optax._checks import CLIP, EPSILON, SCALE, SHARE, WEIGHT_DECAY, Rate, checked
+from ewa_optax._combining import transformation
 from ewa_optax._numerics import (
     Number,
     increment,
@@ -28,7 +29,7 @@ class ScaleByTrustRatioState(NamedTuple):
     step: jax.Array
 
 
-@checked(coefficient=SIZE, weight_decay=WEIGHT_DECAY)
+@checked(coefficient=SHARE, weight_decay=WEIGHT_DECAY)
 def scale_by_trust_ratio(
     coefficient: Number = 1.0, weight_decay: Rate = 0.0, mask: Mask = None
 ) -> optax.GradientTransformation:
@@ -86,7 +87,39 @@ def scale_by_trust_ratio(
     return optax.GradientTransformation(init, update)
 
 
-@checked(min_scale=SIZE)
+@checked(threshold=CLIP)
+def clip_by_rms(threshold: Number = 1.0) -> optax.GradientTransformation:
+    r"""Scales the update of each array down to a root mean square: $u_t = g_t / \max(1, \mathrm{RMS}(g_t) / d)$.
+
+    Args:
+        threshold: $d$, more than 0.
+
+    Returns:
+        A transformation without a state. Updates leave in their own dtype.
+
+    Raises:
+        ValueError: a threshold of 0 or less.
+        TypeError: a threshold that is no number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ewa_optax import pieces
+        >>> clip = pieces.clip_by_rms(1.0)
+        >>> print(clip.update(jnp.array([3.0, 3.0]), clip.init(jnp.zeros(2)))[0])
+        [1. 1.]
+
+    Reference:
+        Shazeer and Stern, "Adafactor", 2018, section 6.
+    """
+
+    def clip(u):
+        x = widen(u)
+        return narrow(x / jnp.maximum(1.0, _rms(x) / threshold).astype(x.dtype), jnp.result_type(u))
+
+    return optax.stateless(lambda updates, params: map_leaves(clip, updates))
+
+
+@checked(min_scale=SCALE)
 def scale_by_parameter_rms(min_scale: Number = 1e-3) -> optax.GradientTransformation:
     r"""Multiplies the update of each array by the size of its parameters, formed in float32 or wider.
 
@@ -151,7 +184,7 @@ def of_arrays(average: optax.GradientTransformation) -> optax.GradientTransforma
     def total(x):
         return jnp.minimum(jnp.sum(x), largest(x.dtype) / 4)
 
-    return _of_summaries(average, total, lambda kept: kept)
+    return _of_summaries(transformation("of_arrays", "average", average), total, lambda kept: kept)
 
 
 @checked(eps=EPSILON)
@@ -192,13 +225,15 @@ def of_rows_and_columns(average: optax.GradientTransformation, eps: Number = 0.0
     def expand(kept):
         return factored.decode(kept) if isinstance(kept, Factors) else kept
 
-    return _of_summaries(average, summarize, expand)
+    return _of_summaries(transformation("of_rows_and_columns", "average", average), summarize, expand)
 
 
 def _of_summaries(average, summarize, expand):
     def init(params):
         def summary(p):
-            return jax.eval_shape(summarize, jax.ShapeDtypeStruct(jnp.shape(p), wide_dtype(jnp.result_type(p))))
+            like = jax.ShapeDtypeStruct(jnp.shape(p), wide_dtype(jnp.result_type(p)))
+            # Of integers the average itself complains, and knows their name.
+            return jax.eval_shape(summarize, like) if jnp.issubdtype(like.dtype, jnp.inexact) else like
 
         return average.init(jax.tree.map(summary, params))
 

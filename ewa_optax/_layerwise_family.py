@@ -15,6 +15,7 @@ from ewa_optax._descent import descent
 from ewa_optax._growing import relative_step, share_after_the_first, share_of_power
 from ewa_optax._keeping import Chosen, Pair, first, for_gradients, second
 from ewa_optax._layerwise import (
+    clip_by_rms,
     of_arrays,
     of_rows_and_columns,
     scale_by_parameter_rms,
@@ -23,6 +24,7 @@ from ewa_optax._layerwise import (
 from ewa_optax._learning_rate import scale_by_learning_rate
 from ewa_optax._numerics import Number, shares
 from ewa_optax._rms import scale_by_rms
+from ewa_optax._scaling import scale_once
 from ewa_optax._weight_decay import Mask, add_decayed_weights
 from ewa_optax._wide import saturate_norm, wide_chain
 
@@ -38,6 +40,7 @@ def lars(
       v_t = \mu v_{t-1} + \alpha r_t (g_t + \lambda W), \qquad W \leftarrow W - v_t$$
 
     An array of zeros has no size to take a share of: there $r_t$ is 1. Biases are often left out, by `optax.partition`.
+    What is kept are steps, small numbers: below a learning rate of 1 not as "float16".
 
     | | differs in |
     |---|---|
@@ -75,8 +78,8 @@ def lars(
         You, Gitman and Ginsburg, "Large batch training of convolutional networks", 2017.
     """
     ratio = scale_by_trust_ratio(trust_coefficient, weight_decay, mask)
-    v, once = scale_by_ewa(momentum, for_gradients(storage)), optax.scale(1 / shares(momentum)[1])
-    return wide_chain(saturate_norm(), ratio, scale_by_learning_rate(learning_rate), v, once)
+    v, k = scale_by_ewa(momentum, for_gradients(storage)), 1 / shares(momentum)[1]
+    return wide_chain(saturate_norm(), ratio, scale_once(scale_by_learning_rate(learning_rate), optax.scale(k)), v)
 
 
 @checked_by_name
@@ -176,8 +179,8 @@ def lamb(
 
     Reference:
         You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", 2020, with $\phi$ the
-        identity. `optax.lamb` has the same arguments in the same order; `keras.optimizers.Lamb` has the eps 1e-7; torch
-        has none.
+        identity. `optax.lamb` has the same arguments in the same order; In `keras.optimizers.Lamb` weight decay is
+        outside of the ratio; torch has none.
     """
     m, v = scale_by_corrected_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
     step = scale_by_rms(v, eps, eps_root=eps_root, numerator=m)
@@ -199,8 +202,8 @@ def adafactor(
     | | differs in |
     |---|---|
     | `optax.adafactor` | its learning rate must be given to be used; factors the two longest axes of 128 and more |
-    | `torch.optim.Adafactor` | learning rate 0.01 in the place of 0.01 in $\alpha_t$; weight decay |
-    | `keras.optimizers.Adafactor` | learning rate 0.001 in the place of 0.01 in $\alpha_t$ |
+    | `torch.optim.Adafactor` | $V_t$ is at least 1.4e-14, instead of $\varepsilon_1$ |
+    | `keras.optimizers.Adafactor` | $\alpha_t = \min(0.001, 1/\sqrt t)$ |
 
     Args:
         learning_rate: $\alpha_t$, 0 or more: a number, a scalar array or a schedule. The paper's, and the default, is
@@ -232,5 +235,5 @@ def adafactor(
         Shazeer and Stern, "Adafactor: adaptive learning rates with sublinear memory cost", 2018, algorithms 4 to 6.
     """
     v = of_rows_and_columns(scale_by_ewa_of_share(share_of_power(decay_rate)), eps_root)
-    clip, scale = optax.clip_by_block_rms(clipping_threshold), scale_by_parameter_rms(min_scale)
+    clip, scale = clip_by_rms(clipping_threshold), scale_by_parameter_rms(min_scale)
     return descent(learning_rate, scale_by_rms(v, 0.0), clip, scale)

@@ -142,8 +142,8 @@ def nesterov(learning_rate: Rate, decay: Number = 0.9, *, storage: Chosen = None
 
     Reference:
         Nesterov, 1983; in this form Sutskever et al., "On the importance of initialization and momentum in deep
-        learning", 2013. Same as `optax.sgd(learning_rate, momentum=decay, nesterov=True)`,
-        `torch.optim.SGD(nesterov=True)` and `keras.optimizers.SGD(nesterov=True)`.
+        learning", 2013. Same as `optax.sgd(learning_rate, momentum=decay, nesterov=True)`
+        and `torch.optim.SGD(nesterov=True)`; keras sums learning rates with the gradients.
     """
     m, k = scale_by_ewa(decay, for_gradients(storage)), 1 / shares(decay)[1]
     return descent(learning_rate, beside(m), combine(1, k * decay), guard=saturate(terms=k))
@@ -203,7 +203,8 @@ def lion(
         learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule. A third to a tenth
             of that of `adamw`.
         b1: $\beta_1$ in [0, 1), of what gives the sign.
-        b2: $\beta_2$ in (0, 1), of the average that is kept, over about $1/(1-\beta_2)$ steps, 100 for 0.99.
+        b2: $\beta_2$ in (0, 1), not far below $\beta_1$, of the average that is kept, over about
+            $1/(1-\beta_2)$ steps, 100 for 0.99.
         weight_decay: $\lambda$, 0 or more, per unit of learning rate: a number, a scalar array or a schedule. Three to
             ten times that of `adamw`.
         mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives

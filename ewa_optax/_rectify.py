@@ -55,7 +55,8 @@ def rectify(decay: Number, threshold: Number = 4.0) -> optax.GradientTransformat
         longest, length = _lengths(decay, step.astype(float))
         rectifies = length > jnp.maximum(threshold, 4.0)
         length = jnp.where(rectifies, length, 5.0)
-        inverse = jnp.sqrt((longest - 4) * (longest - 2) * length / ((length - 4) * (length - 2) * longest))
+        # A decay that was rounded to 1 has an infinite length, and no step.
+        inverse = jnp.sqrt((longest - 6 + 8 / longest) * length / ((length - 4) * (length - 2)))
 
         def replace(v):
             x = widen(v)

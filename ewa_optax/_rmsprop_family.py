@@ -14,9 +14,11 @@ from ewa_optax._checks import OPEN_DECAY, Rate, checked, checked_by_name
 from ewa_optax._combining import beside, combine, divide, take
 from ewa_optax._descent import descent
 from ewa_optax._keeping import Chosen, Pair, first, for_squares, second
+from ewa_optax._learning_rate import scale_by_learning_rate
 from ewa_optax._numerics import Number, shares
 from ewa_optax._rms import root_mean_square, scale_by_rms
-from ewa_optax._wide import saturate
+from ewa_optax._scaling import scale_once
+from ewa_optax._wide import saturate, wide_chain
 
 
 @checked_by_name
@@ -78,7 +80,8 @@ def adadelta(
     Args:
         learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule. The paper's is 1.
         decay: $\beta$ in [0, 1): the averages span about $1/(1-\beta)$ steps, 20 for 0.95.
-        eps: 0 or more, inside both roots: the first steps are about as long as its root. With 0 nothing moves.
+        eps: 0 or more, inside both roots: the first steps are about
+            $\sqrt{\varepsilon / (1 - \beta)}$ long. With 0 nothing moves.
         storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
             "float16", "8bit", "24bit", or a `Storage` with options.
 
@@ -208,17 +211,17 @@ def rmsprop_centered(
     r"""RMSprop with momentum, divided by the standard deviation of gradients instead of their size.
 
     $$m_t = \beta m_{t-1} + (1 - \beta) g_t, \qquad s_t = \beta s_{t-1} + (1 - \beta) g_t^2$$
-    $$v_t = \mu v_{t-1} + \frac{g_t}{\sqrt{s_t - m_t^2 + \varepsilon_{root}} + \varepsilon}, \qquad
-      W \leftarrow W - \alpha v_t$$
+    $$v_t = \mu v_{t-1} + \alpha \frac{g_t}{\sqrt{s_t - m_t^2 + \varepsilon_{root}} + \varepsilon}, \qquad
+      W \leftarrow W - v_t$$
 
     The variance is formed as $s_t - m_t^2 = \frac{1}{\beta} \sum (1-\beta) \beta^{t-i} (g_i - m_i)^2$, which is never
-    negative, and loses no digits where gradients vary little.
+    negative, and in float32 true down to deviations of 1e-6 of the mean.
 
     | | differs in |
     |---|---|
-    | `optax.rmsprop(centered=True)` | momentum 0; eps 1e-8; learning rates are summed with the steps |
-    | `torch.optim.RMSprop(centered=True)` | momentum 0; eps 1e-8, outside the root; decay 0.99 |
-    | `keras.optimizers.RMSprop(centered=True)` | momentum 0; eps 1e-7; learning rates are summed with the steps |
+    | `optax.rmsprop(centered=True)` | decay 0.9, eps 1e-8, momentum 0 |
+    | `torch.optim.RMSprop(centered=True)` | decay 0.99, eps 1e-8 outside, momentum 0; $\alpha$ outside the sum |
+    | `keras.optimizers.RMSprop(centered=True)` | decay 0.9, eps 1e-7, momentum 0 |
 
     Args:
         learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
@@ -253,5 +256,5 @@ def rmsprop_centered(
     m, v = scale_by_ewa(decay, first(storage)), scale_by_ewa(momentum, first(storage, 1))
     variance = optax.chain(scale_by_ewa(decay, second(storage)), optax.scale(1 / decay))
     deviation = optax.chain(combine(1, -1), root_mean_square(variance, eps, eps_root=eps_root))
-    once, guard = optax.scale(1 / shares(momentum)[1]), saturate(power=2, terms=2)
-    return descent(learning_rate, beside(m), divide(take(0), deviation), v, once=once, guard=guard)
+    rate = scale_once(scale_by_learning_rate(learning_rate), optax.scale(1 / shares(momentum)[1]))
+    return wide_chain(saturate(power=2, terms=2), beside(m), divide(take(0), deviation), rate, v)

@@ -144,12 +144,21 @@ def with_parameters(what: str, function: Callable[[Any, Any, bool], Any], update
     """`function(update, parameter, whether the mask says so)` of each leaf; ValueError without parameters."""
     if params is None:
         raise ValueError(f"{what} needs the parameters; call update(gradients, state, params).")
-    chosen = mask(params) if callable(mask) else mask
+    chosen = True if mask is None else mask(params) if callable(mask) else mask
+    try:
+        jax.tree.map(lambda decays, p: bool(decays), chosen, params)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"mask must be a tree of booleans like the parameters, or a prefix of theirs, got {chosen!r}: {error} "
+            "For one array of many write a function of the parameters that gives such a tree."
+        ) from error
+    if any(isinstance(decays, str) for decays in jax.tree.leaves(chosen)):
+        raise TypeError(f"mask must be a tree of booleans, got {chosen!r}; name no leaf, but say True where it stands.")
 
     def part(chosen, updates, params):
         return map_leaves(lambda u, p: function(u, p, bool(chosen)), updates, params)
 
-    return jax.tree.map(part, True if chosen is None else chosen, updates, params)
+    return jax.tree.map(part, chosen, updates, params)
 
 
 def weight_decay_at(weight_decay: optax.ScalarOrSchedule, step: jax.Array) -> Any:

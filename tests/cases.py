@@ -308,7 +308,7 @@ FAMILY = [
         dict(learning_rate=0.1, decay_rate=0.8, clipping_threshold=1.0, eps_root=1e-6, min_scale=50.0),
         lambda g, p: oracles.adafactor(g, p, 0.1, 0.8, 1.0, 1e-6, 50.0),
         None,
-        dict(learning_rate=SHRINKING),
+        dict(learning_rate=SHRINKING, min_scale=1e-3),
     ),
 ]
 

@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 
 import ewa_optax
-from ewa_optax import minibatch, storage
+from ewa_optax import minibatch, pieces, storage
 
 
 def epoch(data, batch_size, **keywords):
     key = jax.random.key(0)
     return minibatch.epoch(lambda c, b: (c, None), 0.0, data, batch_size=batch_size, key=key, **keywords)
+
+
+def decayed(mask):
+    optimizer = ewa_optax.adamw(0.1, mask=mask)
+    params = {"w": np.ones(2)}
+    return optimizer.update(params, optimizer.init(params), params)
 
 
 ROWS = np.zeros((10, 2))
@@ -51,6 +57,65 @@ BAD_CALLS = [
         lambda: storage.Float24(rounding="up"),
         ValueError,
         "Float24: rounding must be 'stochastic' or 'nearest', got 'up'",
+    ),
+    (lambda: pieces.add(), ValueError, "add: there must be one piece or more, got none"),
+    (lambda: pieces.add(0.9), TypeError, "add: every piece must be a transformation, got 0.9; try scale_by_ewa"),
+    (lambda: pieces.beside(None), TypeError, "beside: piece must be a transformation, got None"),
+    (lambda: pieces.divide(0.9, pieces.take(0)), TypeError, "divide: numerator must be a transformation, got 0.9"),
+    (lambda: pieces.of_arrays(0.9), TypeError, "of_arrays: average must be a transformation, got 0.9"),
+    (lambda: pieces.of_rows_and_columns(0.9), TypeError, "of_rows_and_columns: average must be a transformation"),
+    (lambda: pieces.root_mean_square(0.9), TypeError, "root_mean_square: second_moment must be a transformation"),
+    (lambda: pieces.take(2), ValueError, "take: index must be 0 or 1, got 2; 0 is the update"),
+    (
+        lambda: pieces.take(0).update(ROWS, None),
+        TypeError,
+        "take needs an update and what stands beside it, got ndarray",
+    ),
+    (lambda: pieces.combine(1, 1).update(ROWS, None), TypeError, r"combine needs .* put beside\(...\) in front"),
+    (
+        lambda: pieces.scale_by_ewa_of_share(0.9),
+        TypeError,
+        "share must be a function of the step, got 0.9 .*scale_by_ewa",
+    ),
+    (
+        lambda: pieces.running_max(1.5),
+        ValueError,
+        r"running_max: decay must be in \[0, 1\], got 1.5; 1 forgets nothing",
+    ),
+    (lambda: pieces.rectify(0.999, 3.0), ValueError, "rectify: threshold must be finite and 4 or more, got 3.0"),
+    (lambda: pieces.scale_by_trust_ratio(-1.0), ValueError, "coefficient must be .*got -1.0; 0.001 is the usual"),
+    (lambda: pieces.scale_by_parameter_rms(-1.0), ValueError, "min_scale must be .*got -1.0; 1e-3 is the usual"),
+    (
+        lambda: pieces.scale_by_parameter_rms().update(ROWS, pieces.scale_by_parameter_rms().init(ROWS)),
+        ValueError,
+        "scale_by_parameter_rms needs the parameters; call update",
+    ),
+    (lambda: ewa_optax.add_decayed_weights(-0.1), ValueError, "add_decayed_weights: weight_decay must be .*got -0.1"),
+    (
+        lambda: ewa_optax.lion(0.1, b2=0.0),
+        ValueError,
+        r"lion: b2 must be in \(0, 1\), got 0.0; 0 would keep the newest",
+    ),
+    (lambda: ewa_optax.rmsprop_centered(0.1, 0), ValueError, r"rmsprop_centered: decay must be in \(0, 1\), got 0"),
+    (lambda: ewa_optax.ademamix(0.1, warmup=-1), ValueError, "ademamix: warmup must be .*got -1; it counts steps"),
+    (lambda: ewa_optax.ademamix(0.1, alpha=abs), TypeError, "ademamix: alpha must be a number .*warmup=steps"),
+    (lambda: ewa_optax.adafactor(decay_rate=0), ValueError, "adafactor: decay_rate must be .*got 0; 0.8 is the usual"),
+    (
+        lambda: ewa_optax.adafactor(clipping_threshold=0),
+        ValueError,
+        "clipping_threshold must be .*got 0; 1 is the usual",
+    ),
+    (lambda: ewa_optax.adafactor(1e-3, 128), TypeError, "takes from 0 to 1 positional arguments but 2 were given"),
+    (
+        lambda: ewa_optax.radam(0.1, threshold=1),
+        ValueError,
+        "radam: threshold must be .*4 or more, got 1; 4 is the paper",
+    ),
+    (lambda: decayed("kernel"), TypeError, "mask must be a tree of booleans, got 'kernel'; name no leaf"),
+    (
+        lambda: decayed({"w": True, "v": True}),
+        ValueError,
+        "mask must be a tree of booleans like the parameters.*got {'w'",
     ),
     (lambda: ewa_optax.round_stochastically(-1), ValueError, "round_stochastically: seed must be 0 or more, got -1"),
     (lambda: ewa_optax.round_stochastically(0.5), TypeError, "seed must be a whole number, got 0.5"),

@@ -183,7 +183,8 @@ def test_of_a_pair_of_storages_the_first_is_for_gradients_and_the_second_for_squ
         _, state = optimizer.update(jnp.full((2, 2), g), state, params)
     kept = {jnp.dtype(kind): [x for x in jax.tree.leaves(state) if x.dtype == kind] for kind in ("bfloat16", "float16")}
     assert all(kept.values())
-    assert all((x < 0).all() for x in kept[jnp.dtype("bfloat16")]) or name == "adan"  # Whose differences change sign.
+    signs = {"adan", "rmsprop_centered"}  # Whose differences change sign; which averages steps downhill.
+    assert name in signs or all((x < 0).all() for x in kept[jnp.dtype("bfloat16")])
     assert all((x > 0).all() for x in kept[jnp.dtype("float16")])
 
 

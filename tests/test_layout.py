@@ -48,7 +48,7 @@ FLOORS = {
     "_recursion": 3,
     "_averages": 4,
     "_combining": 4,
-    "_layerwise": 3,
+    "_layerwise": 5,
     "_rectify": 5,
     "_growing": 1,
     "_descent": 7,
