@@ -34,12 +34,12 @@ class _Short(ast.NodeTransformer):
         name = ast.unparse(node.func).removeprefix("optax.").removeprefix("scale_by_")
         once = [keyword.value for keyword in node.keywords if keyword.arg == "once"]
         arguments = [self.visit(x) for x in (*node.args, *once) if not _is_left_out(x)]
-        if name in ("chain", "wide_chain", "descent"):
+        if name in ("chain", "wide_chain", "descent", "scale_once"):
             return ast.Name(" → ".join(x for x in map(ast.unparse, arguments) if not _is_guard(x)))
         keywords = [
             ast.keyword(x.arg, self.visit(x.value))
             for x in node.keywords
-            if x.arg not in (*LEFT_OUT, "decay") and not _is_left_out(x.value)
+            if x.arg not in (*LEFT_OUT, "decay") and not _is_left_out(x.value) and not _is_guard(ast.unparse(x.value))
         ]
         return ast.Call(ast.Name(name), arguments, keywords)
 

@@ -14,6 +14,7 @@ from ewa_optax._combining import beside as beside
 from ewa_optax._combining import combine as combine
 from ewa_optax._combining import divide as divide
 from ewa_optax._combining import take as take
+from ewa_optax._descent import look_ahead as look_ahead
 from ewa_optax._layerwise import clip_by_rms as clip_by_rms
 from ewa_optax._layerwise import of_arrays as of_arrays
 from ewa_optax._layerwise import of_rows_and_columns as of_rows_and_columns
