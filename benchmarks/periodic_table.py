@@ -33,6 +33,8 @@ class _Short(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.expr:
         name = ast.unparse(node.func).removeprefix("optax.").removeprefix("scale_by_")
         once = [keyword.value for keyword in node.keywords if keyword.arg == "once"]
+        if name == "proximal_weight_decay":
+            return ast.Call(ast.Name(name), node.args[:2], [])
         arguments = [self.visit(x) for x in (*node.args, *once) if not _is_left_out(x)]
         if name in ("chain", "wide_chain", "descent", "scale_once"):
             return ast.Name(" → ".join(x for x in map(ast.unparse, arguments) if not _is_guard(x)))

@@ -18,7 +18,6 @@ from ewa_optax._combining import add, beside, combine, divide, take
 from ewa_optax._descent import descent, look_ahead
 from ewa_optax._growing import growing, share_of_growing_half_life
 from ewa_optax._keeping import Pair, first, second
-from ewa_optax._learning_rate import scale_by_learning_rate
 from ewa_optax._numerics import Number, shares
 from ewa_optax._rectify import rectify
 from ewa_optax._rms import root_mean_square, scale_by_rms
@@ -505,9 +504,9 @@ def ademamix(
             squares.
 
     Returns:
-        An optimizer that keeps three numbers per parameter: $m_t$ as $\hat m_t$, $n_t$, and $\hat v_t$. Its `update`
-            needs the parameters. Gradients saturate where their squares would overflow, at 9e18 in float32, so that one
-            spike moves a parameter by an ordinary step.
+        An optimizer that keeps three numbers per parameter: $m_t$ as $\hat m_t$, $n_t$, and $\hat v_t$.
+            Where weights decay, its `update` needs the parameters. Gradients saturate where their squares would
+            overflow, at 9e18 in float32.
 
     Raises:
         ValueError: a learning rate, eps, weight decay, alpha or warmup that is negative or not finite, a decay outside
@@ -591,6 +590,6 @@ def adan(
     n, d = scale_by_corrected_ewa(b3, second(storage)), difference(first(storage))
     numerator = add(optax.chain(take(0), m), optax.chain(take(1), v, optax.scale(b2)))
     ahead = optax.chain(combine(1, b2), root_mean_square(n, eps, eps_root=eps_root))
-    last = proximal_weight_decay(scale_by_learning_rate(learning_rate), weight_decay, mask)
+    last = proximal_weight_decay(learning_rate, weight_decay, mask)
     # The guard is the second, so that what is kept is the gradient itself: a copy less.
     return wide_chain(beside(d), saturate(power=2, terms=3), divide(numerator, ahead), last)

@@ -57,6 +57,7 @@ ALPHA = _rule("finite and 0 or more", lambda x: x >= 0, "5 is the paper's, which
 WARMUP = _rule("finite and 0 or more", lambda x: x >= 0, "it counts steps, and 0 is none")
 SHARE = _rule("finite and 0 or more", lambda x: x >= 0, "0.001 is the usual value in LARS, 1 in LAMB")
 SCALE = _rule("finite and 0 or more", lambda x: x >= 0, "1e-3 is the usual value")
+FINITE = _rule("finite", lambda x: True, "1 leaves it as it is")
 POSITIVE = _rule("finite and more than 0", lambda x: x > 0, "1 changes nothing, 0.1 is a tenth")
 SPAN = _rule("finite and 1 or more", lambda x: x >= 1, "1 keeps the newest value only, 10 averages over about ten")
 AGE = _rule("finite and more than 0", lambda x: x > 0, "after that time a weight is half of what it was")
@@ -95,9 +96,15 @@ def check(function: str, name: str, value: Any, rule: Rule) -> None:
                 f"{function}: {name} must be a scalar, got an array of shape {value.shape}; "
                 "for one run per value use jax.vmap."
             )
+    elif rule.accepts_schedule and isinstance(value, type):
+        raise TypeError(
+            f"{function}: {name} must be a number, a scalar array or a schedule, got the class {value.__name__}; "
+            "a dtype of averages, optax's mu_dtype, is storage=('bfloat16', None) here."
+        )
     elif not (rule.accepts_schedule and callable(value)):
         kinds = "a number, a scalar array or a schedule" if rule.accepts_schedule else "a number or a scalar array"
-        raise TypeError(f"{function}: {name} must be {kinds}, got {value!r} ({type(value).__name__}); {rule.remedy}.")
+        remedy = f"; it takes no schedule: {rule.remedy}" if callable(value) else ""
+        raise TypeError(f"{function}: {name} must be {kinds}, got {value!r} ({type(value).__name__}){remedy}.")
 
 
 def checked(**rules: Rule) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:

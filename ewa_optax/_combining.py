@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
+from ewa_optax._checks import FINITE, checked
 from ewa_optax._numerics import Number, is_just, map_leaves, narrow, widen
 
 
@@ -128,6 +129,7 @@ def take(index: int) -> optax.GradientTransformation:
     return optax.stateless(lambda both, params: _beside("take", both)[index])
 
 
+@checked(weight=FINITE, other=FINITE)
 def combine(weight: Number, other: Number) -> optax.GradientTransformation:
     r"""The weighted sum of an update and what stands beside it: $a\, g_t + b\, x_t$.
 
@@ -139,7 +141,8 @@ def combine(weight: Number, other: Number) -> optax.GradientTransformation:
         A transformation without a state, of what `beside` hands on. Updates leave in the dtype they came in.
 
     Raises:
-        TypeError: what comes is not what `beside` hands on.
+        ValueError: a weight that is not finite.
+        TypeError: a weight that is no number, or what comes is not what `beside` hands on.
 
     Example:
         >>> import jax.numpy as jnp, optax

@@ -8,29 +8,134 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ewa_optax._checks import DECAY, EXPONENT, FINITE, WARMUP, checked
 from ewa_optax._numerics import Number, shares
 
 OfTime = Callable[[jax.Array], jax.Array]
 
 
+@checked(decay=DECAY)
 def share_after_the_first(decay: Number) -> OfTime:
-    r"""1 at the first step, and $1 - \beta$ after it: an average that begins with the first value."""
+    r"""The share of the newest value in an average that begins with the first.
+
+    $$s_1 = 1, \qquad s_t = 1 - \beta$$
+
+    Args:
+        decay: $\beta$ in [0, 1): over about $1/(1-\beta)$ steps.
+
+    Returns:
+        A function of the step, for `scale_by_ewa_of_share`.
+
+    Raises:
+        ValueError: a number outside its range.
+        TypeError: no number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ewa_optax import pieces
+        >>> at = pieces.share_after_the_first(0.75)
+        >>> print([f"{at(jnp.array(t)):.2f}" for t in (1.0, 2.0, 4.0)])
+        ['1.00', '0.25', '0.25']
+
+    Reference:
+        Ginsburg et al., "Stochastic gradient methods with layer-wise adaptive moments", 2019 (NovoGrad).
+    """
     return lambda t: jnp.where(t == 1, 1.0, shares(decay)[1])
 
 
+@checked(exponent=EXPONENT)
 def share_of_power(exponent: Number) -> OfTime:
-    r"""$t^{-c}$: an average over about $t^c$ steps."""
+    r"""The share of the newest value in an average over ever more steps.
+
+    $$s_t = t^{-c}$$
+
+    Args:
+        exponent: $c$, more than 0: over about $t^c$ steps.
+
+    Returns:
+        A function of the step, for `scale_by_ewa_of_share`.
+
+    Raises:
+        ValueError: a number outside its range.
+        TypeError: no number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ewa_optax import pieces
+        >>> at = pieces.share_of_power(0.5)
+        >>> print([f"{at(jnp.array(t)):.2f}" for t in (1.0, 2.0, 4.0)])
+        ['1.00', '0.71', '0.50']
+
+    Reference:
+        Shazeer and Stern, "Adafactor", 2018, section 7.2.
+    """
     return lambda t: t**-exponent
 
 
+@checked(first=DECAY, last=DECAY, steps=WARMUP)
 def share_of_growing_half_life(first: Number, last: Number, steps: Number) -> OfTime:
-    r"""$1 - \beta_t$ of a decay whose half-life grows linearly in so many steps, from the first to the last one's."""
+    r"""The share of the newest value in an average whose half-life grows linearly.
+
+    $$s_t = 1 - \beta_t, \qquad \frac{1}{\log \beta_t} = \frac{1 - x}{\log \beta_1} + \frac{x}{\log \beta_T}, \qquad
+      x = \min(t / T, 1)$$
+
+    Args:
+        first: $\beta_1$ in [0, 1), the decay that it begins with.
+        last: $\beta_T$ in [0, 1), the decay that it ends with.
+        steps: $T$, 0 or more.
+
+    Returns:
+        A function of the step, for `scale_by_ewa_of_share`.
+
+    Raises:
+        ValueError: a number outside its range.
+        TypeError: no number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ewa_optax import pieces
+        >>> at = pieces.share_of_growing_half_life(0.5, 0.75, 4)
+        >>> print([f"{at(jnp.array(t)):.2f}" for t in (1.0, 2.0, 4.0)])
+        ['0.40', '0.33', '0.25']
+
+    Reference:
+        Pagliardini et al., "The AdEMAMix optimizer", 2024, section 3.
+    """
     begin, end = _life(first), _life(last)
-    return lambda t: -jnp.expm1(-1 / (begin + jnp.minimum(t / _whole(steps), 1.0) * (end - begin)))
+
+    def share(t):
+        return -jnp.expm1(-1 / (begin + jnp.minimum(t / _whole(steps), 1.0) * (end - begin)))
+
+    return share
 
 
+@checked(number=FINITE, steps=WARMUP)
 def growing(number: Number, steps: Number) -> optax.Schedule:
-    """A schedule, of the updates so far, that grows linearly from 0 to a number in so many steps."""
+    r"""A schedule that grows linearly from 0 to a number, for `optax.scale_by_schedule`.
+
+    $$a_t = a \min(t / T, 1)$$
+
+    Args:
+        number: $a$.
+        steps: $T$, 0 or more.
+
+    Returns:
+        A schedule, called with the updates so far, $t - 1$.
+
+    Raises:
+        ValueError: a number outside its range.
+        TypeError: no number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ewa_optax import pieces
+        >>> at = pieces.growing(8.0, 4)
+        >>> print([f"{at(jnp.array(t)):.0f}" for t in (1.0, 2.0, 4.0)])
+        ['4', '6', '8']
+
+    Reference:
+        Pagliardini et al., "The AdEMAMix optimizer", 2024, section 3.
+    """
     return lambda count: number * jnp.minimum((jnp.asarray(count, float) + 1) / _whole(steps), 1.0)
 
 

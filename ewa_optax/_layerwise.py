@@ -37,6 +37,8 @@ def scale_by_trust_ratio(
 
     $$u_t = c \frac{\lVert w \rVert}{\lVert g_t \rVert + \lambda \lVert w \rVert} (g_t + \lambda w)$$
 
+    The mask is of the decay. For the ratio of some arrays only: `optax.masked(scale_by_trust_ratio(), mask)`.
+
     Args:
         coefficient: $c$, 0 or more: the share.
         weight_decay: $\lambda$, 0 or more, of a decay that is coupled to the gradient, and counts in the ratio: a

@@ -39,7 +39,8 @@ def lars(
     $$r_t = \eta \frac{\lVert W \rVert}{\lVert g_t \rVert + \lambda \lVert W \rVert}, \qquad
       v_t = \mu v_{t-1} + \alpha r_t (g_t + \lambda W), \qquad W \leftarrow W - v_t$$
 
-    An array of zeros has no size to take a share of: there $r_t$ is 1. Biases are often left out, by `optax.partition`.
+    An array of zeros has no size to take a share of: there $r_t$ is 1. Biases are often left out, by `optax.partition`
+    (in optax, by `trust_ratio_mask`).
     What is kept are steps, small numbers: below a learning rate of 1 not as "float16".
 
     | | differs in |
@@ -201,7 +202,7 @@ def adafactor(
 
     | | differs in |
     |---|---|
-    | `optax.adafactor` | its learning rate must be given to be used; factors the two longest axes of 128 and more |
+    | `optax.adafactor(rate, min_dim_size_to_factor=2)` | `adafactor(rate)`; with None it has no learning rate |
     | `torch.optim.Adafactor` | $V_t$ is at least 1.4e-14, instead of $\varepsilon_1$ |
     | `keras.optimizers.Adafactor` | $\alpha_t = \min(0.001, 1/\sqrt t)$ |
 

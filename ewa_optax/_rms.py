@@ -79,7 +79,8 @@ def root_mean_square(
     $$u_t = \sqrt{s(|g_t|^2) + \varepsilon_{root}} + \varepsilon$$
 
     Args:
-        second_moment: $s$, a transformation of the squared magnitudes, which are real.
+        second_moment: $s$, a transformation of the squared magnitudes, which are real. Kept in 8 or in 16 bits, it
+            should be told that these are squares: `storage.EightBit(squares=True)`.
         eps: $\varepsilon$, 0 or more, in units of the update.
         eps_root: $\varepsilon_{root}$, 0 or more, in units of its square.
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import WEIGHT_DECAY, checked
+from ewa_optax._checks import LEARNING_RATE, WEIGHT_DECAY, checked
+from ewa_optax._learning_rate import scale_by_learning_rate
 from ewa_optax._numerics import increment, is_just, map_leaves, narrow, widen
 from ewa_optax._scaling import scale_leaves
 
@@ -84,16 +85,16 @@ def add_decayed_weights(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@checked(weight_decay=WEIGHT_DECAY)
+@checked(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
 def proximal_weight_decay(
-    scaling: optax.GradientTransformation, weight_decay: optax.ScalarOrSchedule, mask: Mask = None
+    learning_rate: optax.ScalarOrSchedule, weight_decay: optax.ScalarOrSchedule, mask: Mask = None
 ) -> optax.GradientTransformation:
-    r"""A scaling, by minus a learning rate $\alpha$, and a weight decay that is proximal to it.
+    r"""`scale_by_learning_rate`, and a weight decay that is proximal to it.
 
     $$w \leftarrow \frac{w - \alpha_t g_t}{1 + \lambda_t \alpha_t}$$
 
     Args:
-        scaling: such as `scale_by_learning_rate`: it is applied to the number 1 to learn $-\alpha_t$.
+        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
         weight_decay: $\lambda$, 0 or more: a number, a scalar array or a schedule.
         mask: True where weights decay, as in `add_decayed_weights`.
 
@@ -101,13 +102,13 @@ def proximal_weight_decay(
         A transformation whose `update` needs the parameters. Updates leave in the dtype they came in.
 
     Raises:
-        ValueError: a weight decay that is negative or not finite, or no parameters.
-        TypeError: a weight decay that is neither a number nor a schedule.
+        ValueError: a learning rate or weight decay that is negative or not finite, or no parameters.
+        TypeError: one of them is neither a number nor a schedule.
 
     Example:
-        >>> import jax.numpy as jnp, ewa_optax
+        >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
-        >>> shrink = pieces.proximal_weight_decay(ewa_optax.scale_by_learning_rate(0.5), 2.0)
+        >>> shrink = pieces.proximal_weight_decay(0.5, 2.0)
         >>> w = jnp.array([3.0])
         >>> print(w + shrink.update(jnp.array([2.0]), shrink.init(w), w)[0])
         [1.]
@@ -115,6 +116,7 @@ def proximal_weight_decay(
     Reference:
         Xie et al., "Adan: adaptive Nesterov momentum algorithm", 2022.
     """
+    scaling = scale_by_learning_rate(learning_rate)
 
     def init(params):
         del params
@@ -148,7 +150,8 @@ def with_parameters(what: str, function: Callable[[Any, Any, bool], Any], update
     try:
         jax.tree.map(lambda decays, p: bool(decays), chosen, params)
     except (TypeError, ValueError) as error:
-        raise type(error)(
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(
             f"mask must be a tree of booleans like the parameters, or a prefix of theirs, got {chosen!r}: {error} "
             "For one array of many write a function of the parameters that gives such a tree."
         ) from error

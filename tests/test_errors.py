@@ -111,6 +111,13 @@ BAD_CALLS = [
         ValueError,
         "radam: threshold must be .*4 or more, got 1; 4 is the paper",
     ),
+    (
+        lambda: ewa_optax.lion(0.1, 0.9, 0.99, jnp.bfloat16),
+        TypeError,
+        "got the class bfloat16; .*optax's mu_dtype, is storage",
+    ),
+    (lambda: pieces.combine("1", 1), TypeError, "combine: weight must be a number or a scalar array, got '1'"),
+    (lambda: pieces.proximal_weight_decay(-1.0, 0.1), ValueError, "proximal_weight_decay: learning_rate must be"),
     (lambda: decayed("kernel"), TypeError, "mask must be a tree of booleans, got 'kernel'; name no leaf"),
     (
         lambda: decayed({"w": True, "v": True}),

@@ -39,7 +39,7 @@ FLOORS = {
     "_moments": 7,
     "series": 8,
     "_state_bytes": 0,
-    "_weight_decay": 2,
+    "_weight_decay": 3,
     "_schedules": 1,
     "_learning_rate": 2,
     "_average": 4,
@@ -141,6 +141,11 @@ def test_the_public_names():
         *("get_learning_rate", "rescale_learning_rate"),
         *OPTIMIZERS,
     }
+
+
+def test_the_docstring_of_pieces_names_them_all():
+    public = {name for name in vars(pieces) if not name.startswith("_")}
+    assert public <= set(re.findall(r"\w+", pieces.__doc__))
 
 
 def test_the_public_storages_say_what_they_are():
