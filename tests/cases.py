@@ -204,9 +204,9 @@ FAMILY = [
     Case(
         "radam",
         ewa_optax.radam,
-        dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-3, eps_root=1e-3, threshold=5.0),
-        lambda g, p: oracles.radam(g, 0.1, 0.9, 0.99, 1e-3, 1e-3, 5.0),
-        lambda: optax.radam(0.1, 0.9, 0.99, 1e-3, 1e-3, threshold=5.0),
+        dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-3, eps_root=1e-3, threshold=8.0),
+        lambda g, p: oracles.radam(g, 0.1, 0.9, 0.99, 1e-3, 1e-3, 8.0),
+        lambda: optax.radam(0.1, 0.9, 0.99, 1e-3, 1e-3, threshold=8.0),
         dict(learning_rate=5e-3, b2=0.999),
         twin_tolerance=1e-4,  # Early on, optax forms rho_t from two numbers of float32 near 1/(1 - b2).
     ),
@@ -233,6 +233,7 @@ FAMILY = [
         lambda g, p: oracles.adabelief(g, 0.1, 0.9, 0.99, 1e-16, 1e-16),
         lambda: optax.adabelief(0.1, 0.9, 0.99, 1e-16, 1e-16),
         dict(learning_rate=1e-2, b2=0.999),
+        noise=1.5,  # The squares are of differences from a rounded average.
     ),
     Case(
         "ademamix",
