@@ -292,7 +292,7 @@ def test_inject_hyperparams_in_bfloat16_stays_finite(case):
     chex.assert_tree_all_finite((params, state))
 
 
-@every_case
+@parametrized([case._replace(slow=case.name not in ("adam", "adam-8bit", "adan", "adafactor")) for case in CASES])
 def test_apply_if_finite(case):
     optimizer = optax.apply_if_finite(case.optimizer(), max_consecutive_errors=5)
     params, state = run(optimizer, PARAMS)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import FAMILY, FULL
-from test_contract import assert_close_in_size, eight_decades, run_updates
+from cases import DIFFERENT, FAMILY, FULL
+from test_contract import assert_close_in_size, eight_decades, parametrized, run_updates
 
 import ewa_optax
 from ewa_optax import _keeping, pieces
@@ -23,7 +23,7 @@ STORED = [name for name, x in OPTIMIZERS.items() if "storage" in inspect.signatu
 OF_PAIRS = [n for n in STORED if inspect.signature(OPTIMIZERS[n]).parameters["storage"].annotation == _keeping.Pair]
 
 
-@pytest.mark.parametrize("case", FULL + FAMILY, ids=lambda case: case.name)
+@parametrized([case._replace(slow=case.name not in DIFFERENT) for case in FULL + FAMILY])
 def test_its_oracle_would_notice_another_value_of_each_hyperparameter(case):
     gradients, params = eight_decades(50, case.shape), eight_decades(1, case.shape, seed=1)[0]
     expected = case.oracle(gradients.astype(np.float64), params)

@@ -104,6 +104,13 @@ MEMBERS = {
 }
 
 
+QUICK = {"lion", "lamb", "adafactor"}
+PAIRS = [
+    pytest.param(name, train, marks=() if name in QUICK else pytest.mark.slow)
+    for name, train in zip(MEMBERS, itertools.cycle(LIBRARIES), strict=False)
+]
+
+
 @pytest.mark.parametrize("train", LIBRARIES)
 def test_one_step_equals_that_of_optax(train):
     ours, theirs = (train(make(1e-3), 1)[0] for make in OPTIMIZERS.values())
@@ -119,7 +126,7 @@ def test_a_model_learns(train):
     assert losses[-1] < 0.1 * losses[0]
 
 
-@pytest.mark.parametrize(("name", "train"), list(zip(MEMBERS, itertools.cycle(LIBRARIES))))
+@pytest.mark.parametrize(("name", "train"), PAIRS)
 def test_a_member_trains_a_model_as_that_of_optax_does(name, train):
     ours, theirs = MEMBERS[name]
     (params, losses, _), (expected, losses_of_optax, _) = train(ours, 30), train(theirs, 30)
