@@ -84,8 +84,13 @@ def scale_by_ewa(decay: Number, storage: Storage | str | None = None) -> optax.G
         del params
         trees = keeper.trees(state.average)
         step = keeper.storage and increment(state.step)
-        updates, average = _advance(updates, trees, keeper, decay, shares(decay), step)
-        return updates, ScaleByEwaState(average, step)
+
+        def advance(g, *arrays):
+            return lerp(keeper.decode(jnp.shape(g), *arrays), widen(g), decay, *shares(decay))
+
+        fresh = map_leaves(advance, updates, *trees)
+        outgoing = map_leaves(lambda g, f: narrow(f, jnp.result_type(g)), updates, fresh)
+        return outgoing, ScaleByEwaState(keeper.encode(fresh, trees, step, decay), step)
 
     return optax.GradientTransformation(init, update)
 
@@ -167,12 +172,3 @@ def _correct(decay, ahead):
         return map_leaves(divide, updates), BiasCorrectState(step)
 
     return optax.GradientTransformation(init, update)
-
-
-def _advance(updates, trees, keeper, decay, past_and_newest, step):
-    def advance(g, *arrays):
-        return lerp(keeper.decode(jnp.shape(g), *arrays), widen(g), decay, *past_and_newest)
-
-    fresh = map_leaves(advance, updates, *trees)
-    outgoing = map_leaves(lambda g, f: narrow(f, jnp.result_type(g)), updates, fresh)
-    return outgoing, keeper.encode(fresh, trees, step, decay)
