@@ -137,7 +137,9 @@ def test_a_member_trains_a_model_as_that_of_optax_does(name, train):
 
 
 @pytest.mark.parametrize("train", LIBRARIES)
-@pytest.mark.parametrize("name", storage.NAMED)
+@pytest.mark.parametrize(
+    "name", ["8bit", *(pytest.param(x, marks=pytest.mark.slow) for x in storage.NAMED if x != "8bit")]
+)
 def test_a_model_learns_with_some_averages_encoded(train, name):
     kept = dataclasses.replace(storage.NAMED[name], min_size=32)
     _, losses, state = train(ewa_optax.adam(1e-2, storage=kept), 200)

@@ -192,7 +192,7 @@ DEGREES = {"position": 63**2, "adjacent pairs": 63**2, "epochs": 63**2, "fixed p
     ("n", "count"),
     [
         (1000, 2000),
-        (4099, 1000),
+        pytest.param(4099, 1000, marks=pytest.mark.slow),
         pytest.param(1000, 10_000, marks=pytest.mark.slow),
         pytest.param(4099, 10_000, marks=pytest.mark.slow),
         pytest.param(65_537, 10_000, marks=pytest.mark.slow),

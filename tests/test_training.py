@@ -49,7 +49,9 @@ def test_losses_are_those_of_float32(task, name):
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("name", ["bfloat16", "8bit", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["8bit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bfloat16", "float16"))]
+)
 def test_rounded_to_nearest_they_are_not(task, name):
     reference, losses = final_losses(task, None), final_losses(task, every_leaf(name, rounding="nearest"))
     assert off(losses, reference) > WITHIN[name]
