@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which differ for colour-blind eyes too; in print the dashes do.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), ":", (0, (1, 1)), (0, (8, 2)))
+DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), ":", (0, (10, 2, 2, 2)), (0, (8, 2)))
 
 
 def minibatch_costs(histories: Mapping[str, Any], *, decay: float = 0.9, ax: "Axes | None" = None) -> "Axes":
@@ -168,12 +168,17 @@ def _styled(histories: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray, dic
                 f"the costs of {label!r} must have one axis, got shape {costs.shape}; put epochs end to end."
             )
         marker = "o" if len(costs) == 1 else ""  # A line of one point would not show.
-        yield label, costs, dict(color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i % len(DASHES)], marker=marker)
+        # Each colour with another dash in every round, so that 49 lines differ.
+        dash = DASHES[(i + i // len(COLOURS)) % len(DASHES)]
+        yield label, costs, dict(color=COLOURS[i % len(COLOURS)], linestyle=dash, marker=marker)
 
 
 def _finish(ax, xlabel, ylabel):
     ax.set(xlabel=xlabel, ylabel=ylabel, yscale="log")
     ax.grid(alpha=0.3)
-    if ax.get_legend_handles_labels()[0]:
+    lines = len(ax.get_legend_handles_labels()[0])
+    if lines > len(COLOURS):
+        ax.legend(fontsize="x-small", ncols=2, framealpha=0.6)
+    elif lines:
         ax.legend()
     return ax

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from ewa_optax import _compare, plots
+from ewa_optax import _compare, _family, plots
 from ewa_optax.__main__ import main
 
 
@@ -176,6 +176,12 @@ def test_the_picture_of_mini_batches_shows_costs_and_their_average():
     np.testing.assert_array_equal(average.get_xdata(), [1, 2, 3, 4])
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
     assert ax.get_yscale() == "log"
+
+
+def test_every_optimizer_has_a_line_of_its_own():
+    styles = [style for *_, style in plots._styled({name: [2.0, 1.0] for name in _compare.LEARNING_RATES})]
+    assert len({(style["color"], str(style["linestyle"])) for style in styles}) == len(styles) == 26
+    assert set(_compare.LEARNING_RATES) == set(_family.OPTIMIZERS)
 
 
 def test_the_picture_of_epochs_draws_on_the_axes_given():
