@@ -12,16 +12,8 @@ import optax
 
 from ewa_optax._checks import DECAY, checked
 from ewa_optax._keeping import Keeper, resolve, zeros_like
-from ewa_optax._numerics import (
-    Number,
-    increment,
-    lerp,
-    map_leaves,
-    narrow,
-    shares,
-    weight_sum,
-    widen,
-)
+from ewa_optax._numerics import Number, increment, lerp, map_leaves, narrow, shares, weight_sum, widen
+from ewa_optax._recursion import advanced
 from ewa_optax.storage import Storage
 
 
@@ -77,20 +69,19 @@ def scale_by_ewa(decay: Number, storage: Storage | str | None = None) -> optax.G
     """
     keeper = Keeper(resolve(storage), piece=0)
 
+    def advance(average, value, step):
+        del step
+        fresh = lerp(average, value, decay, *shares(decay))
+        return fresh, fresh
+
     def init(params):
         return ScaleByEwaState(keeper.init(zeros_like(params)), keeper.storage and jnp.zeros([], jnp.int32))
 
     def update(updates, state, params=None):
         del params
-        trees = keeper.trees(state.average)
         step = keeper.storage and increment(state.step)
-
-        def advance(g, *arrays):
-            return lerp(keeper.decode(jnp.shape(g), *arrays), widen(g), decay, *shares(decay))
-
-        fresh = map_leaves(advance, updates, *trees)
-        outgoing = map_leaves(lambda g, f: narrow(f, jnp.result_type(g)), updates, fresh)
-        return outgoing, ScaleByEwaState(keeper.encode(fresh, trees, step, decay), step)
+        out, average = advanced(advance, updates, state.average, keeper, step, decay)
+        return out, ScaleByEwaState(average, step)
 
     return optax.GradientTransformation(init, update)
 

@@ -10,7 +10,7 @@ import optax
 from ewa_optax._keeping import Chosen, Keeper, resolve, zeros_like
 from ewa_optax._numerics import Number, increment, map_leaves, narrow, widen
 
-Advance = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+Advance = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, jax.Array]]
 
 
 class RecursionState(NamedTuple):
@@ -36,14 +36,22 @@ def recursion(
     def update(updates, state, params=None):
         del params
         step = increment(state.step)
-        trees = keeper.trees(state.average)
-
-        def each(u, *arrays):
-            fresh, out = advance(keeper.decode(jnp.shape(u), *arrays), widen(u), step)
-            return fresh, narrow(out, jnp.result_type(u))
-
-        both = map_leaves(each, updates, *trees)
-        fresh, out = (map_leaves(lambda _, pair, i=i: pair[i], updates, both) for i in (0, 1))
-        return out, RecursionState(step, keeper.encode(fresh, trees, step, decay))
+        out, average = advanced(advance, updates, state.average, keeper, step, decay)
+        return out, RecursionState(step, average)
 
     return optax.GradientTransformation(init, update)
+
+
+def advanced(
+    advance: Advance, updates: Any, kept: Any, keeper: Keeper, step: jax.Array | None, decay: Number
+) -> tuple[Any, Any]:
+    """What leaves at a step, in the dtypes of the updates, and what is kept."""
+    trees = keeper.trees(kept)
+
+    def each(u, *arrays):
+        fresh, out = advance(keeper.decode(jnp.shape(u), *arrays), widen(u), step)
+        return fresh, narrow(out, jnp.result_type(u))
+
+    both = map_leaves(each, updates, *trees)
+    fresh, out = (map_leaves(lambda _, pair, i=i: pair[i], updates, both) for i in (0, 1))
+    return out, keeper.encode(fresh, trees, step, decay)
