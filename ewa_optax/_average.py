@@ -79,8 +79,9 @@ def scale_by_ewa(decay: Number, storage: Storage | str | None = None) -> optax.G
 
     def update(updates, state, params=None):
         del params
+        trees = keeper.trees(state.average)
         step = keeper.storage and increment(state.step)
-        out, average = advanced(advance, updates, state.average, keeper, step, decay)
+        out, average = advanced(advance, updates, trees, keeper, step, decay)
         return out, ScaleByEwaState(average, step)
 
     return optax.GradientTransformation(init, update)

@@ -35,18 +35,17 @@ def recursion(
 
     def update(updates, state, params=None):
         del params
-        step = increment(state.step)
-        out, average = advanced(advance, updates, state.average, keeper, step, decay)
+        trees, step = keeper.trees(state.average), increment(state.step)
+        out, average = advanced(advance, updates, trees, keeper, step, decay)
         return out, RecursionState(step, average)
 
     return optax.GradientTransformation(init, update)
 
 
 def advanced(
-    advance: Advance, updates: Any, kept: Any, keeper: Keeper, step: jax.Array | None, decay: Number
+    advance: Advance, updates: Any, trees: tuple[Any, ...], keeper: Keeper, step: jax.Array | None, decay: Number
 ) -> tuple[Any, Any]:
     """What leaves at a step, in the dtypes of the updates, and what is kept."""
-    trees = keeper.trees(kept)
 
     def each(u, *arrays):
         fresh, out = advance(keeper.decode(jnp.shape(u), *arrays), widen(u), step)
