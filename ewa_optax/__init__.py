@@ -19,6 +19,7 @@ Schedules: schedule_inverse_time, schedule_exponential, schedule_inverse_sqrt, s
 Learning rates while training runs: get_learning_rate, rescale_learning_rate.
 Averages of parameters: average_parameters, get_average.
 Memory: state_bytes.
+Many leaves: stack_leaves, which makes a Stacked, unstack_leaves, stack_leaves_like.
 Training: fit, and what it returns, Fitted, with its History.
 Namespaces: pieces (all that optimizers are made of), series (averages of series), storage (averages in 8 to 24 bits),
 minibatch (order, epochs, pure training, batch sizes), plots (pictures).
@@ -51,6 +52,7 @@ from ewa_optax._layerwise_family import novograd as novograd
 from ewa_optax._learning_rate import get_learning_rate as get_learning_rate
 from ewa_optax._learning_rate import rescale_learning_rate as rescale_learning_rate
 from ewa_optax._learning_rate import scale_by_learning_rate as scale_by_learning_rate
+from ewa_optax._leaves import Stacked as Stacked
 from ewa_optax._momentum_family import gradient_descent as gradient_descent
 from ewa_optax._momentum_family import heavy_ball as heavy_ball
 from ewa_optax._momentum_family import lion as lion
@@ -70,6 +72,9 @@ from ewa_optax._schedules import schedule_exponential as schedule_exponential
 from ewa_optax._schedules import schedule_inverse_sqrt as schedule_inverse_sqrt
 from ewa_optax._schedules import schedule_inverse_time as schedule_inverse_time
 from ewa_optax._schedules import schedule_staircase as schedule_staircase
+from ewa_optax._stacking import stack_leaves as stack_leaves
+from ewa_optax._stacking import stack_leaves_like as stack_leaves_like
+from ewa_optax._stacking import unstack_leaves as unstack_leaves
 from ewa_optax._state_bytes import state_bytes as state_bytes
 from ewa_optax._training import Fitted as Fitted
 from ewa_optax._weight_decay import add_decayed_weights as add_decayed_weights

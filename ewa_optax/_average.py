@@ -12,7 +12,8 @@ import optax
 
 from ewa_optax._checks import DECAY, checked
 from ewa_optax._keeping import Keeper, resolve, zeros_like
-from ewa_optax._numerics import Number, increment, lerp, map_leaves, narrow, shares, weight_sum, widen
+from ewa_optax._leaves import map_leaves
+from ewa_optax._numerics import Number, increment, lerp, narrow, shares, weight_sum, widen
 from ewa_optax._recursion import advanced
 from ewa_optax.storage import Storage
 

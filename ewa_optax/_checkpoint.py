@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._history import to_arrays, with_arrays
+from ewa_optax._stacking import stack_leaves_like, unstack_leaves
 from ewa_optax._training import Fitted
 
 FORMAT = "ewa_optax.fit 1"
@@ -85,6 +86,7 @@ class Checkpoints:
         except Exception as failure:
             raise ValueError(self._unreadable(number, "is torn, or of another model")) from failure
         state = jax.tree.map(_as_it_lay, _state(run), _refilled(_state(run), kept["state"]))
+        state = stack_leaves_like(_of(run), state)
         empty = {name: np.zeros(shape, dtype) for name, (shape, dtype) in at["history"].items()}
         history = with_arrays(run.history, {**empty, **_refilled(empty, kept["history"])})
         return run._replace(**state, history=history, epoch=at["epoch"], step=at["step"])
@@ -99,6 +101,11 @@ class Checkpoints:
 
 
 def _state(run):
+    """In the form of the model, whether or not it is kept in stacks."""
+    return unstack_leaves(_of(run))
+
+
+def _of(run):
     return {"params": run.params, "opt_state": run.opt_state, "best_params": run.best_params}
 
 

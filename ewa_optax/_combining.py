@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import FINITE, checked
-from ewa_optax._numerics import Number, is_just, map_leaves, narrow, widen
+from ewa_optax._leaves import map_leaves
+from ewa_optax._numerics import Number, is_just, narrow, widen
 
 
 class Beside(NamedTuple):

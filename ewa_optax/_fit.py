@@ -21,6 +21,7 @@ from ewa_optax._fit_arguments import (
     initial_state,
     settings_of,
 )
+from ewa_optax._form import form_for
 from ewa_optax._history import empty, with_epoch
 from ewa_optax._order import LARGEST
 from ewa_optax._progress import Progress
@@ -72,6 +73,8 @@ def fit(
             make the optimizer, once: another function compiles anew.
         optimizer: any `optax.GradientTransformation`.
         params: a pytree of float arrays. Where the data is sharded over a mesh and they are not, they are replicated.
+            Many small ones are kept in stacks while steps run (see `stack_leaves`) if the optimizer is one of this
+            library; for others, say `stack_leaves(params)` here. In both cases `loss` sees the tree.
         data: a pytree of arrays, examples along the first axes; or, to be read as needed, one with memory-mapped arrays
             (`numpy.load(file, mmap_mode="r")`); or any iterable of batches, such as a grain pipeline, which is begun
             anew for each epoch, and shuffles by itself (a list is a pytree, not an iterable of batches; to resume, it
@@ -144,11 +147,11 @@ def fit(
     check_params(params)
     params = placed(params, batches)
     opt_state = placed(initial_state(optimizer, params, opt_state), batches)
-    step = _step(loss, optimizer, has_aux)
+    step, form = _step(loss, optimizer, has_aux), form_for(optimizer, params)
     if batches is None:
         engine = engine_for_stream(step, data, key, has_key)
     else:
-        engine = engine_for_arrays(step, (params, opt_state), batches, data, key, loop)
+        engine = engine_for_arrays(step, form.like or (params, opt_state), batches, data, key, loop)
     validate = None
     if validation is not None:
         check_function("validation_loss", validation_loss or loss, "def validation_loss(params, batch)")
@@ -156,7 +159,7 @@ def fit(
         validate = validator(validation_loss or loss, validation, batch_size, **keywords)
 
     check_aux(engine.aux)
-    run = Fitted(params, opt_state, empty(engine.aux), 0, 0, params if validate else None, None)
+    run = form.inside(Fitted(params, opt_state, empty(engine.aux), 0, 0, params if validate else None, None))
     settings = {} if checkpoint is None else settings_of(run, batches, data, key)
     with Checkpoints(checkpoint, every, settings) as saved, Progress(progress, "compiling", epochs) as shown:
 
@@ -164,7 +167,7 @@ def fit(
             run = _over(run, validate, seconds)
             shown.epoch(run)
             for callback in callbacks:
-                run = _called(callback, run, batches)
+                run = _called(callback, run, form, batches)
             return _early(run, patience)
 
         run = _early(saved.restored(run), patience)
@@ -181,7 +184,7 @@ def fit(
         run = run._replace(stopped=run.stopped or "finished")
         saved.save(run)
         shown.end(run)
-    return run
+    return form.outside(run)
 
 
 @functools.lru_cache(maxsize=32)  # One and the same function for the same arguments, so that nothing compiles twice.
@@ -204,8 +207,8 @@ def _early(run, patience):
     return run._replace(stopped="early") if patience and run.stopped is None and since_best >= patience else run
 
 
-def _called(callback, run, batches):
-    changed = callback(run)
+def _called(callback, run, form, batches):
+    changed = callback(form.outside(run))
     if changed is None:
         return run
     if not isinstance(changed, Fitted):
@@ -213,4 +216,5 @@ def _called(callback, run, batches):
             f"a callback must return None or a Fitted, got {type(changed).__name__}; change what it was given by "
             "run._replace(...) and return that."
         )
-    return changed._replace(params=placed(changed.params, batches), opt_state=placed(changed.opt_state, batches))
+    params, opt_state = placed((changed.params, changed.opt_state), batches)
+    return form.inside(changed._replace(params=params, opt_state=opt_state))

@@ -12,6 +12,7 @@ import optax
 from ewa_optax._batches import Batches, some_examples
 from ewa_optax._checks import check_integer
 from ewa_optax._order import LARGEST
+from ewa_optax._stacking import unstack_leaves
 
 ROWS = 64
 """How many examples stand for all of the data, when a run is told from another."""
@@ -93,8 +94,8 @@ def settings_of(run: Any, batches: Batches | None, data: Any, key: jax.Array) ->
     """What tells the checkpoints of one run from those of another."""
     settings = dict(
         key=np.asarray(key if key.dtype == np.uint32 else jax.random.key_data(key)).tolist(),
-        params=fingerprint(run.params),
-        opt_state=fingerprint(run.opt_state),
+        params=fingerprint(unstack_leaves(run.params)),
+        opt_state=fingerprint(unstack_leaves(run.opt_state)),
         validation=run.best_params is not None,
         data="an iterable",
     )

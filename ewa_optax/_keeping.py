@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ewa_optax._numerics import Number, map_leaves, narrow, wide_dtype
+from ewa_optax._leaves import map_leaves, map_named
+from ewa_optax._numerics import Number, narrow, wide_dtype
 from ewa_optax._rounding import HALF, fold, key_of, random_bits
 from ewa_optax.storage import NAMED, Storage
 
@@ -41,9 +42,12 @@ class Keeper:
         storage = self.storage
         if not storage:
             return zeros
-        leaves, structure = jax.tree.flatten(zeros)
-        kept = [storage.init(_real(x)) if storage.takes(x.shape) else x for x in leaves]
-        return self._in_trees(structure, [jax.tree.leaves(x) for x in kept])
+
+        def one(_, x):
+            return jax.tree.leaves(storage.init(_real(x))) if storage.takes(x.shape) else [x]
+
+        with_paths, structure = jax.tree_util.tree_flatten_with_path(zeros)
+        return self._in_trees(structure, [map_named(len, one, path, x) for path, x in with_paths])
 
     def trees(self, kept: Any) -> tuple[Any, ...]:
         """The trees whose leaves `decode` takes."""
@@ -89,18 +93,22 @@ class Keeper:
 
     def encode(self, averages: Any, trees: tuple[Any, ...], step: jax.Array | None, decay: Number) -> Any:
         """What is kept of a tree of averages at a step; where one is None, what was kept before."""
+
+        def key(name):
+            # Not the number of the leaf: it keeps its bits when others are masked, or stacked.
+            return key_of(int(self.storage.seed), self.piece, name) if self.storage else 0
+
+        def one(key, x, *old):
+            if not self.storage or not self.storage.takes(x.shape):
+                return [narrow(x, old[0].dtype)]
+            return jax.tree.leaves(_encode(self.storage, _real(x), key, decay, step))
+
         with_paths, structure = jax.tree_util.tree_flatten_with_path(averages, is_leaf=lambda x: x is None)
         before = zip(*(structure.flatten_up_to(tree) for tree in trees), strict=True)
-        new = []
-        for (path, x), old in zip(with_paths, before, strict=True):
-            if x is None:
-                new.append(list(old))
-            elif not self.storage or not self.storage.takes(x.shape):
-                new.append([narrow(x, old[0].dtype)])
-            else:
-                # The path, not the number of the leaf: it keeps its bits when others are masked.
-                key = key_of(int(self.storage.seed), self.piece, jax.tree_util.keystr(path))
-                new.append(jax.tree.leaves(_encode(self.storage, _real(x), key, decay, step)))
+        new = [
+            list(old) if x is None else map_named(key, one, path, x, *old)
+            for (path, x), old in zip(with_paths, before, strict=True)
+        ]
         return self._in_trees(structure, new)
 
     def _in_trees(self, structure, leaves):

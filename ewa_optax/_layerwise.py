@@ -1,5 +1,6 @@
 r"""What looks at a whole array of parameters at once, a layer: its norm, its mean, its rows and columns."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -8,17 +9,8 @@ import optax
 
 from ewa_optax._checks import CLIP, EPSILON, SCALE, SHARE, WEIGHT_DECAY, Rate, checked
 from ewa_optax._combining import transformation
-from ewa_optax._numerics import (
-    Number,
-    increment,
-    is_just,
-    largest,
-    map_leaves,
-    narrow,
-    squared_magnitude,
-    wide_dtype,
-    widen,
-)
+from ewa_optax._leaves import map_leaves
+from ewa_optax._numerics import Number, increment, is_just, largest, narrow, squared_magnitude, widen
 from ewa_optax._weight_decay import Mask, weight_decay_at, with_parameters
 from ewa_optax.storage import Factored, Factors
 
@@ -231,13 +223,12 @@ def of_rows_and_columns(average: optax.GradientTransformation, eps: Number = 0.0
 
 
 def _of_summaries(average, summarize, expand):
-    def init(params):
-        def summary(p):
-            like = jax.ShapeDtypeStruct(jnp.shape(p), wide_dtype(jnp.result_type(p)))
-            # Of integers the average itself complains, and knows their name.
-            return jax.eval_shape(summarize, like) if jnp.issubdtype(like.dtype, jnp.inexact) else like
+    def summary(p):
+        # Of integers the average itself complains, and knows their name.
+        return summarize(widen(p)) if jnp.issubdtype(jnp.result_type(p), jnp.inexact) else p
 
-        return average.init(jax.tree.map(summary, params))
+    def init(params):
+        return average.init(jax.eval_shape(functools.partial(map_leaves, summary), params))
 
     def update(updates, state, params=None):
         del params

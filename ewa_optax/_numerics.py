@@ -6,7 +6,6 @@ loses the digits of $1 - \beta$ that make out a decay near one.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -139,13 +138,3 @@ def is_just(value: Any, number: float) -> bool:
 def increment(count: jax.Array) -> jax.Array:
     """`count + 1`, which stays at the largest integer instead of wrapping round to a negative one."""
     return jnp.asarray(optax.safe_increment(count))
-
-
-def map_leaves(function: Callable[..., Any], updates: Any, *rest: Any) -> Any:
-    """`jax.tree.map` in which a leaf of `updates` may be None: it gives None, whatever the other trees hold there."""
-    return jax.tree.map(
-        lambda u, *others: None if u is None else function(u, *others),
-        updates,
-        *rest,
-        is_leaf=lambda x: x is None,
-    )

@@ -10,7 +10,8 @@ import optax
 
 from ewa_optax._checks import AVERAGE_DECAY, COUNT, WHOLE, checked
 from ewa_optax._keeping import Keeper, resolve, zeros_like
-from ewa_optax._numerics import Number, corrected_shares, increment, lerp, map_leaves, narrow, shares, widen
+from ewa_optax._leaves import map_leaves
+from ewa_optax._numerics import Number, corrected_shares, increment, lerp, narrow, shares, widen
 from ewa_optax.storage import Storage
 
 
@@ -89,12 +90,12 @@ def average_parameters(
     always = isinstance(every, int) and isinstance(start, int) and (every, start) == (1, 0)
 
     def init(params: Any) -> Any:
-        zeros = zeros_like(params)
-        if keeper.storage and any(
-            jnp.iscomplexobj(x) and keeper.storage.takes(x.shape) for x in jax.tree.leaves(zeros)
-        ):
-            raise TypeError(f"{keeper.storage} keeps no complex parameters here; leave storage=None for those.")
-        kept = keeper.init(zeros)
+        def real(x):
+            if keeper.storage and jnp.iscomplexobj(x) and keeper.storage.takes(x.shape):
+                raise TypeError(f"{keeper.storage} keeps no complex parameters here; leave storage=None for those.")
+            return x
+
+        kept = keeper.init(map_leaves(real, zeros_like(params)))
         if debias:
             # Copies: nothing in a state is the parameters themselves.
             kept = keeper.encode(

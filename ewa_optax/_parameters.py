@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ewa_optax._leaves import map_named
 from ewa_optax._numerics import increment
 from ewa_optax._rounding import fold, key_of, random_bits
 from ewa_optax.storage import BFloat16, Float16
@@ -69,15 +70,17 @@ def round_stochastically(seed: int = 0) -> optax.GradientTransformation:
             raise ValueError("round_stochastically needs the parameters; call update(gradients, state, params).")
         step = increment(state.step)
 
-        def land(path, u, p):
-            grid = None if u is None else _GRIDS.get(jnp.result_type(p))
-            if grid is None:
-                return u
-            p, u = jnp.asarray(p, jnp.float32), jnp.asarray(u, jnp.float32)
-            key = key_of(int(seed), "parameters", jax.tree_util.keystr(path))
+        def one(key, p, u):
+            grid = _GRIDS[p.dtype]
+            wide, change = jnp.asarray(p, jnp.float32), jnp.asarray(u, jnp.float32)
             bits = random_bits(fold(key, step), p.shape)
-            landed = grid.decode(grid.encode(p + u, bits)) - p
-            return jnp.where(jnp.isfinite(p), landed, u)
+            landed = grid.decode(grid.encode(wide + change, bits)) - wide
+            return jnp.where(jnp.isfinite(wide), landed, change)
+
+        def land(path, u, p):
+            if u is None or jnp.result_type(p) not in _GRIDS:
+                return u
+            return map_named(lambda name: key_of(int(seed), "parameters", name), one, path, jnp.asarray(p), u)
 
         landed = jax.tree_util.tree_map_with_path(land, updates, params, is_leaf=lambda x: x is None)
         return landed, RoundStochasticallyState(step)

@@ -8,7 +8,8 @@ import optax
 
 from ewa_optax._average import BiasCorrectState
 from ewa_optax._checks import DECAY, THRESHOLD, checked
-from ewa_optax._numerics import Number, increment, map_leaves, narrow, shares, widen
+from ewa_optax._leaves import map_leaves
+from ewa_optax._numerics import Number, increment, narrow, shares, widen
 
 
 @checked(decay=DECAY, threshold=THRESHOLD)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._keeping import Chosen, Keeper, resolve, zeros_like
-from ewa_optax._numerics import Number, increment, map_leaves, narrow, widen
+from ewa_optax._leaves import map_leaves
+from ewa_optax._numerics import Number, increment, narrow, widen
 
 Advance = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, jax.Array]]
 

@@ -9,7 +9,8 @@ import optax
 from ewa_optax._average import scale_by_ewa
 from ewa_optax._checks import DECAY, EPSILON, check, checked
 from ewa_optax._combining import in_float32, quotient, transformation
-from ewa_optax._numerics import Number, is_just, map_leaves, real_like, squared_magnitude, widen
+from ewa_optax._leaves import map_leaves
+from ewa_optax._numerics import Number, is_just, real_like, squared_magnitude, widen
 
 
 class ScaleByRmsState(NamedTuple):

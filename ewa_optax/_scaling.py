@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._numerics import map_leaves, narrow, widen
+from ewa_optax._leaves import map_leaves
+from ewa_optax._numerics import narrow, widen
 
 
 def scale_leaves(updates: Any, number: jax.Array) -> Any:

@@ -13,6 +13,7 @@ from ewa_optax._checks import check_functions, check_integer, check_key
 from ewa_optax._learning_rate import get_learning_rate
 from ewa_optax._loops import scan
 from ewa_optax._order import LARGEST, check_epoch
+from ewa_optax._stacking import unstack_leaves
 
 
 class Step(NamedTuple):
@@ -70,7 +71,7 @@ def train(
         loss: `(params, batch) -> cost`, a scalar. With `has_aux` it returns `(cost, aux)`; with `has_key` it is called
             with `key=`, another key in each step, for dropout; with `remainder="mask"` with `mask=`.
         optimizer: any `optax.GradientTransformation`. To `jax.vmap` over a hyperparameter, make it inside.
-        params: a pytree of float arrays.
+        params: a pytree of float arrays; or, for many small ones, `ewa_optax.stack_leaves` of it: `loss` sees the tree.
         data: a pytree of arrays, examples along the first axes.
         batch_size: $B$, from 1 to the number of examples $m$.
         epochs: how many passes over the data, 1 or more.
@@ -144,7 +145,7 @@ def gradient_step(loss: Callable[..., Any], optimizer: optax.GradientTransformat
 
 def objective_of(loss: Callable[..., Any], has_aux: bool, batch: Any, others: dict[str, Any], params: Any) -> Any:
     """The cost and the auxiliary output, or None, of parameters on a mini-batch."""
-    out = loss(params, batch, **others)
+    out = loss(unstack_leaves(params), batch, **others)
     if has_aux and not (isinstance(out, tuple) and len(out) == 2):
         raise TypeError(f"with has_aux, loss must return (cost, aux), got {type(out).__name__}; return both.")
     if not has_aux and isinstance(out, tuple):

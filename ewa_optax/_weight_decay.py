@@ -9,7 +9,8 @@ import optax
 
 from ewa_optax._checks import LEARNING_RATE, WEIGHT_DECAY, checked
 from ewa_optax._learning_rate import scale_by_learning_rate
-from ewa_optax._numerics import increment, is_just, map_leaves, narrow, widen
+from ewa_optax._leaves import map_chosen, shapes_of
+from ewa_optax._numerics import increment, is_just, narrow, widen
 from ewa_optax._scaling import scale_leaves
 
 Mask = Any | Callable[[optax.Params], Any] | None
@@ -146,9 +147,10 @@ def with_parameters(what: str, function: Callable[[Any, Any, bool], Any], update
     """`function(update, parameter, whether the mask says so)` of each leaf; ValueError without parameters."""
     if params is None:
         raise ValueError(f"{what} needs the parameters; call update(gradients, state, params).")
-    chosen = True if mask is None else mask(params) if callable(mask) else mask
+    plain = shapes_of(params)
+    chosen = True if mask is None else mask(plain) if callable(mask) else mask
     try:
-        jax.tree.map(lambda decays, p: bool(decays), chosen, params)
+        each = jax.tree.map(lambda decays, part: jax.tree.map(lambda _: bool(decays), part), chosen, plain)
     except (TypeError, ValueError) as error:
         kind = ValueError if isinstance(error, ValueError) else TypeError
         raise kind(
@@ -157,11 +159,7 @@ def with_parameters(what: str, function: Callable[[Any, Any, bool], Any], update
         ) from error
     if any(isinstance(decays, str) for decays in jax.tree.leaves(chosen)):
         raise TypeError(f"mask must be a tree of booleans, got {chosen!r}; name no leaf, but say True where it stands.")
-
-    def part(chosen, updates, params):
-        return map_leaves(lambda u, p: function(u, p, bool(chosen)), updates, params)
-
-    return jax.tree.map(part, chosen, updates, params)
+    return map_chosen(function, each, updates, params)
 
 
 def weight_decay_at(weight_decay: optax.ScalarOrSchedule, step: jax.Array) -> Any:

@@ -6,10 +6,15 @@ import optax
 
 from ewa_optax._combining import in_float32
 from ewa_optax._in_place import after_parameters
-from ewa_optax._numerics import Number, clip, largest, map_leaves
+from ewa_optax._leaves import map_leaves
+from ewa_optax._numerics import Number, clip, largest
 
 
-def wide_chain(*pieces: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+class Optimizer(optax.GradientTransformationExtraArgs):
+    """An optimizer of this library: it gives stacks of leaves the steps that it gives the leaves."""
+
+
+def wide_chain(*pieces: optax.GradientTransformation) -> Optimizer:
     """`optax.chain` in which pieces hand on float32 or wider; updates leave in the dtype that they came in."""
     inner = in_float32(optax.chain(*pieces))
 
@@ -17,7 +22,7 @@ def wide_chain(*pieces: optax.GradientTransformation) -> optax.GradientTransform
         out, state = inner.update(updates, state, params, **extra_args)
         return out, after_parameters(state, params, out)
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return Optimizer(inner.init, update)
 
 
 def saturate(power: int = 1, terms: Number = 1) -> optax.GradientTransformation:

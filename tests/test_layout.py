@@ -15,6 +15,8 @@ from ewa_optax._family import OPTIMIZERS
 PACKAGE = Path(ewa_optax.__file__).parent
 FLOORS = {
     "_numerics": 0,
+    "_leaves": 0,
+    "_stacking": 1,
     "_checks": 0,
     "_rounding": 0,
     "_blocks": 0,
@@ -71,6 +73,7 @@ FLOORS = {
     "_validation": 8,
     "_fit_arguments": 3,
     "_progress": 8,
+    "_form": 8,
     "_checkpoint": 8,
     "_batch_size": 9,
     "_fit": 9,

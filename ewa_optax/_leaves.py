@@ -1,0 +1,203 @@
+"""Trees of parameters, whose leaves are arrays, or stand in stacks of arrays of one shape.
+
+A stack is an array with one axis more. What a piece does to an array it does to each array of a stack, by `jax.vmap`:
+so that norms, blocks, random bits and masks are those of the leaves, while a program has one loop for all of them.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the leaves of a tree are: of each stack, their numbers and their names in the tree."""
+
+    structure: Any
+    members: tuple[tuple[int, ...], ...]
+    names: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self):
+        """Hashes once, since a jitted function looks it up at each call."""
+        object.__setattr__(self, "_hash", hash((self.structure, self.members, self.names)))
+
+    def said_by(self, prefix: Any) -> list[list[Any]]:
+        """What a prefix of the tree says of the leaves of each stack."""
+        each = broadcast(prefix, self.structure)
+        return [[each[member] for member in members] for members in self.members]
+
+    def __hash__(self) -> int:
+        """Of all of it."""
+        return self._hash  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __reduce__(self) -> Any:
+        """Pickles without the hash, which is another one in another process."""
+        return Layout, (self.structure, self.members, self.names)
+
+
+@dataclasses.dataclass(frozen=True)
+class StackKey:
+    """The number of a stack in its tree, as a path has it, and the names of what is in it."""
+
+    index: int
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """The number."""
+        return f"<stack {self.index}>"
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Stacked:
+    """A tree of arrays in which those of one kind are stacked along a new first axis: a pytree of a few arrays.
+
+    Made by `ewa_optax.stack_leaves`. Parameters, gradients, updates and what optimizers keep may all be so.
+
+    Attributes:
+        stacks: one array for each kind, of shape (how many, *their shape).
+        layout: where each leaf of the tree is. Static under `jax.jit`.
+    """
+
+    def __init__(self, stacks: tuple[Any, ...], layout: Layout) -> None:
+        self.stacks, self.layout = stacks, layout
+
+    def unstack(self) -> Any:
+        """The tree, whose leaves are views under `jax.jit`: to be called in a loss, and differentiated through."""
+        # The transpose of unstacking is one concatenation; that of as many slices is a sum of as many paddings.
+        return self._spread(jax.numpy.unstack)
+
+    def shapes(self) -> Any:
+        """The tree, with a shape and a dtype for each array."""
+        return self._spread(lambda x: [jax.ShapeDtypeStruct(x.shape[1:], x.dtype)] * x.shape[0])
+
+    def _spread(self, rows_of):
+        leaves: list[Any] = [None] * self.layout.structure.num_leaves
+        for stack, members in zip(self.stacks, self.layout.members, strict=True):
+            arrays, kind = jax.tree.flatten(stack)
+            rows = [rows_of(x) for x in arrays]
+            for number, member in enumerate(members):
+                leaves[member] = kind.unflatten([row[number] for row in rows])
+        return self.layout.structure.unflatten(leaves)
+
+    def like(self, labels: Any) -> "Stacked":
+        """Labels for `optax.partition`, or a mask for `optax.masked`: one for each stack.
+
+        Args:
+            labels: a tree of labels like the tree that was stacked, or a prefix of it.
+
+        Raises:
+            ValueError: the labels of a stack differ; `stack_leaves(params, labels)` puts them into different ones.
+        """
+        found = []
+        for of_leaves, names in zip(self.layout.said_by(labels), self.layout.names, strict=True):
+            of_stack = dict(zip(of_leaves, names, strict=True))
+            if len(of_stack) > 1:
+                raise ValueError(
+                    f"leaves of one stack have different labels ({_listed(of_stack)}); stack those with different "
+                    "labels apart, by stack_leaves(params, labels)."
+                )
+            found.append(next(iter(of_stack)))
+        return Stacked(tuple(found), self.layout)
+
+    def map(self, function: Callable[..., Any], *others: "Stacked") -> "Stacked":
+        """`map_leaves` of each tree in the stacks; what has no arrays, such as what optax masks, stays as it is.
+
+        In the others, a bool in place of a stack goes for all of it.
+        """
+
+        def each(stack, *rest):
+            if not jax.tree.leaves(stack):
+                return stack
+            axes = (0, *(None if isinstance(x, bool) else 0 for x in rest))
+            return jax.vmap(lambda x, *xs: map_leaves(function, x, *xs), axes)(stack, *rest)
+
+        of_stacks = zip(self.stacks, *(other.stacks for other in others), strict=True)
+        return Stacked(tuple(each(*xs) for xs in of_stacks), self.layout)
+
+    def tree_flatten_with_keys(self):
+        """For JAX."""
+        keys = (StackKey(i, names) for i, names in enumerate(self.layout.names))
+        return list(zip(keys, self.stacks, strict=True)), self.layout
+
+    def tree_flatten(self):
+        """For JAX."""
+        return self.stacks, self.layout
+
+    @classmethod
+    def tree_unflatten(cls, layout, stacks):
+        """For JAX."""
+        return cls(tuple(stacks), layout)
+
+    def __repr__(self) -> str:
+        """The shapes and dtypes."""
+        kinds = ", ".join(f"{jax.numpy.shape(x)}" for x in jax.tree.leaves(self))
+        return f"Stacked({self.layout.structure.num_leaves} leaves in arrays of shapes {kinds})"
+
+
+def is_stacked(x: Any) -> bool:
+    """Whether it is a tree in stacks."""
+    return isinstance(x, Stacked)
+
+
+def map_leaves(function: Callable[..., Any], updates: Any, *rest: Any) -> Any:
+    """`jax.tree.map` in which a leaf of `updates` may be None: it gives None, whatever the other trees hold there.
+
+    Of stacks, `function` sees one array after the other.
+    """
+
+    def each(u, *others):
+        if is_stacked(u):
+            return u.map(function, *others)
+        return None if u is None else function(u, *others)
+
+    return jax.tree.map(each, updates, *rest, is_leaf=lambda x: x is None or is_stacked(x))
+
+
+def map_chosen(function: Callable[[Any, Any, bool], Any], chosen: Any, updates: Any, params: Any) -> Any:
+    """`map_leaves(function, updates, params, ...)`, with what is chosen, by a tree of booleans like the unstacked."""
+
+    def flags(p, of_tree):
+        if not is_stacked(p):
+            return of_tree
+        said = p.layout.said_by(of_tree)
+        return Stacked(tuple(x[0] if len({*x}) == 1 else np.array(x) for x in said), p.layout)
+
+    def one(u, p, chosen):
+        if isinstance(chosen, bool):
+            return function(u, p, chosen)
+        return jax.numpy.where(chosen, function(u, p, True), function(u, p, False))
+
+    return map_leaves(one, updates, params, jax.tree.map(flags, params, chosen, is_leaf=is_stacked))
+
+
+def shapes_of(tree: Any) -> Any:
+    """The tree itself; where it is stacked, its shapes and dtypes in the form that it had before."""
+    return jax.tree.map(lambda x: x.shapes() if is_stacked(x) else x, tree, is_leaf=is_stacked)
+
+
+def broadcast(prefix: Any, structure: Any) -> list[Any]:
+    """For each leaf of a tree of that structure, what a prefix of it says."""
+    numbers = structure.unflatten(range(structure.num_leaves))
+    return jax.tree.leaves(jax.tree.map(lambda label, part: jax.tree.map(lambda _: label, part), prefix, numbers))
+
+
+def map_named(
+    number_of: Callable[[str], int], function: Callable[..., Any], path: tuple[Any, ...], x: jax.Array, *others: Any
+) -> Any:
+    """`function(number_of(name), x, *others)` of the leaf at a path, or of each leaf of the stack there.
+
+    The name of a leaf is its path in the tree, stacked or not.
+    """
+    for i, key in enumerate(path):
+        if isinstance(key, StackKey):
+            before, after = jax.tree_util.keystr(path[:i]), jax.tree_util.keystr(path[i + 1 :])
+            numbers = np.array([number_of(before + name + after) for name in key.names], np.uint32)
+            return jax.vmap(function)(numbers, x, *others)
+    return function(number_of(jax.tree_util.keystr(path)), x, *others)
+
+
+def _listed(names):
+    return ", ".join(f"{label!r} of {name or 'the root'}" for label, name in [*names.items()][:3])
