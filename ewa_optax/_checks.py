@@ -131,9 +131,8 @@ def checked(**rules: Rule) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
 
 def checked_by_name(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Decorates a function so that a call checks those of its arguments first whose names have rules."""
-    return checked(**{name: rule for name, rule in BY_NAME.items() if name in inspect.signature(function).parameters})(
-        function
-    )
+    names = inspect.signature(function).parameters
+    return checked(**{name: rule for name, rule in BY_NAME.items() if name in names})(function)
 
 
 def check_integer(name: str, value: Any, least: int, most: int, remedy: str) -> int:

@@ -11,7 +11,7 @@ from ewa_optax._training import Fitted
 from ewa_optax._wide import Optimizer
 
 LEAVES, ELEMENTS = 32, 2**14
-"""From how many leaves on, of how many elements in the mean, XLA's loops and Python's arguments cost more than stacks."""
+"""From how many leaves on, of at most how many elements in the mean, stacks cost less than loops and arguments."""
 
 
 class Form(NamedTuple):

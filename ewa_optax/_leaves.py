@@ -5,7 +5,7 @@ so that norms, blocks, random bits and masks are those of the leaves, while a pr
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,10 +24,9 @@ class Layout:
         """Hashes once, since a jitted function looks it up at each call."""
         object.__setattr__(self, "_hash", hash((self.structure, self.members, self.names)))
 
-    def said_by(self, prefix: Any) -> list[list[Any]]:
-        """What a prefix of the tree says of the leaves of each stack."""
-        each = broadcast(prefix, self.structure)
-        return [[each[member] for member in members] for members in self.members]
+    def by_stacks(self, leaves: Sequence[Any]) -> list[list[Any]]:
+        """The leaves of a tree, those of each stack together."""
+        return [[leaves[number] for number in members] for members in self.members]
 
     def __hash__(self) -> int:
         """Of all of it."""
@@ -38,16 +37,16 @@ class Layout:
         return Layout, (self.structure, self.members, self.names)
 
 
-@dataclasses.dataclass(frozen=True)
-class StackKey:
+class StackKey(jax.tree_util.FlattenedIndexKey):
     """The number of a stack in its tree, as a path has it, and the names of what is in it."""
 
-    index: int
-    names: tuple[str, ...]
+    def __init__(self, index: int, names: tuple[str, ...]) -> None:
+        super().__init__(index)
+        self.names = names
 
     def __str__(self) -> str:
         """The number."""
-        return f"<stack {self.index}>"
+        return f"<stack {self.key}>"
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -92,7 +91,8 @@ class Stacked:
             ValueError: the labels of a stack differ; `stack_leaves(params, labels)` puts them into different ones.
         """
         found = []
-        for of_leaves, names in zip(self.layout.said_by(labels), self.layout.names, strict=True):
+        each = broadcast(labels, self.layout.structure)
+        for of_leaves, names in zip(self.layout.by_stacks(each), self.layout.names, strict=True):
             of_stack = dict(zip(of_leaves, names, strict=True))
             if len(of_stack) > 1:
                 raise ValueError(
@@ -162,7 +162,7 @@ def map_chosen(function: Callable[[Any, Any, bool], Any], chosen: Any, updates: 
     def flags(p, of_tree):
         if not is_stacked(p):
             return of_tree
-        said = p.layout.said_by(of_tree)
+        said = p.layout.by_stacks(p.layout.structure.flatten_up_to(of_tree))
         return Stacked(tuple(x[0] if len({*x}) == 1 else np.array(x) for x in said), p.layout)
 
     def one(u, p, chosen):

@@ -10,7 +10,6 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
 from ewa_optax._batches import Batches
 from ewa_optax._checks import check_choice
@@ -98,6 +97,8 @@ def holds_convolution(jaxpr: Any) -> bool:
 
 
 def _is_jaxpr(x: Any) -> bool:
+    from jax.extend import core  # Here, since it brings all of pallas along.
+
     return isinstance(x, core.Jaxpr | core.ClosedJaxpr)
 
 

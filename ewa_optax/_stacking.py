@@ -10,6 +10,7 @@ call. Stacks go across the boundary of `jax.jit` as a few arrays, and the loss s
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -83,6 +84,9 @@ def unstack_leaves(tree: Any) -> Any:
     Returns:
         A tree like it, with no stacks. What is not stacked stays as it is.
 
+    Raises:
+        Nothing of its own.
+
     Example:
         >>> import jax.numpy as jnp, ewa_optax
         >>> params = {"a": jnp.zeros(2), "b": jnp.ones(2)}
@@ -136,7 +140,7 @@ def _stacked(leaves, layout):
             return stacked
         return jax.device_put(stacked, NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec)))
 
-    return Stacked(tuple(jax.tree.map(stack, *(leaves[i] for i in members)) for members in layout.members), layout)
+    return Stacked(tuple(jax.tree.map(stack, *of_stack) for of_stack in layout.by_stacks(leaves)), layout)
 
 
 @jax.jit

@@ -3,6 +3,8 @@
 import ast
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,16 @@ def imports_against_the_floors(name, source):
     return [x for x in siblings_imported(source) if x in FLOORS and FLOORS[x] >= FLOORS[name]]
 
 
+def test_an_import_brings_nothing_along_that_optax_does_not():
+    """So it takes the time of its own modules; matplotlib, rich, orbax and the like come where they are used."""
+    code = (
+        "import sys, optax; before = set(sys.modules); import ewa_optax; "
+        "print(sorted(x for x in set(sys.modules) - before if x.split('.')[0] != 'ewa_optax'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
 def test_every_module_has_a_floor():
     assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(FLOORS)
 
@@ -139,6 +151,7 @@ def test_the_public_names():
         *("minibatch", "pieces", "plots", "series", "storage"),
         *("scale_by_ewa", "bias_correct", "scale_by_rms", "scale_by_learning_rate", "add_decayed_weights"),
         *("average_parameters", "get_average", "round_stochastically", "state_bytes"),
+        *("stack_leaves", "unstack_leaves", "stack_leaves_like", "Stacked"),
         *("fit", "Fitted", "History"),
         *("schedule_inverse_time", "schedule_exponential", "schedule_inverse_sqrt", "schedule_staircase"),
         *("get_learning_rate", "rescale_learning_rate"),

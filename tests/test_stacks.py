@@ -1,0 +1,439 @@
+"""Leaves in stacks: the steps of the leaves themselves, at the cost of a few arrays."""
+
+import functools
+import pickle
+
+import chex
+import equinox as eqx
+import flax.linen as nn
+import haiku as hk
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import CASES, DIFFERENT
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from test_cost import compiled_step, cost
+
+import ewa_optax
+from ewa_optax import minibatch, pieces, stack_leaves, stack_leaves_like, storage, unstack_leaves
+
+RNG = np.random.default_rng(0)
+QUICK = {"adam", "adamw", "lars", "lamb", "adafactor", "novograd", "rmsprop_centered", "adam-8bit", "adam-factored"}
+KEY = jax.random.key(0)
+
+
+def tree(dtype="float32", scale=1.0):
+    """Layers alike, a leaf of another shape, a scalar; two layers of one shape of other meaning."""
+
+    def normal(*shape):
+        return jnp.asarray(scale * RNG.standard_normal(shape), dtype)
+
+    layers = [{"w": normal(8, 12), "b": normal(12), "gain": normal()} for _ in range(3)]
+    return {"layers": layers, "out": {"w": normal(12, 2), "b": normal(12)}}
+
+
+PARAMS, GRADIENTS = tree(), [tree() for _ in range(3)]
+
+
+def matrices(params):
+    return jax.tree.map(lambda p: p.ndim == 2, params)
+
+
+def steps(optimizer, stack, params=PARAMS, gradients=GRADIENTS):
+    """Parameters and state after some steps on them as `stack` gives them, both unstacked."""
+    params = stack(params)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state, gradients):
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for g in gradients:
+        params, state = step(params, state, stack(g))
+    return unstack_leaves((params, state))
+
+
+def assert_same_steps(optimizer, stack=stack_leaves, **given):
+    actual, expected = steps(optimizer, stack, **given), steps(optimizer, lambda x: x, **given)
+    chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
+    # To the bit, but where XLA contracts a product and a sum into one operation in one of the two.
+    chex.assert_trees_all_close(actual, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(x, id=x.name, marks=() if x.name in QUICK else pytest.mark.slow) for x in CASES],
+)
+def test_stacks_take_the_steps_of_their_leaves(case):
+    assert_same_steps(case.optimizer(learning_rate=0.1))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+def test_of_16_bits_too(dtype):
+    optimizer = optax.chain(
+        ewa_optax.adamw(0.1, weight_decay=0.1, storage=storage.BFloat16(min_size=0)),
+        ewa_optax.average_parameters(0.9, storage=storage.Float24(min_size=0)),
+        ewa_optax.round_stochastically(),
+    )
+    assert_same_steps(optimizer, params=tree(dtype), gradients=[tree(dtype) for _ in range(3)])
+
+
+def test_blocks_and_sizes_are_those_of_leaves():
+    """Rows of 5, whose blocks in a stack would cross from one leaf to the next; leaves below and above the least."""
+    params = [jnp.asarray(RNG.standard_normal(shape), jnp.float32) for shape in [(6, 5), (5,), (6, 5), (5,), (6, 5)]]
+    optimizer = ewa_optax.momentum(0.1, storage=storage.EightBit(block=4, min_size=30))
+    _, state = steps(optimizer, stack_leaves, params, [params])
+    assert [x.shape for x in state[1].average.arrays[1] if x is not None] == [(6, 2)] * 3
+    assert [x.dtype for x in state[1].average.arrays[0]] == [jnp.int8, jnp.float32, jnp.int8, jnp.float32, jnp.int8]
+    assert_same_steps(optimizer, params=params, gradients=[params] * 3)
+
+
+def test_no_two_leaves_of_a_stack_are_rounded_by_the_same_chance():
+    params = [jnp.zeros(4096) for _ in range(4)]
+    stacked = stack_leaves(params)
+    optimizer = ewa_optax.momentum(1.0, storage="bfloat16")
+    _, state = optimizer.update(jax.tree.map(lambda p: p + 1.001, stacked), optimizer.init(stacked), stacked)
+    kept = np.stack([np.asarray(x, np.float32) for x in unstack_leaves(state)[1].average.arrays[0]])
+    assert np.abs(np.corrcoef(kept) - np.eye(4)).max() < 0.06
+
+
+MASKS = {
+    "function": matrices,
+    "tree": jax.tree.map(lambda p: p.ndim == 2, PARAMS),
+    "prefix": {"layers": True, "out": False},
+    "within a stack": lambda params: jax.tree_util.tree_map_with_path(lambda path, p: "[1]" in str(path), params),
+    "none": False,
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(
+    "make", [ewa_optax.adamw, ewa_optax.lars, pytest.param(ewa_optax.adan, marks=pytest.mark.slow)]
+)
+def test_masks_are_those_of_leaves(make, mask):
+    assert_same_steps(make(0.1, weight_decay=0.5, mask=MASKS[mask]))
+
+
+def test_a_mask_that_fits_no_tree_is_told_as_ever():
+    optimizer = ewa_optax.adamw(0.1, mask={"layers": True})
+    stacked = stack_leaves(PARAMS)
+    with pytest.raises(ValueError, match="mask must be a tree of booleans like the parameters"):
+        optimizer.update(stacked, optimizer.init(stacked), stacked)
+
+
+def test_labels_for_partition_and_masks_for_masked():
+    labels = jax.tree.map(lambda p: "matrices" if p.ndim == 2 else "rest", PARAMS)
+    labels["layers"][1]["w"] = "rest"
+    by_label = {"matrices": ewa_optax.adam(0.1), "rest": ewa_optax.lamb(0.01)}
+    stack = functools.partial(stack_leaves, labels=labels)
+    (params, _), (expected, _) = (
+        steps(optax.partition(by_label, of), how)
+        for of, how in ((stack(PARAMS).like(labels), stack), (labels, lambda x: x))
+    )
+    chex.assert_trees_all_close(params, expected, rtol=1e-6)
+    mask = jax.tree.map(lambda label: label == "rest", labels)
+    (params, _), (expected, _) = (
+        steps(optax.masked(ewa_optax.adamw(0.1), of), how)
+        for of, how in ((stack(PARAMS).like(mask), stack), (mask, lambda x: x))
+    )
+    chex.assert_trees_all_close(params, expected, rtol=1e-6)
+
+
+def test_one_stack_has_one_label():
+    labels = {"layers": [{"w": "a", "b": "b", "gain": "b"}, "a", "a"], "out": "b"}
+    with pytest.raises(ValueError, match=r"'b' of \['out'\]\['b'\].*stack_leaves\(params, labels\)"):
+        stack_leaves(PARAMS).like(labels)
+    assert {*jax.tree.leaves(stack_leaves(PARAMS, labels).like(labels))} == {"a", "b"}
+    with pytest.raises(ValueError, match="labels must be a tree like the parameters, or a prefix"):
+        stack_leaves(PARAMS, {"layers": "a"})
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.chain(optax.clip_by_global_norm(0.1), ewa_optax.adam(0.1)),
+        optax.MultiSteps(ewa_optax.adam(0.1), 2),
+        optax.apply_if_finite(ewa_optax.momentum(0.1), 3),
+        optax.adam(0.1),
+        optax.chain(pieces.clip_by_rms(0.5), pieces.scale_by_parameter_rms(), ewa_optax.scale_by_learning_rate(0.1)),
+    ],
+    ids=["clipped", "multi-steps", "if finite", "optax.adam", "pieces"],
+)
+def test_in_chains_and_wrappers(optimizer):
+    assert_same_steps(optimizer)
+
+
+def loss(params):
+    h = jnp.ones((4, 8))
+    for layer in params["layers"]:
+        h = jnp.tanh(layer["gain"] * (h @ layer["w"]) + layer["b"][None])[:, :8]
+    return jnp.sum((h @ params["out"]["w"][:8]) ** 2) + jnp.sum(params["out"]["b"] ** 2)
+
+
+def test_derivatives_in_both_directions():
+    stacked, tangent = stack_leaves(PARAMS), stack_leaves(GRADIENTS[0])
+
+    def of_stacked(stacked):
+        return loss(stacked.unstack())
+
+    gradient = jax.grad(of_stacked)(stacked)
+    chex.assert_trees_all_close(gradient.unstack(), jax.grad(loss)(PARAMS), rtol=1e-6)
+    product = jax.jvp(jax.grad(of_stacked), (stacked,), (tangent,))[1]  # A Hessian times a vector.
+    expected = jax.jvp(jax.grad(loss), (PARAMS,), (GRADIENTS[0],))[1]
+    chex.assert_trees_all_close(product.unstack(), expected, rtol=1e-5, atol=1e-6)
+    several = jax.vmap(of_stacked)(jax.tree.map(lambda x: jnp.stack([x, 2 * x]), stacked))
+    np.testing.assert_allclose(several, [loss(PARAMS), loss(jax.tree.map(lambda x: 2 * x, PARAMS))], rtol=1e-6)
+
+
+SHAPES = st.sampled_from([(), (1,), (3,), (2, 3), (0,), (3, 2)])
+LEAVES = st.builds(
+    lambda shape, dtype, seed: jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype),
+    SHAPES, st.sampled_from(["float32", "bfloat16", "complex64"]), st.integers(0, 9),
+)  # fmt: skip
+TREES = st.recursive(
+    st.one_of(LEAVES, st.none()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.sampled_from("abc"), inner), st.tuples(inner)
+    ),
+    max_leaves=12,
+)
+
+
+@hypothesis.settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@hypothesis.given(TREES)
+def test_stacking_is_undone(params):
+    stacked = stack_leaves(params)
+    chex.assert_trees_all_equal(stacked.unstack(), params)
+    assert jax.tree.structure(stacked.unstack()) == jax.tree.structure(params)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    assert stacked.shapes() == shapes
+    again = stack_leaves(params)
+    assert jax.tree.structure(again) == jax.tree.structure(stacked)
+    assert hash(jax.tree.structure(again)) == hash(jax.tree.structure(stacked))
+    state = ewa_optax.adam(0.1).init(stacked)
+    chex.assert_trees_all_equal(stack_leaves_like(state, unstack_leaves(state)), state)
+    chex.assert_trees_all_equal(unstack_leaves(state), ewa_optax.adam(0.1).init(params))
+
+
+def test_a_state_goes_on_from_its_leaves():
+    """A checkpoint in the form of the model serves both."""
+    optimizer = ewa_optax.adamw(0.1, storage=storage.EightBit(min_size=0))
+    params, state = steps(optimizer, lambda x: x)
+    stacked = stack_leaves(params)
+    in_stacks = stack_leaves_like(jax.eval_shape(optimizer.init, stacked), state)
+    updates, _ = optimizer.update(stack_leaves(GRADIENTS[0]), in_stacks, stacked)
+    chex.assert_trees_all_close(updates.unstack(), optimizer.update(GRADIENTS[0], state, params)[0], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"structure|key"):
+        stack_leaves_like(stacked, {"layers": []})
+
+
+def test_at_most_64_leaves_a_stack_in_the_order_of_the_tree():
+    stacked = stack_leaves([jnp.full(3, i) for i in range(150)])
+    assert [x.shape for x in stacked.stacks] == [(64, 3), (64, 3), (22, 3)]
+    np.testing.assert_array_equal(np.concatenate(stacked.stacks)[:, 0], np.arange(150))
+    assert repr(stacked) == "Stacked(150 leaves in arrays of shapes (64, 3), (64, 3), (22, 3))"
+
+
+def test_pickles():
+    stacked = stack_leaves(PARAMS)
+    again = pickle.loads(pickle.dumps(stacked))
+    chex.assert_trees_all_equal(again, stacked)
+    assert again.layout == stacked.layout
+    assert hash(again.layout) == hash(stacked.layout)
+
+
+def test_names_of_leaves_are_told_and_paths_too():
+    (path, _), *_ = jax.tree_util.tree_leaves_with_path(stack_leaves(PARAMS))
+    assert jax.tree_util.keystr(path) == "<stack 0>"
+    with pytest.raises(TypeError, match=r"the parameter at <stack 0> has dtype int32"):
+        ewa_optax.adam(0.1).init(stack_leaves([jnp.arange(3), jnp.arange(3)]))
+
+
+def test_another_layout_is_another_structure():
+    """Or the numbers of one leaf would go for those of another."""
+    one, other = stack_leaves({"a": jnp.ones(2), "b": jnp.ones(2)}), stack_leaves({"a": jnp.ones(2), "c": jnp.ones(2)})
+    with pytest.raises(ValueError, match=r"[Mm]ismatch|differ|not match"):
+        jax.tree.map(jnp.add, one, other)
+
+
+def test_a_step_traces_once_and_costs_a_few_arrays():
+    """The operations and bytes of the leaves, in a fraction of the program."""
+    params = [jnp.ones((10, 10)) for _ in range(200)]
+    stacked, optimizer = stack_leaves(params), ewa_optax.adam(1e-3)
+    ours, theirs = cost(optimizer, stacked), cost(optax.adam(1e-3), params)
+    assert ours["flops"] <= theirs["flops"] + 100
+    assert ours["bytes accessed"] <= theirs["bytes accessed"] + 500
+    lines = [len(compiled_step(optimizer, x).as_text().splitlines()) for x in (stacked, params)]
+    assert lines[0] < lines[1] / 10
+
+    @chex.assert_max_traces(1)
+    def step(stacked, state):
+        gradients = jax.grad(lambda s: sum(jnp.sum(p**2) for p in s.unstack()))(stacked)
+        updates, state = optimizer.update(gradients, state, stacked)
+        return optax.apply_updates(stacked, updates), state
+
+    step, state = jax.jit(step), optimizer.init(stacked)
+    for _ in range(3):
+        stacked, state = step(stacked, state)
+
+
+def test_gradients_take_no_sums_of_paddings():
+    """One concatenation for each stack, or the time would grow with the square of the leaves."""
+    stacked = stack_leaves([jnp.ones(1000) for _ in range(64)])
+    gradient = jax.jit(jax.grad(lambda s: sum(jnp.sum(jnp.sin(p)) for p in s.unstack())))
+    analysis = gradient.lower(stacked).compile().cost_analysis()
+    assert analysis["bytes accessed"] < 10 * 4 * 64_000
+
+
+@pytest.mark.parametrize("types", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_leaves_in_parts_on_several_devices_stay_there(types):
+    mesh = jax.make_mesh((8,), ("model",), axis_types=(types,))
+    split, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((None, "model"), ()))
+    params = [jax.device_put(jnp.asarray(RNG.standard_normal((4, 16)), jnp.float32), split) for _ in range(3)]
+    params.append(jax.device_put(params[0], whole))
+    stacked = stack_leaves(params)
+    assert [(x.shape, x.sharding.spec) for x in stacked.stacks] == [
+        ((3, 4, 16), PartitionSpec(None, None, "model")), ((1, 4, 16), PartitionSpec(None))
+    ]  # fmt: skip
+    optimizer = ewa_optax.adam(0.1)
+    with jax.set_mesh(mesh):
+        updates, state = jax.jit(optimizer.update)(stacked, optimizer.init(stacked), stacked)
+    assert updates.stacks[0].sharding.spec[-1] == "model"
+    assert state[1].numerator.average.stacks[0].sharding.spec[-1] == "model"
+    expected, _ = optimizer.update(jax.device_get(params), optimizer.init(jax.device_get(params)))
+    chex.assert_trees_all_close(jax.device_get(updates.unstack()), jax.device_get(expected), rtol=1e-6)
+
+
+X = jax.random.normal(KEY, (96, 4))
+DATA = {"x": X, "y": jnp.sin(X.sum(axis=1, keepdims=True))}
+
+
+class Deep(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(20):
+            x = x + nn.tanh(nn.Dense(4)(x))
+        return nn.Dense(1)(x)
+
+
+def deep_equinox():
+    model = eqx.nn.MLP(4, 1, 4, 20, key=KEY)
+    params, rest = eqx.partition(model, eqx.is_inexact_array)
+    return params, lambda params, x: jax.vmap(eqx.combine(params, rest))(x)
+
+
+def deep_haiku():
+    model = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([4] * 20 + [1])(x)))
+    return model.init(KEY, X), model.apply
+
+
+MODELS = {"flax": lambda: (Deep().init(KEY, X), Deep().apply), "equinox": deep_equinox, "haiku": deep_haiku}
+
+
+@functools.cache
+def model(name):
+    params, apply = MODELS[name]()
+
+    def loss(params, batch):
+        return jnp.mean((apply(params, batch["x"]) - batch["y"]) ** 2)
+
+    return params, loss
+
+
+def fit(name, optimizer, stack=lambda x: x, **keywords):
+    params, loss = model(name)
+    defaults = dict(batch_size=32, epochs=2, key=KEY, progress=False)
+    return ewa_optax.fit(loss, optimizer, stack(params), DATA, **{**defaults, **keywords})
+
+
+@pytest.mark.parametrize("name", ["flax", *(pytest.param(x, marks=pytest.mark.slow) for x in ("equinox", "haiku"))])
+def test_fit_keeps_many_small_leaves_in_stacks_and_returns_trees(name):
+    """A chain is not known to treat stacks as leaves: it gets the leaves, and the same steps."""
+    optimizer, seen = ewa_optax.adam(0.01), []
+    run = fit(name, optimizer, callbacks=[seen.append])
+    plain = fit(name, optax.chain(optimizer))
+    assert jax.tree.structure(run.params) == jax.tree.structure(plain.params) == jax.tree.structure(seen[0].params)
+    assert jax.tree.structure((run.opt_state,)) == jax.tree.structure(plain.opt_state)
+    np.testing.assert_allclose(run.history.costs, plain.history.costs, rtol=1e-5)
+    chex.assert_trees_all_close(run.params, plain.params, rtol=1e-3, atol=1e-5)
+
+
+def kinds_seen(optimizer, params, **keywords):
+    """What a loss in `fit` gets gradients for: whether arrays of one axis more come in."""
+    shapes = []
+
+    def update(updates, state, params=None, **extra):
+        shapes.append({x.ndim for x in jax.tree.leaves(updates)})
+        return optimizer.update(updates, state, params, **extra)
+
+    known = type(optimizer)(optimizer.init, update)
+    loss = lambda params, batch: sum(jnp.sum(p * batch.mean()) for p in jax.tree.leaves(params))  # noqa: E731
+    ewa_optax.fit(loss, known, params, X, batch_size=48, epochs=1, key=KEY, progress=False, **keywords)
+    return set.union(*shapes)
+
+
+def test_where_fit_keeps_stacks():
+    adam = ewa_optax.adam(0.1)
+    many, few = [jnp.ones(5) for _ in range(40)], [jnp.ones(5) for _ in range(10)]
+    assert kinds_seen(adam, many) == {2}
+    assert kinds_seen(adam, few) == {1}
+    assert kinds_seen(optax.chain(adam), many) == {1}
+    assert kinds_seen(optax.chain(adam), stack_leaves(many)) == {2}
+    assert kinds_seen(adam, [jnp.ones(i + 1) for i in range(40)]) == {1}  # No two alike.
+    assert kinds_seen(adam, [jnp.ones(20_000) for _ in range(40)]) == {1}  # Large.
+    assert kinds_seen(adam, [jnp.ones((5, 5)) for _ in range(40)], loop="python") == {3}
+
+
+def test_callbacks_change_what_is_in_stacks():
+    def lower(run):
+        params = jax.tree.map(jnp.zeros_like, run.params)
+        return run._replace(params=params, opt_state=ewa_optax.rescale_learning_rate(run.opt_state, 0.5))
+
+    run = fit("flax", ewa_optax.gradient_descent(1e-6), callbacks=[lower], validation=DATA)
+    np.testing.assert_allclose(run.history.learning_rates, [1e-6] * 3 + [5e-7] * 3, rtol=1e-6)
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(run.params)) == 0
+    assert jax.tree.structure(run.best_params) == jax.tree.structure(run.params)
+
+
+def test_checkpoints_are_in_the_form_of_the_model(tmp_path):
+    """A run that was begun with leaves goes on with stacks, and the other way round."""
+    optimizer = optax.chain(ewa_optax.adam(0.01))
+    whole = fit("flax", optimizer, epochs=4)
+    fit("flax", optimizer, checkpoint=tmp_path)
+    stacked = fit("flax", optimizer, stack_leaves, epochs=3, checkpoint=tmp_path)
+    assert isinstance(stacked.params, ewa_optax.Stacked)
+    again = fit("flax", optimizer, epochs=4, checkpoint=tmp_path)
+    np.testing.assert_allclose(again.history.costs, whole.history.costs, rtol=1e-5)
+    chex.assert_trees_all_close(again.params, whole.params, rtol=1e-3, atol=1e-5)
+
+
+def test_a_resume_in_stacks_is_exact(tmp_path):
+    whole = fit("haiku", ewa_optax.adam(0.01, storage=storage.BFloat16(min_size=0)), epochs=3)
+    fit("haiku", ewa_optax.adam(0.01, storage=storage.BFloat16(min_size=0)), epochs=2, checkpoint=tmp_path)
+    again = fit("haiku", ewa_optax.adam(0.01, storage=storage.BFloat16(min_size=0)), epochs=3, checkpoint=tmp_path)
+    chex.assert_trees_all_equal((again.params, again.opt_state), (whole.params, whole.opt_state))
+
+
+def test_pure_training_takes_stacks():
+    params, loss = model("flax")
+    runs = [
+        minibatch.train(loss, ewa_optax.adam(0.01), how(params), DATA, batch_size=32, epochs=2, key=KEY)
+        for how in (stack_leaves, lambda x: x)
+    ]
+    np.testing.assert_allclose(runs[0].costs, runs[1].costs, rtol=1e-5)
+
+
+def test_the_average_of_parameters_comes_unstacked():
+    optimizer = optax.chain(ewa_optax.adam(0.1), ewa_optax.average_parameters(0.9))
+    _, state = steps(optimizer, stack_leaves)
+    _, expected = steps(optimizer, lambda x: x)
+    chex.assert_trees_all_close(ewa_optax.get_average(state), ewa_optax.get_average(expected), rtol=1e-6)
+
+
+def test_different_kinds_of_cases_are_tried():
+    assert {case.name for case in CASES} >= QUICK | DIFFERENT
