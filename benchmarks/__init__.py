@@ -1,1 +1,6 @@
-"""Measurements behind the claims of the README, each a module to run: `python -m benchmarks.exactness`."""
+"""Measurements behind the claims of the README: `python -m benchmarks` runs them, all in one way.
+
+Each benchmark is a module with `sizes(quick, platform)`, which says how much there is to measure, and
+`measure(sizes, peers)`, which gives one table after the other. `measuring` is how variants are compared, `records` the
+form of the results, `readme` what README shows of those in `results/`.
+"""

@@ -1,45 +1,48 @@
-"""Seconds of an epoch: the library, its parts, and its peers, on 5 million examples, an MLP, a CNN and many rates.
+"""Seconds of an epoch: the library, its parts, and its peers, on 5 million examples, an MLP, a CNN and many rates."""
 
-Run as `python -m benchmarks.epoch [--examples N] [--repeats N] [--json FILE]` in a checkout, with the `benchmark` extra
-installed. Peers that are not installed are left out. All variants take turns in one process; medians are reported.
-"""
-
-import argparse
-import importlib
-import importlib.metadata
-import os
-import platform
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 from sklearn.datasets import load_digits
 
 import ewa_optax
-from benchmarks.records import parsed, write
+from benchmarks.measuring import Variant, compared
+from benchmarks.peers import Peers
 from ewa_optax import minibatch
 
 FEATURES, BATCH_SIZE, RATE = 20, 1000, 0.1
-CASES = ("headline", "mlp", "cnn", "rates")
 KEY = jax.random.key(0)
 OPTIMIZER = ewa_optax.gradient_descent(RATE)
 
 
-class Variant(NamedTuple):
-    """What takes turns: `run(i)` is one epoch, or `share` of one."""
+class Sizes(NamedTuple):
+    """Examples of the first comparison, steps of an MLP, learning rates, and turns."""
 
-    name: str
-    run: Callable[[int], Any]
-    share: float = 1.0
+    examples: int
+    steps: int
+    rates: int
+    turns: int
+
+
+def sizes(quick: bool, platform: str) -> Sizes:
+    """A fiftieth of the examples, if quick."""
+    return Sizes(100_000, 200, 4, 2) if quick else Sizes(5_000_000, 2000, 16, 5)
+
+
+def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
+    """A table for each comparison."""
+    yield headline(sizes.examples, sizes.turns, peers)
+    yield from mlps(sizes)
+    yield cnn(4 * sizes.turns)
+    yield from many_rates(sizes.rates, sizes.turns)
+    if sys.platform == "linux":
+        yield memory(sizes.examples)
 
 
 def headline_data(examples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -131,12 +134,10 @@ def numpy_by_hand(x: np.ndarray, y: np.ndarray) -> Callable[[int], Any]:
     return run
 
 
-def torch_variants(x: np.ndarray, y: np.ndarray) -> list[Variant]:
+def torch_variants(x: np.ndarray, y: np.ndarray, peers: Peers) -> list[Variant]:
     """A `DataLoader`, and tensors indexed by hand, both with the gradient written out."""
-    try:  # By name, since a type checker would not find what need not be installed.
-        torch: Any = importlib.import_module("torch")
-        loading: Any = importlib.import_module("torch.utils.data")
-    except ImportError:
+    torch, loading = peers("torch"), peers("torch.utils.data")
+    if torch is None:
         return []
     features, labels = torch.from_numpy(x), torch.from_numpy(y)
 
@@ -159,11 +160,10 @@ def torch_variants(x: np.ndarray, y: np.ndarray) -> list[Variant]:
     return [Variant("torch, DataLoader", loader), Variant("torch, tensors indexed by hand", by_hand)]
 
 
-def grain_variants(step: Callable, carry: Any, x: np.ndarray, y: np.ndarray) -> list[Variant]:
+def grain_variants(step: Callable, carry: Any, x: np.ndarray, y: np.ndarray, peers: Peers) -> list[Variant]:
     """A pipeline that shuffles and batches; a share of its epoch."""
-    try:
-        import grain
-    except ImportError:
+    grain = peers("grain")
+    if grain is None:
         return []
     jitted, share = jax.jit(step), 0.02
 
@@ -175,8 +175,7 @@ def grain_variants(step: Callable, carry: Any, x: np.ndarray, y: np.ndarray) -> 
             return x[i], y[i]
 
     def run(i):
-        source: Any = Source()
-        pipeline = grain.MapDataset.source(source).shuffle(seed=i).batch(BATCH_SIZE).to_iter_dataset()
+        pipeline = grain.MapDataset.source(Source()).shuffle(seed=i).batch(BATCH_SIZE).to_iter_dataset()
         now = carry
         for number, batch in enumerate(pipeline):
             if number >= share * len(x) / BATCH_SIZE:
@@ -187,25 +186,7 @@ def grain_variants(step: Callable, carry: Any, x: np.ndarray, y: np.ndarray) -> 
     return [Variant("grain, shuffle and batch (a fiftieth of it)", run, share)]
 
 
-def timed(variants: list[Variant], repeats: int, title: str) -> dict[str, float]:
-    """Median seconds of an epoch, all variants in turns, the first turn (which compiles) left out.
-
-    Those that take less than a second run once more before each turn, or the one that comes after a long one would find
-    all caches cold. Each turn begins with another variant.
-    """
-    seconds: dict[str, list[float]] = {variant.name: [] for variant in variants}
-    for i in track(range(repeats + 1), title, console=Console(stderr=True)):
-        first = i % len(variants)
-        for variant in variants[first:] + variants[:first]:
-            if i and seconds[variant.name][-1] < 1:
-                variant.run(i)
-            began = time.perf_counter()
-            variant.run(i)
-            seconds[variant.name].append((time.perf_counter() - began) / variant.share)
-    return {name: float(np.median(values[1:])) for name, values in seconds.items()}
-
-
-def headline(examples: int, repeats: int) -> dict[str, float]:
+def headline(examples: int, turns: int, peers: Peers) -> dict:
     """Logistic regression, mini-batches of 1000."""
     arrays = headline_data(examples)
     data = jax.tree.map(jnp.asarray, arrays)
@@ -225,18 +206,18 @@ def headline(examples: int, repeats: int) -> dict[str, float]:
         Variant("minibatch.epoch, jax.random.permutation", epoch(step, carry, data, BATCH_SIZE, order="permutation")),
         Variant("Python loop over a jitted step", python_loop(step, carry, arrays, BATCH_SIZE)),
         Variant("NumPy by hand", numpy_by_hand(*arrays)),
-        *torch_variants(*arrays),
-        *grain_variants(step, carry, *arrays),
+        *torch_variants(*arrays, peers),
+        *grain_variants(step, carry, *arrays, peers),
     ]
-    return timed(variants, repeats, "logistic regression")
+    title = f"logistic regression, {examples} examples, mini-batches of {BATCH_SIZE}"
+    return compared(title, variants, turns)
 
 
-def mlps(examples: int, repeats: int) -> dict[str, dict[str, float]]:
+def mlps(sizes: Sizes) -> Iterator[dict]:
     """20 features, a hidden layer, Adam: small, where Python costs most, and large, where arithmetic does."""
-    arrays, found = headline_data(examples), {}
+    arrays = headline_data(min(sizes.examples, 1000 * sizes.steps))
     for hidden, batch_size in ((8, 16), (64, 64), (256, 1000)):
-        size = min(examples, 2000 * batch_size)
-        part = tuple(x[:size] for x in arrays)
+        part = tuple(x[: sizes.steps * batch_size] for x in arrays)
         keys = jax.random.split(KEY)
         params = {
             "w": jax.random.normal(keys[0], (FEATURES, hidden)) * (2 / FEATURES) ** 0.5,
@@ -251,12 +232,10 @@ def mlps(examples: int, repeats: int) -> dict[str, dict[str, float]]:
             Variant("compute only", compute_only(step, carry, data, batch_size)),
             Variant("Python loop over a jitted step", python_loop(step, carry, part, batch_size)),
         ]
-        name = f"MLP, {hidden} hidden units, mini-batches of {batch_size}"
-        found[name] = timed(variants, repeats, name)
-    return found
+        yield compared(f"MLP, {hidden} hidden units, mini-batches of {batch_size}", variants, sizes.turns)
 
 
-def cnn(repeats: int) -> dict[str, float]:
+def cnn(turns: int) -> dict:
     """Two convolutions on the 1797 digits of scikit-learn, at 8 x 8 pixels."""
     pixels, digit = digits()
     arrays = (pixels.reshape(-1, 8, 8, 1), digit)
@@ -283,11 +262,11 @@ def cnn(repeats: int) -> dict[str, float]:
         Variant("minibatch.epoch, loop='scan'", epoch(step, carry, data, 64, loop="scan")),
         Variant("Python loop over a jitted step", python_loop(step, carry, arrays, 64)),
     ]
-    return timed(variants, repeats, "CNN")
+    return compared("CNN, 1797 digits, mini-batches of 64", variants, turns)
 
 
-def many_rates(repeats: int) -> dict[str, float]:
-    """Sixteen learning rates on the digits: one vmapped training of 5 epochs, or one after the other."""
+def many_rates(count: int, turns: int) -> Iterator[dict]:
+    """Learning rates on the digits: one vmapped training of 5 epochs, or one after the other."""
     data = jax.tree.map(jnp.asarray, digits())
     params = {"w": jnp.zeros((64, 10)), "b": jnp.zeros(10)}
 
@@ -298,7 +277,7 @@ def many_rates(repeats: int) -> dict[str, float]:
     def train(rate, data, key):
         return minibatch.train(loss, ewa_optax.adam(rate), params, data, batch_size=64, epochs=5, key=key).costs
 
-    rates = jnp.geomspace(1e-3, 1.0, 16)
+    rates = jnp.geomspace(1e-3, 1.0, count)
     together, single = jax.jit(jax.vmap(train, (0, None, None))), jax.jit(train)
 
     def compiled_anew(i):
@@ -308,16 +287,20 @@ def many_rates(repeats: int) -> dict[str, float]:
         for rate in rates:
             jax.block_until_ready(jax.jit(lambda rate=float(rate) + i * 1e-6: train(rate, data, KEY))())
 
+    title = f"{count} learning rates on 1797 digits, 5 epochs"
     variants = [
-        Variant("jax.vmap of minibatch.train, compilation included", compiled_anew),
+        Variant("jax.vmap of minibatch.train", compiled_anew),
         Variant("one after the other, each compiled for its rate", each_compiled),
+    ]
+    yield compared(f"{title}, compilation included", variants, turns)
+    variants = [
         Variant("jax.vmap of minibatch.train", lambda i: jax.block_until_ready(together(rates, data, KEY))),
         Variant(
             "one after the other, the rate an argument",
             lambda i: jax.block_until_ready([single(rate, data, KEY) for rate in rates]),
         ),
     ]
-    return timed(variants, repeats, "16 learning rates")
+    yield compared(title, variants, turns)
 
 
 MEMORY = """
@@ -340,68 +323,9 @@ print(size, status("VmHWM") - before)
 """
 
 
-def memory(examples: int) -> dict[str, int]:
+def memory(examples: int) -> dict:
     """Bytes of the data, and the peak of a process that runs an epoch on them over what it took before (Linux)."""
     command = [sys.executable, "-c", MEMORY, str(examples)]
     size, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return {"bytes of data": int(size), "peak": int(peak)}
-
-
-def show(record: dict) -> None:
-    """Prints a table for each comparison."""
-    for title, seconds in record["seconds"].items():
-        reference = next(iter(seconds.values()))
-        table = Table(title, "seconds", f"/ {next(iter(seconds))}", title_justify="left")
-        for name, value in seconds.items():
-            table.add_row(name, f"{value:.4f}", f"{value / reference:.2f}")
-        Console().print(table)
-    if seconds := record["seconds"].get(record["headline"]):
-        own = seconds["minibatch.epoch"] / seconds["compute only"] - 1
-        print(f"order, gather and loop: {own:.2f} of the compute-only epoch")
-    if record["memory"]:
-        over = record["memory"]["peak"] - record["memory"]["bytes of data"]
-        print(f"peak memory: the data ({record['memory']['bytes of data'] / 2**20:.0f} MiB) and {over / 2**20:.0f} MiB")
-
-
-def versions(*peers: str) -> dict[str, str]:
-    """Of what is installed, and of these peers."""
-    names = ("jax", "optax", "numpy", *peers)
-    found = {"python": platform.python_version(), "ewa_optax": ewa_optax.__version__}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def main() -> None:
-    """Prints the tables and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--examples", type=int, default=5_000_000, help="of the first case (default: 5000000)")
-    parser.add_argument("--repeats", type=int, default=5, help="turns, the first one not counted (default: 5)")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="which comparisons (default: all)")
-    options = parsed(parser)
-    if options.repeats < 1 or options.examples < BATCH_SIZE:
-        parser.error(f"--repeats must be 1 or more and --examples {BATCH_SIZE} or more")
-    title = f"logistic regression, {options.examples} examples, mini-batches of {BATCH_SIZE}"
-    cases = {
-        "headline": lambda: {title: headline(options.examples, options.repeats)},
-        "mlp": lambda: mlps(options.examples, options.repeats),
-        "cnn": lambda: {"CNN, 1797 digits, mini-batches of 64": cnn(4 * options.repeats)},
-        "rates": lambda: {"16 learning rates on 1797 digits, 5 epochs": many_rates(options.repeats)},
-    }
-    record = {
-        "versions": versions("torch", "grain"),
-        "device": jax.devices()[0].device_kind,
-        "cores": os.cpu_count(),
-        "headline": title,
-        "memory": memory(options.examples) if sys.platform == "linux" else None,
-        "seconds": {name: found for case in options.cases for name, found in cases[case]().items()},
-    }
-    show(record)
-    write(record, options.json)
-
-
-if __name__ == "__main__":
-    main()
+    row = {"name": "minibatch.epoch", "bytes of data": int(size), "peak bytes": int(peak)}
+    return {"title": f"memory of an epoch of {examples} examples", "rows": [row]}

@@ -1,22 +1,29 @@
-"""How far a step of Adam is from the same step in float64, ours and optax's, by decay.
+"""How far a step of Adam is from the same step in float64, ours and optax's, by decay."""
 
-Run as `python -m benchmarks.exactness [--steps N] [--json FILE]` in a checkout, with the `demo` extra installed.
-"""
-
-import argparse
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
-from rich.table import Table
 
 import ewa_optax
-from benchmarks.records import parsed, write
+from benchmarks.peers import Peers
 
 DECAYS = (0.9, 0.99, 0.999, 0.9999, 0.99999)
 WIDTH = 100
+
+
+class Sizes(NamedTuple):
+    """How old the averages get."""
+
+    steps: int
+
+
+def sizes(quick: bool, platform: str) -> Sizes:
+    """A tenth, if quick."""
+    return Sizes(2000 if quick else 20_000)
 
 
 def updates_in_float64(gradients: np.ndarray, b2: float, at: list[int]) -> dict[int, np.ndarray]:
@@ -44,37 +51,14 @@ def worst_median_error(optimizer, gradients: np.ndarray, expected: dict[int, np.
     return max(float(np.median(np.abs(updates[t - 1] - u) / np.abs(u))) for t, u in expected.items())
 
 
-def measure(steps: int) -> list[dict]:
+def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
     """A row per decay."""
-    gradients = np.random.default_rng(0).standard_normal((steps, WIDTH)).astype(np.float32)
-    at = sorted({t for t in (1, 10, 100, 2000) if t < steps} | {steps})
+    gradients = np.random.default_rng(0).standard_normal((sizes.steps, WIDTH)).astype(np.float32)
+    at = sorted({t for t in (1, 10, 100, 2000) if t < sizes.steps} | {sizes.steps})
     rows = []
     for b2 in DECAYS:
         expected = updates_in_float64(gradients, b2, at)
         ours = worst_median_error(ewa_optax.adam(1.0, b2=b2), gradients, expected)
         theirs = worst_median_error(optax.adam(1.0, b2=b2), gradients, expected)
-        rows.append({"b2": b2, "ewa_optax": ours, "optax": theirs})
-    return rows
-
-
-def main() -> None:
-    """Prints the table and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--steps", type=int, default=20_000, help="how old the averages get (default: 20000)")
-    options = parsed(parser)
-    if options.steps < 1:
-        parser.error(f"argument --steps: must be 1 or more, got {options.steps}")
-    rows = measure(options.steps)
-    title = f"largest median relative error of an Adam step, up to step {options.steps}"
-    table = Table("b2", "ewa_optax", f"optax {optax.__version__}", title=title)
-    for row in rows:
-        table.add_row(f"{row['b2']:g}", f"{row['ewa_optax']:.1e}", f"{row['optax']:.1e}")
-    Console().print(table)
-    if options.json:
-        versions = {"jax": jax.__version__, "optax": optax.__version__, "ewa_optax": ewa_optax.__version__}
-        record = {"versions": versions, "backend": jax.default_backend(), "steps": options.steps, "rows": rows}
-        write(record, options.json)
-
-
-if __name__ == "__main__":
-    main()
+        rows.append({"name": f"{b2:g}", "ewa_optax": ours, "optax": theirs})
+    yield {"title": f"largest median relative error of an Adam step, up to step {sizes.steps}", "rows": rows}

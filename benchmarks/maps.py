@@ -1,28 +1,64 @@
 """Which 256 numbers should stand for an average: eight maps, by what they do to averages and to trainings.
 
-Run as `python -m benchmarks.maps [--json FILE]` in a checkout, with the `test` extra installed: ten minutes on two
-cores. Each map is a list of sizes in [0, 1], times the largest of a block; all are rounded stochastically, and no
+Each map is a list of sizes in [0, 1], times the largest of a block; all are rounded stochastically, and no
 second moment is rounded to 0.
 """
 
-import argparse
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 import ewa_optax
 from benchmarks import tasks
-from benchmarks.records import parsed, write
+from benchmarks.peers import Peers
 from ewa_optax import storage
 from ewa_optax._blocks import from_blocks, into_blocks
 
 BLOCKS = (32, 64, 128, 256)
+CHOSEN = "powers 4 and 8"
+
+
+class Sizes(NamedTuple):
+    """Which maps in which blocks, and what to train with the blocks of 128."""
+
+    maps: tuple[str, ...]
+    blocks: tuple[int, ...]
+    tasks: tuple[Callable[[], tasks.Task], ...]
+
+
+def sizes(quick: bool, platform: str) -> Sizes:
+    """Ten minutes on two cores, unless quick."""
+    if quick:
+        return Sizes((CHOSEN,), (128,), (lambda: tasks.regression()._replace(steps=200),))
+    return Sizes(tuple(MAPS), BLOCKS, (tasks.regression, tasks.digits))
+
+
+def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
+    """How true averages stay, and a table for each training."""
+    cases = [(name, block) for block in sizes.blocks for name in sizes.maps]
+    yield {"title": "how true averages stay", "rows": [fidelity(*case) for case in shown(cases, "averages")]}
+    for make in sizes.tasks:
+        task = make()
+        reference = tasks.train(task, ewa_optax.adamw).mean()
+        chosen = [(name, 128) for name in sizes.maps] + [(CHOSEN, block) for block in sizes.blocks if block != 128]
+        rows = [training(task, reference, *case) for case in shown(chosen, task.name)]
+        yield {"title": f"trainings, {task.name}", "rows": rows}
+
+
+def shown(cases: list, title: str) -> Iterator:
+    """With a bar."""
+    return iter(track(cases, title, console=Console(stderr=True)))
+
+
+def label(name: str, block: int) -> str:
+    """A map and its blocks, in words."""
+    return f"{name}, blocks of {block}"
 
 
 def power(top: int, exponent: float) -> np.ndarray:
@@ -134,7 +170,7 @@ def fidelity(name: str, block: int) -> dict:
     """How true the averages stay: after gradients fell 20-fold, and where they differ by decades within a block."""
     equal, spread = jnp.ones(4096), jnp.exp(2 * jax.random.normal(jax.random.key(1), (4096,)))
     first, second = pair(name, block)
-    row: dict = {"map": name, "block": block}
+    row: dict = {"name": label(name, block)}
     for decay in (0.999, 0.9999):
         fallen = np.repeat([1.0, 0.05], [3000, 5000])
         kept, true = kept_and_true(second, decay, fallen, equal, squares=True)
@@ -150,39 +186,7 @@ def fidelity(name: str, block: int) -> dict:
     return row
 
 
-def training(task: tasks.Task, name: str, block: int, reference: float) -> dict:
+def training(task: tasks.Task, reference: float, name: str, block: int) -> dict:
     """The mean final loss over float32's."""
     losses = tasks.train(task, lambda rate: ewa_optax.adamw(rate, storage=pair(name, block)))
-    return {"map": name, "block": block, "task": task.name, "final loss / float32's": float(losses.mean() / reference)}
-
-
-def show(rows: list[dict], title: str) -> None:
-    """Prints the rows."""
-    table = Table(*rows[0], title=title)
-    for row in rows:
-        table.add_row(*(f"{x:.4g}" if isinstance(x, float) else str(x) for x in row.values()))
-    Console(width=200).print(table)
-
-
-def main() -> None:
-    """Prints the tables and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    options = parsed(parser)
-    progress = Console(stderr=True)
-    cases = [(name, block) for block in BLOCKS for name in MAPS]
-    averages = [fidelity(*case) for case in track(cases, "averages", console=progress)]
-    show(averages, "how true averages stay")
-    trained = []
-    for task in (tasks.regression(), tasks.digits()):
-        reference = tasks.train(task, ewa_optax.adamw).mean()
-        chosen = [(name, 128) for name in MAPS] + [("powers 4 and 8", block) for block in BLOCKS if block != 128]
-        trained += [training(task, *case, reference) for case in track(chosen, task.name, console=progress)]
-    show(trained, "trainings")
-    if options.json:
-        versions = {"jax": jax.__version__, "ewa_optax": ewa_optax.__version__}
-        record = {"versions": versions, "averages": averages, "trainings": trained}
-        write(record, options.json)
-
-
-if __name__ == "__main__":
-    main()
+    return {"name": label(name, block), "mean loss / float32's": float(losses.mean() / reference)}

@@ -1,21 +1,72 @@
-"""What every benchmark does with its numbers: where they go is asked, and checked before they are measured."""
+"""The one form of all results: printed as tables, and kept as JSON that `schema.json` describes."""
 
-import argparse
-import json
-from pathlib import Path
+import importlib
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
 
-def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options of a benchmark, with `--json`."""
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
-    options = parser.parse_args()
-    if options.json and not options.json.parent.is_dir():
-        parser.error(f"argument --json: there is no folder {str(options.json.parent)!r}; make it first")
-    return options
+from benchmarks.machine import machine, versions, words
+from benchmarks.peers import Peers
+
+FORMAT, WIDTH = 1, 170
+COMPARED = ("name", "seconds", "ratio", "spread")
 
 
-def write(record: Any, path: Path | None) -> None:
-    """Writes the numbers, if they are wanted."""
-    if path:
-        path.write_text(json.dumps(record, indent=2) + "\n")
+def measured(benchmark: str, quick: bool) -> dict:
+    """The record of a benchmark, printed as it is made: a line on the machine, tables, a line on what took part."""
+    module, here, peers = importlib.import_module(f"benchmarks.{benchmark}"), machine(), Peers()
+    console = Console()
+    wide = Console(width=max(console.width, WIDTH))
+    console.print(f"{benchmark}, on {words(here)}", highlight=False)
+    tables = []
+    for table in module.measure(module.sizes(quick, here["platform"]), peers):
+        wide.print(printed(table))
+        tables.append(table)
+    used = versions() | peers.versions
+    console.print("with " + ", ".join(f"{name} {version}" for name, version in used.items()), highlight=False)
+    console.print(f"not installed: {', '.join(peers.missing) or 'nothing that was asked for'}\n", highlight=False)
+    return {
+        "format": FORMAT,
+        "benchmark": benchmark,
+        "machine": here,
+        "versions": used,
+        "missing": peers.missing,
+        "quick": quick,
+        "tables": tables,
+    }
+
+
+def printed(table: dict) -> Table:
+    """A table for a terminal."""
+    rows = table["rows"]
+    named = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COMPARED]
+    timed = any(row.get("seconds") for row in rows)
+    head = ["seconds", f"/ {table.get('reference', 'reference')}"] if timed else []
+    found = Table("", *head, *named, title=table["title"], title_justify="left")
+    for row in rows:
+        times = [cell(row.get("seconds")), ratio(row)] if timed else []
+        found.add_row(row["name"], *times, *(cell(row.get(name)) for name in named))
+    return found
+
+
+def cell(value: Any) -> str:
+    """Three digits of a number."""
+    if isinstance(value, list):
+        return " ".join(map(cell, value))
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def ratio(row: dict) -> str:
+    """A ratio and its quartiles, if they are known."""
+    if row.get("ratio") is None:
+        return ""
+    spread = row.get("spread")
+    return short(row["ratio"]) + (f" ({short(spread[0])} to {short(spread[1])})" if spread else "")
+
+
+def short(x: float) -> str:
+    """A ratio: two digits behind the point, or none where it is large."""
+    return f"{x:.0f}" if x >= 10 else f"{x:.2f}"

@@ -1,30 +1,21 @@
 """Averages of series against pandas, polars, SciPy, numba, and what one writes in JAX; and which way suits a shape.
 
-Run as `python -m benchmarks.series [--points N] [--repeats N] [--cases ...] [--json FILE]` in a checkout, with the
-`benchmark` extra installed. Peers that are not installed are left out. All variants take turns in one process; medians
-are reported. What is on a GPU is compared with a copy there.
+The peers are on the CPU; what is on a GPU is compared with a copy there.
 """
 
-import argparse
 import functools
-import importlib
-import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from scipy.signal import lfilter
 
-from benchmarks.epoch import Variant, timed, versions
-from benchmarks.records import parsed, write
+from benchmarks.measuring import Variant, compared
+from benchmarks.peers import Peers
 from ewa_optax import series
 
 DECAY = 0.99
-CASES = ("long", "batch", "gaps", "shapes")
 METHODS = ("serial", "associative", "blocks")
 SHAPES = (
     ((10_000,), 0), ((1_000_000,), 0), ((10_000_000,), 0), ((100_000_000,), 0),
@@ -32,6 +23,32 @@ SHAPES = (
     ((100_000, 100), 1), ((100, 100_000), 0), ((10_000, 10_000), 0), ((10_000, 10_000), 1),
 )  # fmt: skip
 """Shapes, and their axis of time."""
+
+
+class Sizes(NamedTuple):
+    """Points of a series, shapes with their axis of time, and turns."""
+
+    points: int
+    shapes: tuple[tuple[tuple[int, ...], int], ...]
+    turns: int
+
+
+def sizes(quick: bool, platform: str) -> Sizes:
+    """A tenth of the points and some of the shapes, if quick."""
+    if quick:
+        return Sizes(1_000_000, (((10_000,), 0), ((1_000_000,), 0), ((10_000, 100), 0), ((100, 10_000), 1)), 3)
+    return Sizes(10_000_000, SHAPES, 9)
+
+
+def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
+    """One long series, a thousand either way, gaps, irregular times; and a table for each shape."""
+    yield long(sizes.points, sizes.turns, peers)
+    for axis in (0, 1):
+        yield batch(sizes.points, axis, sizes.turns, peers)
+    yield missing(sizes.points, sizes.turns, peers)
+    yield irregular(sizes.points, sizes.turns, peers)
+    for shape, axis in sizes.shapes:
+        yield ways(shape, axis, sizes.turns)
 
 
 def on_device(function: Callable[..., Any], *arrays: Any) -> Callable[[int], Any]:
@@ -67,14 +84,6 @@ def copy(x: jax.Array) -> jax.Array:
     return x * 1.0000001
 
 
-def peer(name: str, make: Callable[[Any], Callable[[int], Any]], module: str) -> list[Variant]:
-    """A variant that needs a module; none where that is not installed."""
-    try:
-        return [Variant(name, make(importlib.import_module(module)))]
-    except ImportError:
-        return []
-
-
 def numba_average(numba: Any, rows: np.ndarray) -> Callable[[int], Any]:
     """A loop over each row, compiled."""
 
@@ -92,7 +101,13 @@ def numba_average(numba: Any, rows: np.ndarray) -> Callable[[int], Any]:
     return lambda i: average(rows, np.float32(DECAY))
 
 
-def peers(rows: np.ndarray) -> list[Variant]:
+def peer(name: str, make: Callable[[Any], Callable[[int], Any]], peers: Peers, module: str = "") -> list[Variant]:
+    """A variant made of a module (of its own name, unless another is given); none where that is not installed."""
+    found = peers(module or name)
+    return [] if found is None else [Variant(name, make(found))]
+
+
+def on_a_cpu(rows: np.ndarray, peers: Peers) -> list[Variant]:
     """Libraries that average the rows of an array on a CPU: each in the types and the layout it likes."""
     share = 1 - DECAY
     columns = {f"{i}": row for i, row in enumerate(rows)}
@@ -106,11 +121,14 @@ def peers(rows: np.ndarray) -> list[Variant]:
         frame = module.DataFrame(columns)
         return lambda i: frame.select(module.all().ewm_mean(alpha=share))
 
+    def lfilter(module):
+        return lambda i: module.lfilter(*ratio, rows, axis=1)
+
     return [
-        *peer("pandas", pandas, "pandas"),
-        *peer("polars", polars, "polars"),
-        Variant("scipy.signal.lfilter", lambda i: lfilter(*ratio, rows, axis=1)),
-        *peer("numba", lambda module: numba_average(module, rows), "numba"),
+        *peer("pandas", pandas, peers),
+        *peer("polars", polars, peers),
+        *peer("scipy.signal.lfilter", lfilter, peers, "scipy.signal"),
+        *peer("numba", lambda module: numba_average(module, rows), peers),
     ]
 
 
@@ -119,7 +137,7 @@ def values(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
-def long(points: int, repeats: int) -> dict[str, float]:
+def long(points: int, turns: int, peers: Peers) -> dict:
     """One long series."""
     x = values(points)
     array = jnp.asarray(x)
@@ -130,12 +148,12 @@ def long(points: int, repeats: int) -> dict[str, float]:
         Variant("jax.lax.scan", on_device(scan, array)),
         Variant("jax.lax.associative_scan", on_device(associative, array)),
         Variant("a copy", on_device(copy, array)),
-        *peers(x[None]),
+        *on_a_cpu(x[None], peers),
     ]
-    return timed(variants, repeats, f"{points} points")
+    return compared(f"{points} points", variants, turns)
 
 
-def batch(points: int, repeats: int, axis: int) -> dict[str, float]:
+def batch(points: int, axis: int, turns: int, peers: Peers) -> dict:
     """A thousand series, along the first or the second axis."""
     rows = values(1000, max(2, points // 1000))
     array = jnp.asarray(rows if axis else np.ascontiguousarray(rows.T))
@@ -146,101 +164,52 @@ def batch(points: int, repeats: int, axis: int) -> dict[str, float]:
         Variant("jax.lax.scan", on_device(jax.vmap(scan) if axis else scan, array)),
         Variant("jax.lax.associative_scan", on_device(functools.partial(associative, axis=axis), array)),
         Variant("a copy", on_device(copy, array)),
-        *peers(rows),
+        *on_a_cpu(rows, peers),
     ]
-    return timed(variants, repeats, f"1000 series of {rows.shape[1]}")
+    return compared(f"1000 series of {rows.shape[1]}, time {'last' if axis else 'first'}", variants, turns)
 
 
-def gaps(points: int, repeats: int) -> dict[str, float]:
-    """A tenth of the values missing, and irregular times."""
-    rng = np.random.default_rng(1)
-    x = np.where(rng.random(points, np.float32) < 0.1, np.float32(np.nan), values(points))
-    times = np.cumsum(rng.integers(1, 3, points))
-    array, ticks, share = jnp.asarray(x), jnp.asarray(times.astype(np.int32)), 1 - DECAY
+def missing(points: int, turns: int, peers: Peers) -> dict:
+    """A tenth of the values missing."""
+    x = np.where(np.random.default_rng(1).random(points, np.float32) < 0.1, np.float32(np.nan), values(points))
 
     def pandas(module):
         column = module.Series(x.astype(np.float64))
-        return lambda i: column.ewm(alpha=share).mean()
+        return lambda i: column.ewm(alpha=1 - DECAY).mean()
 
     def polars(module):
         column = module.Series(x).fill_nan(None)
-        return lambda i: column.ewm_mean(alpha=share, ignore_nulls=False)
+        return lambda i: column.ewm_mean(alpha=1 - DECAY, ignore_nulls=False)
 
-    def pandas_times(module):
+    variants = [
+        Variant("series.ewa", on_device(functools.partial(series.ewa, decay=DECAY), jnp.asarray(x))),
+        *peer("pandas", pandas, peers),
+        *peer("polars", polars, peers),
+    ]
+    return compared(f"{points} points, a tenth missing", variants, turns)
+
+
+def irregular(points: int, turns: int, peers: Peers) -> dict:
+    """One or two seconds apart."""
+    x, times = values(points), np.cumsum(np.random.default_rng(1).integers(1, 3, points))
+
+    def average(x, times):
+        return series.ewa(x, series.decay_from_half_life(60.0), times=times)
+
+    def pandas(module):
         column, index = module.Series(x.astype(np.float64)), module.to_datetime(times * 10**9)
         return lambda i: column.ewm(halflife="60s", times=index).mean()
 
-    average = functools.partial(series.ewa, decay=DECAY)
-    irregular = on_device(lambda x, t: series.ewa(x, series.decay_from_half_life(60.0), times=t), array, ticks)
     variants = [
-        Variant("series.ewa, a tenth missing", on_device(average, array)),
-        *peer("pandas, a tenth missing", pandas, "pandas"),
-        *peer("polars, a tenth missing", polars, "polars"),
-        Variant("series.ewa, irregular times", irregular),
-        *peer("pandas, irregular times", pandas_times, "pandas"),
+        Variant("series.ewa", on_device(average, jnp.asarray(x), jnp.asarray(times.astype(np.int32)))),
+        *peer("pandas", pandas, peers),
     ]
-    return timed(variants, repeats, f"{points} points with gaps")
+    return compared(f"{points} points at irregular times", variants, turns)
 
 
-def shapes(points: int, repeats: int) -> list[dict]:
-    """Each way on each shape."""
-    rows = []
-    for shape, axis in SHAPES:
-        sizes = list(shape)
-        sizes[axis] = max(2, sizes[axis] * points // 10_000_000)
-        array = jnp.asarray(values(*sizes))
-        average = functools.partial(series.ewa, decay=DECAY, axis=axis)
-        variants = [Variant(method, on_device(functools.partial(average, method=method), array)) for method in METHODS]
-        found = timed([*variants, Variant("a copy", on_device(copy, array))], repeats, f"{tuple(sizes)}, axis {axis}")
-        rows.append({"shape": sizes, "axis": axis, "seconds": found})
-    return rows
-
-
-def show(record: dict) -> None:
-    """Prints the tables."""
-    for title, seconds in record["seconds"].items():
-        table = Table(title, "ms", "ratio")
-        first = next(iter(seconds.values()))
-        for name, value in seconds.items():
-            table.add_row(name, f"{1000 * value:.3g}", f"{value / first:.2f}")
-        Console().print(table)
-    if record["shapes"]:
-        table = Table("shape", "axis", *record["shapes"][0]["seconds"], title="ms")
-        for row in record["shapes"]:
-            cells = (f"{1000 * value:.3g}" for value in row["seconds"].values())
-            table.add_row(" x ".join(map(str, row["shape"])), str(row["axis"]), *cells)
-        Console().print(table)
-
-
-def main() -> None:
-    """Prints the tables and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--points", type=int, default=10_000_000, help="of the first cases (default: 10000000)")
-    parser.add_argument("--repeats", type=int, default=9, help="turns, the first one not counted (default: 9)")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="which comparisons (default: all)")
-    options = parsed(parser)
-    if options.repeats < 1 or options.points < 1000:
-        parser.error("--repeats must be 1 or more and --points 1000 or more")
-    points, repeats = options.points, options.repeats
-    cases = {
-        "long": lambda: {f"{points} points": long(points, repeats)},
-        "batch": lambda: {
-            f"1000 series of {points // 1000}, {name}": batch(points, repeats, axis)
-            for axis, name in enumerate(("time first", "time last"))
-        },
-        "gaps": lambda: {f"{points} points with gaps": gaps(points, repeats)},
-    }
-    record = {
-        "versions": versions("pandas", "polars", "scipy", "numba"),
-        "device": jax.devices()[0].device_kind,
-        "cores": os.cpu_count(),
-        "points": points,
-        "seconds": {name: found for case in options.cases if case in cases for name, found in cases[case]().items()},
-        "shapes": shapes(points, repeats) if "shapes" in options.cases else [],
-    }
-    show(record)
-    write(record, options.json)
-
-
-if __name__ == "__main__":
-    main()
+def ways(shape: tuple[int, ...], axis: int, turns: int) -> dict:
+    """Each way on a shape."""
+    array, average = jnp.asarray(values(*shape)), functools.partial(series.ewa, decay=DECAY, axis=axis)
+    variants = [Variant(method, on_device(functools.partial(average, method=method), array)) for method in METHODS]
+    variants.append(Variant("a copy", on_device(copy, array)))
+    return compared(f"shape {' x '.join(map(str, shape))}, axis {axis}", variants, turns)

@@ -1,0 +1,119 @@
+"""The step of Adam: one large leaf in every storage, and trees of many leaves, beside optax, torch and the limit.
+
+The limit is a loop in C on a CPU, and on a GPU a copy of as many bytes as `optax.adam` has to read and write.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import ewa_optax
+from benchmarks import adams, trees
+from benchmarks.adams import COPY, LOOP, RATE
+from benchmarks.measuring import Variant, compared
+from benchmarks.peers import Peers
+
+STORAGES = ("bfloat16", "float16", "24bit", "8bit")
+MOST_FLATTENED = 1000
+"""Leaves: what it takes to compile their concatenation grows with the square, to minutes."""
+GIVEN, TAKEN = "update of given gradients", "step, with the gradient of a loss"
+
+
+class Sizes(NamedTuple):
+    """Parameters of one leaf, shapes of trees by name, turns, and the device of torch: "cpu", or the GPU's."""
+
+    leaf: tuple[int, ...]
+    trees: dict[str, dict[str, tuple[int, ...]]]
+    turns: int
+    device: str
+
+
+def sizes(quick: bool, platform: str) -> Sizes:
+    """GPT-2 is as wide as it is on a GPU, narrower on a CPU."""
+    device = "cpu" if platform == "cpu" else "cuda"
+    if quick:
+        return Sizes((1_000_000,), trees_of(trees.gpt2(32, 2), (50, 10_000), (100, 64)), 5, device)
+    whole = trees.gpt2(256 if device == "cpu" else trees.WIDTH)
+    return Sizes((10_000_000, 50_000_000), trees_of(whole, (1000, 10_000), (3000, 64)), 30, device)
+
+
+def trees_of(transformer: dict, *equal: tuple[int, int]) -> dict[str, dict]:
+    """The shapes by name."""
+    numbers = sum(math.prod(shape) for shape in transformer.values())
+    named = {f"GPT-2, {len(transformer)} leaves, {numbers} in all": transformer}
+    return named | {f"{count} leaves of {size}": trees.equal_leaves(count, size) for count, size in equal}
+
+
+def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
+    """A table for each leaf and dtype, and two for each tree."""
+    for numbers in sizes.leaf:
+        yield one_leaf(numbers, jnp.float32, sizes, peers)
+    yield one_leaf(sizes.leaf[0], jnp.bfloat16, sizes, peers)
+    for name, shapes in sizes.trees.items():
+        for with_loss in (False, True):
+            yield many_leaves(name, shapes, with_loss, sizes, peers)
+
+
+def one_leaf(numbers: int, dtype: Any, sizes: Sizes, peers: Peers) -> dict:
+    """The update alone: with one array, a gradient costs every library the same."""
+    params = trees.normal({"w": (numbers,)}, dtype)
+    variants = [
+        adams.of_jax("optax.adam", optax.adam(RATE), params),
+        adams.of_jax("ewa_optax.adam", ewa_optax.adam(RATE), params),
+        *(adams.of_jax(f"ewa_optax.adam, {kept}", ewa_optax.adam(RATE, storage=kept), params) for kept in STORAGES),
+        *adams.of_torch(params, peers, sizes.device),
+        *limits(params, sizes.device, peers),
+    ]
+    return table(f"one leaf of {numbers}, {dtype.dtype.name}: {GIVEN}", variants, numbers, sizes.turns)
+
+
+def many_leaves(name: str, shapes: dict, with_loss: bool, sizes: Sizes, peers: Peers) -> dict:
+    """The tree as leaves and in stacks, and as one vector, which no model has: without a cost of leaves."""
+    params = trees.normal(shapes)
+    vector = jnp.concatenate([x.ravel() for x in params.values()])
+    candidates = {
+        "optax.adam": (optax.adam(RATE), params),
+        "ewa_optax.adam": (ewa_optax.adam(RATE), params),
+        "optax.flatten(optax.adam)": (optax.flatten(optax.adam(RATE)), params),
+        "ewa_optax.adam, stacked leaves": (ewa_optax.adam(RATE), ewa_optax.stack_leaves(params)),
+        "ewa_optax.adam, one vector": (ewa_optax.adam(RATE), vector),
+    }
+    if len(shapes) > MOST_FLATTENED:
+        del candidates["optax.flatten(optax.adam)"]
+    loss = loss_of_the_leaves if with_loss else None
+    variants = [
+        *(adams.of_jax(name, optimizer, kept, loss) for name, (optimizer, kept) in candidates.items()),
+        *adams.of_torch(params, peers, sizes.device, with_loss),
+        *limits(params, sizes.device, peers),
+    ]
+    return table(f"{name}, float32: {TAKEN if with_loss else GIVEN}", variants, vector.size, sizes.turns)
+
+
+def loss_of_the_leaves(params: Any) -> jax.Array:
+    """The loss, which wants a tree: of leaves, or of one vector as it is."""
+    return trees.half_squared_distance(params.unstack() if isinstance(params, ewa_optax.Stacked) else params)
+
+
+def limits(params: Any, device: str, peers: Peers) -> list[Variant]:
+    """What no step can be faster than, by far."""
+    numbers = sum(x.size for x in jax.tree.leaves(params))
+    full = device == "cpu" and all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
+    loop = adams.loop_in_c(numbers, peers) if full else []
+    return [*loop, adams.copy(adams.bytes_to_move(optax.adam(RATE), params))]
+
+
+def table(title: str, variants: list[Variant], numbers: int, turns: int) -> dict:
+    """The comparison with `optax.adam`, and what its figures are a parameter and of the limit."""
+    found = compared(title, variants, turns)
+    seconds = {row["name"]: row["seconds"] for row in found["rows"]}
+    limit = LOOP if LOOP in seconds else COPY
+    for row in found["rows"]:
+        row["ns a parameter"] = row["seconds"] / numbers * 1e9
+        row["share of the limit"] = seconds[limit] / row["seconds"]
+        if "bytes accessed" in row:
+            row["bytes accessed a parameter"] = row.pop("bytes accessed") / numbers
+    return found | {"limit": limit, "parameters": numbers}

@@ -1,0 +1,128 @@
+"""Records of results as paragraphs and tables in Markdown, those that README shows."""
+
+import math
+import re
+import textwrap
+
+from benchmarks.records import ratio
+from ewa_optax._running import FEW_LANES
+
+LOSS = "mean loss / float32's"
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def named(table: dict) -> dict[str, dict]:
+    """The rows by name."""
+    return {row["name"]: row for row in table["rows"]}
+
+
+def pivot(head: str, tables: dict[str, dict], cell) -> str:
+    """A column for each table, with a cell for each name that any of them has."""
+    rows = {title: named(table) for title, table in tables.items()}
+    names = dict.fromkeys(name for found in rows.values() for name in found)
+    cells = [[name, *(cell(found[name]) if name in found else "" for found in rows.values())] for name in names]
+    return markdown([head, *tables], cells)
+
+
+def milliseconds(row: dict) -> str:
+    """Three digits of them."""
+    return f"{1000 * row['seconds']:.3g}"
+
+
+def matching(record: dict, pattern: str) -> dict[str, dict]:
+    """The tables whose titles match, by the first group of the match."""
+    found = {table["title"]: re.fullmatch(pattern, table["title"]) for table in record["tables"]}
+    return {match[1]: table for table in record["tables"] if (match := found[table["title"]])}
+
+
+def step(record: dict) -> list[str]:
+    """One leaf, and trees: update, step, and what they take to compile."""
+    first, *others = matching(record, "one leaf of (.*): .*").items()
+    rows = []
+    for row in first[1]["rows"]:
+        share = f"{row['share of the limit']:.2f}"
+        beside = (named(table).get(row["name"]) for _, table in others)
+        rows.append([row["name"], milliseconds(row), ratio(row), share, *(ratio(x) if x else "" for x in beside)])
+    head = [f"one leaf of {first[0]}", "milliseconds", "/ optax.adam", f"share of {first[1]['limit']}"]
+    leaf = markdown([*head, *(f"{title}: / optax.adam" for title, _ in others)], rows)
+
+    def timed(row):
+        return f"{milliseconds(row)}, {ratio(row)}"
+
+    def compiled(row):
+        return f"{row['trace seconds'] + row['compile seconds']:.3g}" if "trace seconds" in row else ""
+
+    updates, steps = matching(record, "(.*leaves.*): update.*"), matching(record, "(.*leaves.*): step.*")
+    return [
+        leaf,
+        pivot("update of given gradients: milliseconds, / optax.adam", updates, timed),
+        pivot("step, with the gradient of a loss: milliseconds, / optax.adam", steps, timed),
+        pivot("seconds to trace and compile the update", updates, compiled),
+        pivot("seconds to trace and compile the step", steps, compiled),
+    ]
+
+
+def epoch(record: dict) -> list[str]:
+    """The peers, the loop in Python, and what is said of memory and learning rates."""
+    ((title, headline),) = matching(record, "(logistic regression, .*)").items()
+    rows = [[row["name"], f"{row['seconds']:.3g}", ratio(row)] for row in headline["rows"]]
+    loops = []
+    for name, table in matching(record, "((?:MLP|CNN), .*)").items():
+        found = named(table)
+        times = [found["minibatch.epoch"], found["Python loop over a jitted step"]]
+        loops.append([name, *map(milliseconds, times), ratio(times[1])])
+    ((memory,),) = (table["rows"] for table in matching(record, "(memory .*)").values())
+    over = (memory["peak bytes"] - memory["bytes of data"]) / 2**20
+    rates = matching(record, r"(\d+) learning rates .*, compilation included"), matching(record, r"(\d+) .* 5 epochs")
+    ((count, compiling),), ((_, compiled),) = (found.items() for found in rates)
+    (together, single), (now, calls) = (
+        [f"{row['seconds']:.3g}" for row in table["rows"]] for table in (compiling, compiled)
+    )
+    said = (
+        f"Memory peaked at {over:.0f} MiB above the data. {count} trainings of a softmax regression under `jax.vmap` "
+        f"took {together} seconds, compilation included, and {single} where each was compiled for its rate; once "
+        f"compiled, {now} seconds, and {calls} as {count} calls of one compiled program."
+    )
+    head = ["", "`minibatch.epoch`, ms", "Python loop over a jitted step, ms", "ratio"]
+    return [markdown([title, "seconds an epoch", "ratio"], rows), markdown(head, loops), textwrap.fill(said, 120)]
+
+
+def series(record: dict) -> list[str]:
+    """Cases side by side, and the ways on each shape: the one that is taken is bold."""
+    whole = matching(record, r"(\d+ points|\d+ series of .*)")
+    gaps = matching(record, r"\d+ points,? (a tenth missing|at irregular times)")
+    rows = []
+    shapes = matching(record, "shape (.*)")
+    for title, table in shapes.items():
+        *shape, axis = map(int, re.findall(r"\d+", title))
+        taken = way(math.prod(shape[axis + 1 :]), record["machine"]["platform"])
+        cells = (f"**{milliseconds(x)}**" if x["name"] == taken else milliseconds(x) for x in table["rows"])
+        rows.append([title.partition(",")[0], f"{axis}", *cells])
+    head = ["shape", "axis", *named(next(iter(shapes.values())))]
+    return [
+        pivot("milliseconds", whole, milliseconds),
+        pivot("milliseconds", gaps, milliseconds),
+        markdown(head, rows),
+    ]
+
+
+def way(lanes: int, platform: str) -> str:
+    """The method that `series.ewa` takes by itself."""
+    return "serial" if platform == "cpu" and lanes > FEW_LANES else "blocks"
+
+
+def low_precision(record: dict) -> list[str]:
+    """Mean final losses over those of float32."""
+    tables = {t["title"]: t for t in record["tables"] if LOSS in t["rows"][0]}
+    shown = {title: {"rows": table["rows"][1:]} for title, table in tables.items()}
+    return [pivot("averages", shown, lambda row: f"{row[LOSS]:.3f}")]
+
+
+def exactness(record: dict) -> list[str]:
+    """Errors by decay."""
+    rows = [[row["name"], f"{row['ewa_optax']:.1e}", f"{row['optax']:.1e}"] for row in record["tables"][0]["rows"]]
+    return [markdown([r"$\beta_2$", "ewa_optax", f"optax {record['versions']['optax']}"], rows)]
