@@ -1,0 +1,452 @@
+"""The benchmarks: how they measure, that each of them runs, and that README shows what they found."""
+
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import jsonschema
+import numpy as np
+import optax
+import oracles
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import adams, fused_loop, machine, measuring, peers, programs, readme, records, trees
+from ewa_optax._running import FEW_LANES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SCHEMA = json.loads((ROOT / "benchmarks" / "schema.json").read_text())
+COMMITTED = sorted((ROOT / "benchmarks" / "results").glob("*/*.json"))
+HERE = ROOT / "benchmarks" / "results" / "cpu-2-cores"
+
+
+def valid(record):
+    jsonschema.Draft202012Validator(SCHEMA).validate(record)
+    return record
+
+
+def tables_of(benchmark):
+    return {table["title"]: table for table in json.loads((HERE / f"{benchmark}.json").read_text())["tables"]}
+
+
+# How they measure.
+
+
+def test_a_ratio_is_one_of_the_same_turn():
+    first, second = measuring.rows({"a": [1.0, 2.0, 4.0], "b": [2.0, 2.0, 16.0]}, "a")
+    assert first == {"name": "a", "seconds": 2.0, "ratio": 1.0, "spread": [1.0, 1.0]}
+    assert second == {"name": "b", "seconds": 2.0, "ratio": 2.0, "spread": [1.5, 3.0]}  # Of 2, 1 and 4.
+
+
+def test_each_turn_begins_with_another_variant(monkeypatch):
+    clock, ran = iter(range(1000)), []
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    variants = [measuring.Variant(name, lambda i, name=name: ran.append((name, i))) for name in "abc"]
+    measuring.turns(variants, 3, "")  # A second each, by this clock.
+    assert "".join(name for name, _ in ran) == "abc" + "bca" + "cab" + "abc"
+    assert [i for _, i in ran] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+
+
+def test_the_first_turn_does_not_count_and_a_share_is_scaled_up(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def run(i):
+        now[0] += 0.25 * (i + 1)
+
+    found = measuring.turns([measuring.Variant("a", run), measuring.Variant("b", run, share=0.1)], 2, "")
+    assert found == {"a": [0.5, 0.75], "b": [5.0, 7.5]}
+
+
+def test_what_is_short_runs_once_more_before_its_turn():
+    ran = []
+    measuring.turns([measuring.Variant("a", ran.append)], 2, "")
+    assert ran == [0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("platform", "device", "cores", "expected"),
+    [("cpu", "cpu", 2, "cpu-2-cores"), ("gpu", "NVIDIA H200", 16, "nvidia-h200"), ("tpu", "TPU v4", 8, "tpu-v4")],
+)
+def test_the_kind_of_a_machine(platform, device, cores, expected):
+    assert machine.kind({"platform": platform, "device": device, "cores": cores}) == expected
+
+
+def test_peers_that_are_not_there_are_named_once():
+    found = peers.Peers()
+    assert found("no_such_library.at_all") is None
+    assert found("no_such_library") is None
+    assert found("numpy.linalg") is np.linalg
+    assert (found.missing, found.versions) == (["no_such_library"], {"numpy": np.__version__})
+
+
+# What a step is made of.
+
+
+def test_gpt2_has_its_leaves_and_parameters():
+    shapes = trees.gpt2()
+    assert len(shapes) == 148
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 124_439_808
+    assert len(trees.gpt2(32)) == 148
+
+
+def test_the_loss_has_the_gradient_it_says():
+    params = {"a": jnp.array([1.0, 2.0]), "b": jnp.array(0.1)}
+    np.testing.assert_allclose(trees.half_squared_distance(params), (0.9**2 + 1.9**2) / 2, rtol=1e-6)
+    gradients = jax.grad(trees.half_squared_distance)(params)
+    np.testing.assert_allclose(gradients["a"], [0.9, 1.9], rtol=1e-6)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+@pytest.mark.parametrize("size", [1, 1000, 200_001])
+def test_the_loop_in_c_is_a_step_of_adam(size):
+    adam, rng = fused_loop.compiled(), np.random.default_rng(0)
+    p, m, v = rng.standard_normal(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32)
+    start, gradients = p.astype(np.float64), [rng.standard_normal(size, np.float32) for _ in range(3)]
+    for t, g in enumerate(gradients, start=1):
+        adam(p, m, v, g, t, 0.01)
+    moved = sum(oracles.adam([g.astype(np.float64) for g in gradients], 0.01, 0.9, 0.999, 1e-8))
+    np.testing.assert_allclose(p, start + moved, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_the_loop_in_c_leaves_subnormal_numbers_alone():
+    fused_loop.compiled()
+    assert np.array([1e-40], np.float32)[0] * np.float32(1) > 0
+
+
+def test_without_a_compiler_the_loop_is_named(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    found = peers.Peers()
+    assert adams.loop_in_c(10, found) == []
+    assert found.missing == ["a C compiler with OpenMP"]
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(jnp.float32, 28), (jnp.bfloat16, 14)])
+def test_adam_has_28_bytes_of_a_float32_parameter_to_move(dtype, expected):
+    params = trees.normal({"w": (1000,)}, dtype)
+    assert adams.bytes_to_move(optax.adam(1e-3), params) == 1000 * expected + 2 * 4  # And its count.
+
+
+def test_the_figures_of_a_program():
+    n = 5000
+    program, figures = programs.compiled(lambda x, y: (x + 1, y * 2), jnp.ones(n), jnp.ones(2 * n), donate=(0,))
+    assert (program(jnp.ones(n), jnp.ones(2 * n))[0] == 2).all()
+    assert 0 <= figures["bytes accessed"] - 2 * 4 * (n + 2 * n) < 100  # And the two results' addresses.
+    assert figures["temporary bytes"] < 1000
+    assert min(figures["trace seconds"], figures["compile seconds"]) > 0
+
+
+def test_kernels_are_what_does_work():
+    text = """
+%inside (p: f32[2]) -> f32[2] {
+  %p = f32[2]{0} parameter(0)
+  ROOT %twice = f32[2]{0} add(%p, %p)
+}
+
+ENTRY %main (a: f32[2]) -> (f32[2], s32[]) {
+  %a = f32[2]{0} parameter(0), metadata={op_name="a"}
+  %one = s32[] constant(1)
+  %fusion.1 = f32[2]{0} fusion(%a), kind=kLoop, calls=%inside
+  %pair = (f32[2]{0:T(256)}, s32[]) custom-call(%fusion.1), custom_call_target="f"
+  %get = f32[2]{0} get-tuple-element(%pair), index=0
+  %start = (f32[2]{0}, f32[2]{0}, u32[]) copy-start(%get)
+  %done = f32[2]{0} copy-done(%start)
+  ROOT %out = (f32[2]{0}, s32[]) tuple(%done, %one)
+}
+"""
+    assert programs.kernels(text) == 3
+    with pytest.raises(ValueError, match="must be a compiled program, got 'nothing'"):
+        programs.kernels("nothing")
+
+
+def test_every_step_in_jax_and_torch_is_the_same():
+    torch = pytest.importorskip("torch")
+    from benchmarks import step
+
+    params = trees.normal({"a": (3, 2), "b": (3, 2), "c": (4,)})
+    kept = []
+
+    class Seen(torch.optim.Adam):
+        def __init__(self, tensors, **keywords):
+            kept.append(tensors)
+            super().__init__(tensors, **keywords)
+
+    fake = types.SimpleNamespace(**vars(torch) | {"optim": types.SimpleNamespace(Adam=Seen)})
+    (fused, foreach) = adams.of_torch(params, lambda name: fake, "cpu", with_loss=True)
+    for i in range(3):
+        fused.run(i), foreach.run(i)
+
+    optimizer = optax.adam(adams.RATE)
+    expected, state = params, optimizer.init(params)
+    for _ in range(3):
+        updates, state = optimizer.update(jax.grad(step.loss_of_the_leaves)(expected), state)
+        expected = optax.apply_updates(expected, updates)
+    for tensors in kept:
+        for tensor, x in zip(tensors, jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(tensor.detach().numpy(), x, rtol=1e-5)
+
+
+def test_a_gpu_has_peers_of_its_own_and_the_copy_for_a_limit(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from benchmarks import step
+
+    optim = types.SimpleNamespace(Adam8bit=torch.optim.Adam)
+    for name in ("torchao", "bitsandbytes"):
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(optim=optim))
+    monkeypatch.setitem(sys.modules, "torchao.optim", optim)
+    monkeypatch.setattr(peers.importlib.metadata, "version", lambda name: "1.0")
+    sizes = step.Sizes((4096,), {}, 1, "cpu:0")  # Not "cpu", and yet here.
+    monkeypatch.setattr(step, "STORAGES", ("8bit",))
+    table = step.one_leaf(4096, jnp.float32, sizes, peers.Peers())
+    assert {"torchao, 8bit", "bitsandbytes, 8bit"} < {row["name"] for row in table["rows"]}
+    assert table["limit"] == adams.COPY
+    assert not any(row["name"] == adams.LOOP for row in table["rows"])
+
+
+def test_torch_for_another_device_is_named():
+    torch = pytest.importorskip("torch")
+    found = peers.Peers()
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert adams.of_torch(trees.normal({"w": (2,)}), found, "cuda") == []
+    assert found.missing == ["torch for this GPU"]
+
+
+# Each of them runs.
+
+
+def tiny(name):
+    module = importlib.import_module(f"benchmarks.{name}")
+    if name == "step":
+        return module.Sizes((4096,), module.trees_of(trees.gpt2(8, 1), (3, 8)), 2, "cpu")
+    if name == "epoch":
+        return module.Sizes(5000, 20, 2, 1)
+    if name == "shuffle":
+        return module.Sizes((100,), (64,), 2, 1)
+    if name == "series":
+        return module.Sizes(2000, (((100,), 0), ((20, 3), 0), ((3, 20), 1)), 1)
+    if name == "exactness":
+        return module.Sizes(20)
+    short = (lambda: module.tasks.regression()._replace(steps=2),)
+    if name == "low_precision":
+        return module.Sizes(short, module.WAYS[:2], 1)
+    return module.Sizes(("linear",), (64,), short)
+
+
+def some_tables(name, measure):
+    """Those of a benchmark that are quick to compile."""
+    module = importlib.import_module(f"benchmarks.{name}")
+
+    def some(sizes, found):
+        if name == "step":
+            yield module.one_leaf(sizes.leaf[0], jnp.float32, sizes, found)
+            yield module.many_leaves("3 leaves of 8", trees.equal_leaves(3, 8), True, sizes, found)
+        if name == "epoch":
+            yield module.headline(sizes.examples, sizes.turns, found)
+        if name == "series":
+            yield module.missing(sizes.points, sizes.turns, found)
+            yield module.ways(*sizes.shapes[0], sizes.turns)
+
+    return measure if name in ("shuffle", "low_precision") else some
+
+
+@pytest.mark.parametrize("name", ["step", "epoch", "shuffle", "series", "low_precision"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Of the peers.
+def test_the_benchmark_runs(name, monkeypatch, capsys):
+    module = importlib.import_module(f"benchmarks.{name}")
+    measured(name, monkeypatch, some_tables(name, module.measure))
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{name}, on ")
+    assert "not installed: " in printed
+
+
+def measured(name, monkeypatch, measure):
+    module, sizes = importlib.import_module(f"benchmarks.{name}"), tiny(name)
+    monkeypatch.setattr(module, "sizes", lambda quick, platform: sizes)
+    monkeypatch.setattr(module, "measure", measure)
+    with jax.numpy_rank_promotion("allow"):
+        record = valid(json.loads(json.dumps(records.measured(name, quick=True))))
+    for table in record["tables"]:
+        for row in table["rows"]:
+            low, high = row.get("spread", (0, 0))
+            assert low <= row.get("ratio", 0) <= high
+    return record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", command.BENCHMARKS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_readme_can_show_what_was_measured(name, monkeypatch, tmp_path):
+    record = measured(name, monkeypatch, importlib.import_module(f"benchmarks.{name}").measure)
+    if name in readme.VIEWS:
+        (tmp_path / "here").mkdir()
+        (tmp_path / "here" / f"{name}.json").write_text(json.dumps(record))
+        shown = readme.block(name, tmp_path)
+        assert all(len(line.split("|")) == len(lines[0].split("|")) for lines in tables_in(shown) for line in lines)
+        assert "GPU: not measured." in shown
+
+
+def tables_in(text):
+    return [found.splitlines() for found in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)]
+
+
+@pytest.mark.slow
+def test_every_way_of_keeping_averages_trains():
+    from benchmarks import low_precision
+
+    sizes = tiny("low_precision")._replace(ways=low_precision.WAYS)
+    (table,) = low_precision.measure(sizes, peers.Peers())
+    assert len(table["rows"]) == 13
+    assert all(np.isfinite(row["final losses"]).all() for row in table["rows"])
+
+
+def test_peers_that_are_missing_are_named_and_nothing_fails(monkeypatch):
+    from benchmarks import series, step
+
+    for module in ("torch", "pandas", "polars", "numba"):
+        monkeypatch.setitem(sys.modules, module, None)
+    found = peers.Peers()
+    assert adams.of_torch({}, found, "cpu") == []
+    table = series.missing(1000, 1, found)
+    assert [row["name"] for row in table["rows"]] == ["series.ewa"]
+    assert found.missing == ["torch", "pandas", "polars"]
+    assert series.peer("numba", lambda module: module, found) == []
+    assert step.limits({"w": jnp.ones(8)}, "cuda", found)[0].name == adams.COPY
+
+
+def test_the_command_writes_what_it_prints(tmp_path):
+    out = tmp_path / "out.json"
+    line = [sys.executable, "-m", "benchmarks", "exactness", "--quick", "--json", str(out)]
+    printed = subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    record = valid(json.loads(out.read_text()))
+    assert record["machine"]["cores"] >= 1
+    assert f"jax {jax.__version__}" in printed
+    rows = record["tables"][0]["rows"]
+    assert [row["name"] for row in rows] == ["0.9", "0.99", "0.999", "0.9999", "0.99999"]
+    assert all(row["ewa_optax"] < 1e-6 for row in rows)
+
+
+def test_all_writes_a_list(tmp_path, monkeypatch):
+    record = json.loads((HERE / "exactness.json").read_text())
+    monkeypatch.setattr(records, "measured", lambda name, quick: record | {"benchmark": name, "quick": quick})
+    command.main(["--quick", "--json", str(tmp_path / "out.json")])
+    written = valid(json.loads((tmp_path / "out.json").read_text()))
+    assert [found["benchmark"] for found in written] == list(command.BENCHMARKS)
+
+
+def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["exactness", "--json", str(tmp_path / "no" / "out.json")])
+    assert "there is no folder" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "benchmarks.exactness", None)
+    with pytest.raises(SystemExit, match=r"benchmarks.exactness is not installed; .*\[bench\]"):
+        command.main(["exactness"])
+
+
+@pytest.mark.slow
+def test_all_of_them_are_quick_if_asked_to(tmp_path):
+    line = [sys.executable, "-m", "benchmarks", "all", "--quick", "--json", str(tmp_path / "out.json")]
+    began = time.perf_counter()
+    subprocess.run(line, cwd=ROOT, check=True, capture_output=True)
+    assert time.perf_counter() - began < 180
+    assert len(valid(json.loads((tmp_path / "out.json").read_text()))) == len(command.BENCHMARKS)
+
+
+# What they found, and what is said of it.
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_results_are_in_their_form_and_place(path):
+    record = valid(json.loads(path.read_text()))
+    assert record["benchmark"] == path.stem
+    assert machine.kind(record["machine"]) == path.parent.name
+    assert not record["quick"]
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong"),
+    [
+        (("quick",), "no"),
+        (("machine", "cores"), 0),
+        (("tables",), []),
+        (("tables", 0, "rows", 0, "seconds"), -1.0),
+        (("tables", 0, "rows", 0, "spread"), [1.0]),
+        (("tables", 0, "rows", 0, "note"), "fast"),
+    ],
+)
+def test_the_schema_refuses(place, wrong):
+    record = json.loads((HERE / "epoch.json").read_text())
+    *path, last = place
+    at = record
+    for key in path:
+        at = at[key]
+    at[last] = wrong
+    with pytest.raises(jsonschema.ValidationError):
+        valid(record)
+
+
+def test_readme_shows_the_results():
+    assert readme.written(README) == README, "python -m benchmarks.readme writes it anew"
+    shown = re.findall(r"<!-- benchmark: (\w+) -->", README)
+    assert sorted(shown) == sorted(readme.VIEWS)
+    assert README.count("<!-- end -->") == len(shown)
+
+
+def test_readme_would_show_other_results(tmp_path):
+    record = json.loads((HERE / "exactness.json").read_text())
+    for kind, platform, error in (("cpu-2-cores", "cpu", 0.125), ("nvidia-h200", "gpu", 0.25)):
+        record["machine"] |= {"platform": platform, "device": kind}
+        record["tables"][0]["rows"][0]["optax"] = error
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "exactness.json").write_text(json.dumps(record))
+    text = readme.written("a\n<!-- benchmark: exactness -->\nold\n<!-- end -->\nb\n", tmp_path)
+    assert text.startswith("a\n<!-- benchmark: exactness -->\n")
+    assert text.endswith("\n<!-- end -->\nb\n")
+    assert "old" not in text
+    assert text.index("1.2e-01") < text.index("nvidia-h200 (gpu)") < text.index("2.5e-01")
+    assert "not measured" not in text
+
+
+def test_what_readme_says_of_an_epoch_was_measured():
+    (headline,) = (table for title, table in tables_of("epoch").items() if title.startswith("logistic"))
+    assert 1 / 7 < headline["rows"][0]["seconds"] < 1 / 5
+    assert "in a sixth of a second on two cores" in " ".join(README.split())
+
+
+def test_the_bijection_begins_where_a_sort_costs_a_tenth():
+    tables = {title: table for title, table in tables_of("shuffle").items() if "small network" in title}
+    sizes = {int(re.search(r"(\d+) digits", title)[1]): table["rows"] for title, table in tables.items()}
+    assert max(sizes) > 512
+    for examples, (sort, bijection, _) in sizes.items():
+        assert (sort["name"], bijection["name"]) == ("permutation", "bijection")
+        assert examples < 512 or bijection["ratio"] < 0.9
+
+
+def test_the_way_that_suits_a_shape_is_within_a_tenth_of_the_best():
+    tables = {title: table for title, table in tables_of("series").items() if title.startswith("shape")}
+    assert len(tables) == 12
+    for title, table in tables.items():
+        *shape, axis = map(int, re.findall(r"\d+", title))
+        seconds = {row["name"]: row["seconds"] for row in table["rows"]}
+        seconds.pop("a copy")
+        way = "blocks" if np.prod(shape[axis + 1 :]) <= FEW_LANES else "serial"
+        assert min(seconds.values()) >= 0.9 * seconds[way], title
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak of a process")
+def test_an_epoch_takes_the_memory_of_the_data_and_little_more():
+    from benchmarks.epoch import memory
+
+    (row,) = memory(5_000_000)["rows"]
+    assert row["bytes of data"] == 420_000_000
+    assert row["peak bytes"] < row["bytes of data"] + 64 * 2**20
