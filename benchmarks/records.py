@@ -41,12 +41,17 @@ def printed(table: dict) -> Table:
     """A table for a terminal."""
     rows = table["rows"]
     named = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COMPARED]
-    timed = any(row.get("seconds") for row in rows)
-    head = ["seconds", f"/ {table.get('reference', 'reference')}"] if timed else []
-    found = Table("", *head, *named, title=table["title"], title_justify="left")
-    for row in rows:
-        times = [cell(row.get("seconds")), ratio(row)] if timed else []
-        found.add_row(row["name"], *times, *(cell(row.get(name)) for name in named))
+    columns = {"": [row["name"] for row in rows]}
+    if any("seconds" in row for row in rows):
+        columns["seconds"] = [cell(row.get("seconds")) for row in rows]
+    if "reference" in table:
+        columns[f"/ {table['reference']} (quartiles)"] = [ratio(row) for row in rows]
+    columns |= {name: [cell(row.get(name)) for row in rows] for name in named}
+    found = Table(title=table["title"], title_justify="left")
+    for name, cells in columns.items():
+        found.add_column(name, min_width=max(map(len, cells)))
+    for cells in zip(*columns.values(), strict=True):
+        found.add_row(*cells)
     return found
 
 
@@ -68,5 +73,5 @@ def ratio(row: dict) -> str:
 
 
 def short(x: float) -> str:
-    """A ratio: two digits behind the point, or none where it is large."""
-    return f"{x:.0f}" if x >= 10 else f"{x:.2f}"
+    """A ratio: two digits behind the point, none where it is large, more where it is small."""
+    return f"{x:.0f}" if x >= 10 else f"{x:.2f}" if x >= 0.1 else f"{x:.2g}"

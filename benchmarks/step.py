@@ -24,9 +24,9 @@ GIVEN, TAKEN = "update of given gradients", "step, with the gradient of a loss"
 
 
 class Sizes(NamedTuple):
-    """Parameters of one leaf, shapes of trees by name, turns, and the device of torch: "cpu", or the GPU's."""
+    """Turns by parameters of one leaf, trees by name and turns with each, and torch's device: "cpu", or a GPU's."""
 
-    leaf: tuple[int, ...]
+    leaf: dict[int, int]
     trees: dict[str, dict[str, tuple[int, ...]]]
     turns: int
     device: str
@@ -36,9 +36,9 @@ def sizes(quick: bool, platform: str) -> Sizes:
     """GPT-2 is as wide as it is on a GPU, narrower on a CPU."""
     device = "cpu" if platform == "cpu" else "cuda"
     if quick:
-        return Sizes((1_000_000,), trees_of(trees.gpt2(32, 2), (50, 10_000), (100, 64)), 5, device)
+        return Sizes({1_000_000: 5}, trees_of(trees.gpt2(32, 2), (50, 10_000), (100, 64)), 5, device)
     whole = trees.gpt2(256 if device == "cpu" else trees.WIDTH)
-    return Sizes((10_000_000, 50_000_000), trees_of(whole, (1000, 10_000), (3000, 64)), 30, device)
+    return Sizes({10_000_000: 30, 50_000_000: 10}, trees_of(whole, (1000, 10_000), (3000, 64)), 10, device)
 
 
 def trees_of(transformer: dict, *equal: tuple[int, int]) -> dict[str, dict]:
@@ -52,7 +52,7 @@ def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
     """A table for each leaf and dtype, and two for each tree."""
     for numbers in sizes.leaf:
         yield one_leaf(numbers, jnp.float32, sizes, peers)
-    yield one_leaf(sizes.leaf[0], jnp.bfloat16, sizes, peers)
+    yield one_leaf(next(iter(sizes.leaf)), jnp.bfloat16, sizes, peers)
     for name, shapes in sizes.trees.items():
         for with_loss in (False, True):
             yield many_leaves(name, shapes, with_loss, sizes, peers)
@@ -68,7 +68,7 @@ def one_leaf(numbers: int, dtype: Any, sizes: Sizes, peers: Peers) -> dict:
         *adams.of_torch(params, peers, sizes.device),
         *limits(params, sizes.device, peers),
     ]
-    return table(f"one leaf of {numbers}, {dtype.dtype.name}: {GIVEN}", variants, numbers, sizes.turns)
+    return table(f"one leaf of {numbers}, {dtype.dtype.name}: {GIVEN}", variants, numbers, sizes.leaf[numbers])
 
 
 def many_leaves(name: str, shapes: dict, with_loss: bool, sizes: Sizes, peers: Peers) -> dict:

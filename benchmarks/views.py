@@ -25,7 +25,7 @@ def pivot(head: str, tables: dict[str, dict], cell) -> str:
     rows = {title: named(table) for title, table in tables.items()}
     names = dict.fromkeys(name for found in rows.values() for name in found)
     cells = [[name, *(cell(found[name]) if name in found else "" for found in rows.values())] for name in names]
-    return markdown([head, *tables], cells)
+    return markdown([head, *tables], [row for row in cells if any(row[1:])])
 
 
 def milliseconds(row: dict) -> str:

@@ -10,7 +10,7 @@ from ewa_optax._stacking import stack_leaves, stack_leaves_like, unstack_leaves
 from ewa_optax._training import Fitted
 from ewa_optax._wide import Optimizer
 
-LEAVES, ELEMENTS = 32, 2**14
+LEAVES, ELEMENTS = 32, 2**12
 """From how many leaves on, of at most how many elements in the mean, stacks cost less than loops and arguments."""
 
 

@@ -114,6 +114,11 @@ class Stacked:
             axes = (0, *(None if isinstance(x, bool) else 0 for x in rest))
             return jax.vmap(lambda x, *xs: map_leaves(function, x, *xs), axes)(stack, *rest)
 
+        if any(other.layout != self.layout for other in others):
+            raise ValueError(
+                "trees that were stacked apart have different leaves in their stacks; stack them by "
+                "stack_leaves_like(params, tree), or take gradients of stacked parameters."
+            )
         of_stacks = zip(self.stacks, *(other.stacks for other in others), strict=True)
         return Stacked(tuple(each(*xs) for xs in of_stacks), self.layout)
 

@@ -205,7 +205,7 @@ def test_a_gpu_has_peers_of_its_own_and_the_copy_for_a_limit(monkeypatch):
         monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(optim=optim))
     monkeypatch.setitem(sys.modules, "torchao.optim", optim)
     monkeypatch.setattr(peers.importlib.metadata, "version", lambda name: "1.0")
-    sizes = step.Sizes((4096,), {}, 1, "cpu:0")  # Not "cpu", and yet here.
+    sizes = step.Sizes({4096: 1}, {}, 1, "cpu:0")  # Not "cpu", and yet here.
     monkeypatch.setattr(step, "STORAGES", ("8bit",))
     table = step.one_leaf(4096, jnp.float32, sizes, peers.Peers())
     assert {"torchao, 8bit", "bitsandbytes, 8bit"} < {row["name"] for row in table["rows"]}
@@ -228,7 +228,7 @@ def test_torch_for_another_device_is_named():
 def tiny(name):
     module = importlib.import_module(f"benchmarks.{name}")
     if name == "step":
-        return module.Sizes((4096,), module.trees_of(trees.gpt2(8, 1), (3, 8)), 2, "cpu")
+        return module.Sizes({4096: 2}, module.trees_of(trees.gpt2(8, 1), (3, 8)), 2, "cpu")
     if name == "epoch":
         return module.Sizes(5000, 20, 2, 1)
     if name == "shuffle":
@@ -400,6 +400,13 @@ def test_readme_shows_the_results():
     shown = re.findall(r"<!-- benchmark: (\w+) -->", README)
     assert sorted(shown) == sorted(readme.VIEWS)
     assert README.count("<!-- end -->") == len(shown)
+
+
+def test_the_commands_of_readme_are_there():
+    chosen, modules = (set(re.findall(rf"python -m benchmarks{x}(\w+)", README)) for x in (" ", r"\."))
+    assert chosen <= {*command.BENCHMARKS, "all"}
+    assert {"step", "all"} <= chosen
+    assert modules == {"periodic_table"}
 
 
 def test_readme_would_show_other_results(tmp_path):
