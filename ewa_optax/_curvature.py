@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from ewa_optax._checks import TOLERANCE, check, check_function, check_integer
 from ewa_optax._lanczos import extremes
 from ewa_optax._numerics import wide_dtype
+from ewa_optax._order import LARGEST
 from ewa_optax._path import check_value, float_tree
 
 WHOLE_UP_TO = 2000
@@ -118,7 +119,7 @@ def curvature(
         remedy = f"there are {size} in all, and without eigenvalues= up to {WHOLE_UP_TO} are found"
         eigenvalues = check_integer("eigenvalues", eigenvalues, 1, size // 2, remedy)
         least = f"{eigenvalues} at each end need at least one each"
-        products = check_integer("products", products, min(2 * eigenvalues, size), 2**31 - 1, least)
+        products = check_integer("products", products, min(2 * eigenvalues, size), LARGEST, least)
 
     def run(x):
         def product(vector):

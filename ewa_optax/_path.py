@@ -9,8 +9,7 @@ import optax
 
 from ewa_optax._checks import check_function, check_functions, check_integer
 from ewa_optax._learning_rate import get_learning_rate
-
-LARGEST = 2**31 - 2
+from ewa_optax._order import LARGEST
 
 
 class Path(NamedTuple):

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 
 from ewa_optax._checks import CONDITION, POSITIVE, QUARTIC, check_integer, checked
 from ewa_optax._numerics import Number, is_just
-
-LARGEST = 2**31 - 1
+from ewa_optax._order import LARGEST
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
