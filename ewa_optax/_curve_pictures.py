@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._checks import check_choice, check_integer
-from ewa_optax._drawing import axes_or_new, finish, line_style, styled
+from ewa_optax._drawing import axes_or_new, finish, line_style, make_room_for_legend, styled
 from ewa_optax._ewa import ewa
 from ewa_optax._order import LARGEST
 
@@ -47,7 +47,7 @@ def averages(
         >>> from ewa_optax import plots
         >>> ax = plots.averages([40.0, 49.0, 45.0, 44.0], [0.5, 0.9])
         >>> print([text.get_text() for text in ax.get_legend().get_texts()])
-        ['each value', 'decay 0.5, over about 2 steps', 'decay 0.9, over about 10 steps']
+        ['each value', 'decay 0.5, about 2 steps', 'decay 0.9, about 10 steps']
 
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Exponentially weighted averages".
@@ -58,13 +58,15 @@ def averages(
     ax = axes_or_new(ax)
     ax.plot(at, values, color="0.6", linestyle="", marker=".", markersize=4, label="each value")
     for i, decay in enumerate(decays):
-        window = f"decay {decay:g}, over about {1 / (1 - decay):.3g} steps"
+        window = f"decay {decay:g}, about {1 / (1 - decay):.3g} steps"
         for corrected in DEBIAS[debias]:
             beside = debias == "both" and not corrected
             line = ewa(jnp.asarray(values, float), decay, debias=corrected)
-            label = "the same without bias correction" if beside else window
+            label = "without bias correction" if beside else window
             ax.plot(at, line, label=label, **line_style(i), linewidth=0.8 if beside else 1.8)
-    return finish(ax, "step", "value", logarithmic=False)
+    finish(ax, "step" if times is None else "time", "value", "linear")
+    make_room_for_legend(ax)
+    return ax
 
 
 def schedules(
@@ -103,9 +105,11 @@ def schedules(
     rates = {label: _rates(schedule, steps) for label, schedule in schedules.items()}
     ax = axes_or_new(ax)
     for label, line, style in styled(rates, "rates"):
-        ax.plot(numbers, line, label=label, **style)
+        ax.plot(numbers, line, label=label, drawstyle="steps-pre", **style)
     ax.set_ylim(bottom=0)
-    return finish(ax, "mini-batch" if steps_per_epoch is None else "epochs", "learning rate", logarithmic=False)
+    finish(ax, "mini-batch" if steps_per_epoch is None else "epochs", "learning rate", "linear")
+    make_room_for_legend(ax)
+    return ax
 
 
 def _rates(schedule, steps):

@@ -1,6 +1,6 @@
 """What pictures have in common: axes, colours that differ for all eyes, dashes and markers that differ in print."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,11 +40,10 @@ def styled(lines: Mapping[str, Any], what: str = "costs") -> Iterator[tuple[str,
         yield label, numbers, dict(**line_style(i), marker="o" if len(numbers) == 1 else "")
 
 
-def finish(ax: "Axes", xlabel: str, ylabel: str, *, logarithmic: bool = True) -> "Axes":
+def finish(ax: "Axes", xlabel: str, ylabel: str, yscale: str = "log", **scale: Any) -> "Axes":
     """The axes, labelled, with a grid, and with a legend where a line has a label."""
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    if logarithmic:
-        ax.set_yscale("log")
+    ax.set_yscale(yscale, **scale)
     ax.grid(alpha=0.3)
     legend(ax)
     return ax
@@ -59,6 +58,15 @@ def legend(ax: "Axes", **options: Any) -> None:
         ax.legend(**options)
 
 
-def positive(lines: Iterable[np.ndarray]) -> bool:
-    """Whether all numbers can be drawn on a logarithmic scale."""
-    return all(np.all(~(numbers <= 0)) for numbers in lines)
+def make_room_for_legend(ax: "Axes") -> None:
+    """Puts the legend of a linear picture at the top, and raises its upper limit until no data is behind it."""
+    if ax.get_legend() is None:
+        return
+    frame = ax.get_window_extent()
+    for columns in (2, 1):
+        legend = ax.legend(loc="upper left", ncols=columns)
+        if legend.get_window_extent().width < frame.width:
+            break
+    low, high = ax.get_ylim()[0], ax.dataLim.y1
+    share = min(legend.get_window_extent().height / frame.height + 0.05, 0.7)
+    ax.set_ylim(low, low + (high - low) / (1 - share))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._checks import check_function, check_integer
-from ewa_optax._drawing import MARKERS, axes_or_new, finish, legend, line_style, positive, styled
+from ewa_optax._drawing import MARKERS, axes_or_new, finish, legend, line_style, styled
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ACROSS = 201
 LEVELS = 25
 FAR = 10
+TO_SCALE = 4
 
 
 def contour(
@@ -27,6 +28,8 @@ def contour(
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Draws a function of two parameters as a map, the darker the higher, and the paths of optimizers on it.
+
+    The map is to scale, so that gradients are across its lines, unless one side is more than four times the other.
 
     Args:
         function: `point -> scalar` of points of shape `(2,)`, such as a surface of `ewa_optax.landscapes`.
@@ -75,7 +78,7 @@ def path_values(paths: Mapping[str, Any], *, ax: "Axes | None" = None) -> "Axes"
         ax: the axes to draw on; a new figure's by default.
 
     Returns:
-        The axes: values over steps, from 0; logarithmic if all are above 0.
+        The axes: values over steps, from 0; logarithmic, but between -1 and 1 if there are some below 0.
 
     Raises:
         ValueError: values that are not one-dimensional.
@@ -93,7 +96,9 @@ def path_values(paths: Mapping[str, Any], *, ax: "Axes | None" = None) -> "Axes"
     lines = {label: np.asarray(getattr(path, "values", path)) for label, path in paths.items()}
     for label, values, style in styled(lines, "values"):
         ax.plot(np.arange(len(values)), values, label=label, **style)
-    return finish(ax, "step", "value of the function", logarithmic=positive(lines.values()))
+    if any(np.any(values < 0) for values in lines.values()):
+        return finish(ax, "step", "value of the function", "symlog", linthresh=1)
+    return finish(ax, "step", "value of the function")
 
 
 def race(
@@ -183,10 +188,13 @@ def _map(function, box, ax):
     if low < high:
         from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
 
-        greys = LinearSegmentedColormap.from_list("light greys", ["1.0", "0.6"])
+        greys = LinearSegmentedColormap.from_list("light greys", ["1.0", "0.7"])
         ax.contourf(across, up, values, levels=levels, cmap=greys, norm=BoundaryNorm(levels, greys.N), zorder=0)
-        ax.contour(across, up, values, levels=levels, colors="0.5", linewidths=0.5, zorder=1)
+        ax.contour(across, up, values, levels=levels, colors="0.5", linestyles="solid", linewidths=0.5, zorder=1)
     ax.set(xlabel="first parameter", ylabel="second parameter", xlim=box[0], ylim=box[1])
+    sides = box[:, 1] - box[:, 0]
+    if sides.max() <= TO_SCALE * sides.min():
+        ax.set_aspect("equal")
 
 
 def _star(function, ax):

@@ -79,7 +79,7 @@ def ravine(condition: Number = 20.0, *, dimensions: int = 2) -> Surface:
         return jnp.sum(curvatures.astype(point.dtype) * point**2) / 2
 
     start = _point([-4.0] + [1.0] * (dimensions - 1))
-    return Surface(function, ((-5.0, 5.0),) + ((-2.0, 2.0),) * (dimensions - 1), start, jnp.zeros_like(start))
+    return Surface(function, ((-5.0, 5.0),) + ((-2.5, 2.5),) * (dimensions - 1), start, jnp.zeros_like(start))
 
 
 @checked(quartic=QUARTIC)
@@ -156,8 +156,9 @@ def plateau(width: Number = 1.0, *, dimensions: int = 2) -> Surface:
     _check_dimensions(dimensions)
 
     def function(point):
-        # Not 2 s(z) - 1: the derivative of a sigmoid that is nearly 1 has lost its digits.
-        return 1 - 2 * jax.nn.sigmoid(-jnp.sum(jnp.square(point / jnp.asarray(width, point.dtype))) / 2)
+        # (1 - e^-z) / (1 + e^-z): of the sigmoid itself the value is lost near the origin, or the derivative far away.
+        z = jnp.sum(jnp.square(point / jnp.asarray(width, point.dtype))) / 2
+        return -jnp.expm1(-z) / (1 + jnp.exp(-z))
 
     start = _point([-3.2, 2.4] + [0.0] * (dimensions - 2))
     return Surface(function, ((-5.0, 5.0),) * dimensions, start, jnp.zeros_like(start))
