@@ -89,14 +89,15 @@ def path(optimizer: optax.GradientTransformation, function: Callable[[Any], Any]
 def float_tree(name: str, tree: Any) -> Any:
     """The tree with its leaves as arrays; TypeError unless they are real floats, ValueError if there are none."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    if not sum(jnp.size(x) for _, x in leaves if hasattr(x, "dtype") or isinstance(x, float)):
-        raise ValueError(f"{name} must be a pytree of float arrays, got {tree!r}; make one: jnp.array([1.0, 2.0]).")
     for where, x in leaves:
-        if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+        dtype = getattr(x, "dtype", type(x))
+        if dtype is not float and not (hasattr(x, "dtype") and jnp.issubdtype(dtype, jnp.floating)):
             raise TypeError(
-                f"{name}{jax.tree_util.keystr(where)} must be a float array, got {jnp.result_type(x)}; "
+                f"{name}{jax.tree_util.keystr(where)} must be a float array, got {getattr(dtype, '__name__', dtype)}; "
                 "convert it by jnp.asarray(x, float), or leave it out of the tree."
             )
+    if not sum(jnp.size(x) for _, x in leaves):
+        raise ValueError(f"{name} must be a pytree of float arrays, got {tree!r}; make one: jnp.array([1.0, 2.0]).")
     return jax.tree.map(jnp.asarray, tree)
 
 

@@ -116,8 +116,8 @@ def saddle(quartic: Number = 0.0, *, dimensions: int = 2) -> Surface:
     _check_dimensions(dimensions)
 
     def function(point):
-        *across, along = point**2
-        return (sum(across) - along) / 2 + jnp.asarray(quartic, point.dtype) * along**2 / 4
+        across, along = jnp.sum(point[:-1] ** 2), point[-1] ** 2
+        return (across - along) / 2 + jnp.asarray(quartic, point.dtype) * along**2 / 4
 
     start = _point([1.0] * (dimensions - 1) + [1e-3])
     minimum = None if is_just(quartic, 0) else jnp.zeros_like(start).at[-1].set(1 / jnp.sqrt(quartic))
@@ -156,9 +156,9 @@ def plateau(width: Number = 1.0, *, dimensions: int = 2) -> Surface:
     _check_dimensions(dimensions)
 
     def function(point):
-        # (1 - e^-z) / (1 + e^-z): of the sigmoid itself the value is lost near the origin, or the derivative far away.
+        # The value of the one is lost near the origin, the derivative of the other far away.
         z = jnp.sum(jnp.square(point / jnp.asarray(width, point.dtype))) / 2
-        return -jnp.expm1(-z) / (1 + jnp.exp(-z))
+        return jnp.where(z < 1, jnp.tanh(z / 2), 1 - 2 * jax.nn.sigmoid(-z))
 
     start = _point([-3.2, 2.4] + [0.0] * (dimensions - 2))
     return Surface(function, ((-5.0, 5.0),) * dimensions, start, jnp.zeros_like(start))
@@ -198,7 +198,7 @@ def rosenbrock(steepness: Number = 100.0, *, dimensions: int = 2) -> Surface:
 
     start = _point(([-1.2, 1.0] * dimensions)[:dimensions])
     return Surface(
-        function, ((-2.0, 2.0), (-1.0, 3.0)) + ((-1.0, 3.0),) * (dimensions - 2), start, jnp.ones_like(start)
+        function, ((-2.0, 2.0), (-1.0, 3.0)) + ((-2.0, 3.0),) * (dimensions - 2), start, jnp.ones_like(start)
     )
 
 
