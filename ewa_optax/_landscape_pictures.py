@@ -178,8 +178,10 @@ def _box(function, domain):
 
 
 def _map(function, box, ax):
-    across, up = (jnp.linspace(low, high, ACROSS) for low, high in box)
-    values = np.asarray(jax.vmap(lambda y: jax.vmap(lambda x: function(jnp.stack([x, y])))(across))(up))
+    # NumPy's, since matplotlib steps through them number by number, for which JAX would compile a program.
+    across, up = (np.linspace(low, high, ACROSS, dtype=jnp.result_type(float)) for low, high in box)
+    rows = jax.vmap(lambda y: jax.vmap(lambda x: function(jnp.stack([x, y])))(across))
+    values = np.asarray(jax.jit(rows)(up))
     finite = values[np.isfinite(values)]
     low, middle, high = finite.min(), np.median(finite), finite.max()
     # Half of the levels below the median, or a valley between high walls would be empty.
@@ -199,7 +201,15 @@ def _map(function, box, ax):
 
 def _star(function, ax):
     if getattr(function, "minimum", None) is not None:
-        ax.plot(*function.minimum, marker="*", markersize=13, color="black", linestyle="", label="minimum", zorder=3)
+        ax.plot(
+            *np.asarray(function.minimum),
+            marker="*",
+            markersize=13,
+            color="black",
+            linestyle="",
+            label="minimum",
+            zorder=3,
+        )
 
 
 def _points(paths):
