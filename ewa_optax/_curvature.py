@@ -15,7 +15,6 @@ from ewa_optax._order import LARGEST
 from ewa_optax._path import check_value, float_tree
 
 WHOLE_UP_TO = 2000
-TOGETHER = 32  # Rows of a Hessian at once, each of which needs the memory of a forward and a backward pass.
 
 
 class Curvature(NamedTuple):
@@ -126,7 +125,8 @@ def curvature(
             return jax.jvp(gradient, (x,), (vector,))[1]
 
         if eigenvalues is None:
-            rows = jax.lax.map(product, jnp.eye(size, dtype=x.dtype), batch_size=TOGETHER)
+            # Row by row: all at once would need the memory of as many backward passes as there are parameters.
+            rows = jax.lax.map(product, jnp.eye(size, dtype=x.dtype))
             found = jnp.linalg.eigvalsh((rows + rows.T) / 2)
             errors = jnp.zeros_like(found)
         else:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ewa_optax._rounding import fold, key_of, random_bits
+
 
 def extremes(
     product: Callable[[jax.Array], jax.Array], like: jax.Array, count: int, products: int
@@ -35,8 +37,6 @@ def tridiagonal(
 
     The last of `beside` would lead out of the matrix: it measures what the matrix leaves out.
     """
-    # The same start every time, so that a point has one answer.
-    key = jax.random.key(0)
     tiny = jnp.finfo(like.dtype).tiny
 
     def unit(x):
@@ -44,12 +44,12 @@ def tridiagonal(
 
     def apart(x, basis):
         # Twice is enough, says Parlett; once leaves copies of eigenvalues that are not there.
-        for _ in range(2):
-            x = x - (basis @ x) @ basis
-        return x
+        return jax.lax.fori_loop(0, 2, lambda _, x: x - (basis @ x) @ basis, x)
 
     def fresh(i):
-        return jax.random.normal(jax.random.fold_in(key, i), like.shape, like.dtype)
+        # The same every time, so that a point has one answer; and jax.random in a loop takes a second to compile.
+        bits = random_bits(fold(key_of("lanczos"), i), like.shape)
+        return bits.astype(like.dtype) * 2.0**-31 - 1
 
     def step(i, carry):
         basis, diagonal, beside, vector = carry

@@ -288,11 +288,11 @@ def test_the_curvature_of_a_net_is_that_of_its_raveled_parameters():
     params = net_params()
     flat, unravel = ravel_pytree(params)
     assert flat.size == 15 * 16 + 16 + 16 * 3 + 3
-    hessian = np.asarray(jax.hessian(lambda x: net_cost(unravel(x)))(flat), float)
+    hessian = np.asarray(jax.jit(jax.hessian(lambda x: net_cost(unravel(x))))(flat), float)
     exact = np.linalg.eigvalsh((hessian + hessian.T) / 2)
     found = landscapes.curvature(net_cost, params)
     np.testing.assert_allclose(found.eigenvalues, exact, atol=1e-5 * np.abs(exact).max())
-    gradient = ravel_pytree(jax.grad(net_cost)(params))[0]
+    gradient = ravel_pytree(jax.jit(jax.grad(net_cost))(params))[0]
     np.testing.assert_allclose(found.gradient_norm, np.linalg.norm(gradient), rtol=1e-5)
     assert found.kind == "saddle"
 

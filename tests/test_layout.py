@@ -77,7 +77,7 @@ FLOORS = {
     "minibatch": 10,
     "_surfaces": 2,
     "_path": 3,
-    "_lanczos": 0,
+    "_lanczos": 1,
     "_curvature": 4,
     "landscapes": 5,
     "_drawing": 0,
