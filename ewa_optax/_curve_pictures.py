@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._checks import check_choice, check_integer
-from ewa_optax._drawing import axes_or_new, finish, line_style, make_room_for_legend, styled
+from ewa_optax._drawing import ONE_BY_ONE, axes_or_new, finish, line_style, make_room_for_legend, styled
 from ewa_optax._ewa import ewa
 from ewa_optax._order import LARGEST
 
@@ -53,17 +53,19 @@ def averages(
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Exponentially weighted averages".
     """
     check_choice("debias", debias, tuple(DEBIAS))
-    ((_, values, _),) = styled({"series": series}, "values")
+    ((_, values, _),) = styled({"series": series}, "values", ONE_BY_ONE)
     at = np.arange(1, len(values) + 1) if times is None else times
+    curves = [
+        (i, decay, corrected, ewa(jnp.asarray(values, float), decay, debias=corrected))
+        for i, decay in enumerate(decays)
+        for corrected in DEBIAS[debias]
+    ]
     ax = axes_or_new(ax)
     ax.plot(at, values, color="0.6", linestyle="", marker=".", markersize=4, label="each value")
-    for i, decay in enumerate(decays):
-        window = f"decay {decay:g}, about {1 / (1 - decay):.3g} steps"
-        for corrected in DEBIAS[debias]:
-            beside = debias == "both" and not corrected
-            line = ewa(jnp.asarray(values, float), decay, debias=corrected)
-            label = "without bias correction" if beside else window
-            ax.plot(at, line, label=label, **line_style(i), linewidth=0.8 if beside else 1.8)
+    for i, decay, corrected, curve in curves:
+        beside = debias == "both" and not corrected
+        label = "without bias correction" if beside else f"decay {decay:g}, about {1 / (1 - decay):.3g} steps"
+        ax.plot(at, curve, label=label, **line_style(i), linewidth=0.8 if beside else 1.8)
     finish(ax, "step" if times is None else "time", "value", "linear")
     make_room_for_legend(ax)
     return ax
@@ -102,9 +104,9 @@ def schedules(
     numbers = np.arange(1, steps + 1)
     if steps_per_epoch is not None:
         numbers = numbers / check_integer("steps_per_epoch", steps_per_epoch, 1, LARGEST, "leave it out for steps")
-    rates = {label: _rates(schedule, steps) for label, schedule in schedules.items()}
+    rates = {label: _rates(label, schedule, steps) for label, schedule in schedules.items()}
     ax = axes_or_new(ax)
-    for label, line, style in styled(rates, "rates"):
+    for label, line, style in styled(rates, "rates", ONE_BY_ONE):
         ax.plot(numbers, line, label=label, drawstyle="steps-pre", **style)
     ax.set_ylim(bottom=0)
     finish(ax, "mini-batch" if steps_per_epoch is None else "epochs", "learning rate", "linear")
@@ -112,7 +114,9 @@ def schedules(
     return ax
 
 
-def _rates(schedule, steps):
-    if not callable(schedule):
-        return np.full(steps, float(schedule))
-    return jax.vmap(lambda count: jnp.asarray(schedule(count), float))(jnp.arange(steps))
+def _rates(label, schedule, steps):
+    if callable(schedule):
+        return jax.vmap(lambda count: jnp.asarray(schedule(count), float))(jnp.arange(steps))
+    if not isinstance(schedule, int | float | np.generic | jax.Array):
+        raise TypeError(f"the schedule {label!r} must be a function of the step, or a number, got {schedule!r}.")
+    return np.full(steps, float(schedule))

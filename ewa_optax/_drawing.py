@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), ":", (0, (10, 2, 2, 2)), (0, (8, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+ONE_BY_ONE = "draw one line a label"
 
 
 def axes_or_new(ax: "Axes | None") -> "Axes":
@@ -28,14 +29,14 @@ def line_style(i: int) -> dict[str, Any]:
     return dict(color=COLOURS[i % len(COLOURS)], linestyle=DASHES[(i + i // len(COLOURS)) % len(DASHES)])
 
 
-def styled(lines: Mapping[str, Any], what: str = "costs") -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+def styled(
+    lines: Mapping[str, Any], what: str = "costs", remedy: str = "put epochs end to end"
+) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
     """Label, numbers and style of each line; ValueError for numbers that are not one-dimensional."""
     for i, (label, numbers) in enumerate(lines.items()):
         numbers = np.asarray(numbers)
         if numbers.ndim != 1:
-            raise ValueError(
-                f"the {what} of {label!r} must have one axis, got shape {numbers.shape}; put epochs end to end."
-            )
+            raise ValueError(f"the {what} of {label!r} must have one axis, got shape {numbers.shape}; {remedy}.")
         # A line of one point would not show.
         yield label, numbers, dict(**line_style(i), marker="o" if len(numbers) == 1 else "")
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._checks import check_function, check_integer
-from ewa_optax._drawing import MARKERS, axes_or_new, finish, legend, line_style, styled
+from ewa_optax._drawing import MARKERS, ONE_BY_ONE, axes_or_new, finish, legend, line_style, styled
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -58,10 +58,10 @@ def contour(
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Gradient descent with momentum".
     """
-    box = _box(function, domain)
+    box, walks = _box(function, domain), _points(paths)
     ax = axes_or_new(ax)
     _map(function, box, ax)
-    for i, (label, points) in enumerate(_points(paths).items()):
+    for i, (label, points) in enumerate(walks.items()):
         points = points[: _in_sight(points, box)]
         ax.plot(*points.T, label=label, **_marked(i), markevery=0.1, markersize=4, linewidth=1.5)
         ax.plot(*points[0], marker="o", markersize=9, markerfacecolor="none", color="black", zorder=3)
@@ -92,11 +92,12 @@ def path_values(paths: Mapping[str, Any], *, ax: "Axes | None" = None) -> "Axes"
         >>> print(ax.get_xlabel(), len(ax.get_lines()[0].get_xdata()))
         step 51
     """
+    values_of = {label: getattr(path, "values", path) for label, path in paths.items()}
+    lines = list(styled(values_of, "values", ONE_BY_ONE))
     ax = axes_or_new(ax)
-    lines = {label: np.asarray(getattr(path, "values", path)) for label, path in paths.items()}
-    for label, values, style in styled(lines, "values"):
+    for label, values, style in lines:
         ax.plot(np.arange(len(values)), values, label=label, **style)
-    if any(np.any(values < 0) for values in lines.values()):
+    if any(np.any(values < 0) for _, values, _ in lines):
         return finish(ax, "step", "value of the function", "symlog", linthresh=1)
     return finish(ax, "step", "value of the function")
 
