@@ -22,9 +22,11 @@ Memory: state_bytes.
 Many leaves: stack_leaves, which makes a Stacked, unstack_leaves, stack_leaves_like.
 Training: fit, and what it returns, Fitted, with its History.
 Namespaces: pieces (all that optimizers are made of), series (averages of series), storage (averages in 8 to 24 bits),
-minibatch (order, epochs, pure training, batch sizes), plots (pictures).
+minibatch (order, epochs, pure training, batch sizes), landscapes (toy surfaces, paths on them, curvature), plots
+(pictures).
 """
 
+from ewa_optax import landscapes as landscapes
 from ewa_optax import minibatch as minibatch
 from ewa_optax import pieces as pieces
 from ewa_optax import plots as plots

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ewa_optax
-from ewa_optax import minibatch, pieces, plots, series, storage
+from ewa_optax import landscapes, minibatch, pieces, plots, series, storage
 from ewa_optax._family import OPTIMIZERS
 
 PACKAGE = Path(ewa_optax.__file__).parent
@@ -80,7 +80,16 @@ FLOORS = {
     "_batch_size": 9,
     "_fit": 9,
     "minibatch": 10,
-    "plots": 10,
+    "_surfaces": 2,
+    "_path": 3,
+    "_lanczos": 1,
+    "_curvature": 4,
+    "landscapes": 5,
+    "_drawing": 0,
+    "_cost_pictures": 7,
+    "_curve_pictures": 7,
+    "_landscape_pictures": 2,
+    "plots": 8,
     "_report": 12,
     "__main__": 13,
 }
@@ -148,7 +157,7 @@ def test_the_public_names():
     public = {name for name in vars(ewa_optax) if not name.startswith("_")}
     assert set(re.findall(r"\w+", ewa_optax.__doc__)) >= public
     assert public == {
-        *("minibatch", "pieces", "plots", "series", "storage"),
+        *("landscapes", "minibatch", "pieces", "plots", "series", "storage"),
         *("scale_by_ewa", "bias_correct", "scale_by_rms", "scale_by_learning_rate", "add_decayed_weights"),
         *("average_parameters", "get_average", "round_stochastically", "state_bytes"),
         *("stack_leaves", "unstack_leaves", "stack_leaves_like", "Stacked"),
@@ -212,7 +221,7 @@ def test_weight_decay_has_one_argument_and_its_mask_another():
 
 
 def public_functions():
-    for module in (ewa_optax, minibatch, pieces, plots, series):
+    for module in (ewa_optax, landscapes, minibatch, pieces, plots, series):
         for name, value in vars(module).items():
             if inspect.isfunction(value) and not name.startswith("_") and value.__module__.startswith("ewa_optax"):
                 yield pytest.param(value, id=name)

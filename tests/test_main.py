@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from ewa_optax import _compare, _family, plots
+from ewa_optax import _compare, _drawing, _family, plots
 from ewa_optax.__main__ import main
 
 
@@ -179,7 +179,7 @@ def test_the_picture_of_mini_batches_shows_costs_and_their_average():
 
 
 def test_every_optimizer_has_a_line_of_its_own():
-    styles = [style for *_, style in plots._styled({name: [2.0, 1.0] for name in _compare.LEARNING_RATES})]
+    styles = [style for *_, style in _drawing.styled({name: [2.0, 1.0] for name in _compare.LEARNING_RATES})]
     assert len({(style["color"], str(style["linestyle"])) for style in styles}) == len(styles) == 26
     assert set(_compare.LEARNING_RATES) == set(_family.OPTIMIZERS)
 

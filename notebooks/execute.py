@@ -1,0 +1,82 @@
+"""Executes notebooks from top to bottom, in a fresh kernel each, and stores what comes out in them.
+
+Run as `python -m notebooks.execute [NAME ...]` in a checkout, with the `test` extra installed; without names, all are.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from traitlets.config import Config
+
+FOLDER = Path(__file__).resolve().parent
+CELL_SECONDS = 30
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+# After the start of the kernel, whose own modules may warn.
+STRICT = ["import warnings", "warnings.simplefilter('error')", "warnings.filterwarnings('ignore', module='ipykernel')"]
+CHANGES_RESULTS = ("JAX_", "XLA_", "MPL", "PYTHONWARNINGS")
+
+
+def executed(notebook: nbformat.NotebookNode, cell_seconds: int = CELL_SECONDS) -> nbformat.NotebookNode:
+    """A notebook with what a run from top to bottom puts out, which is where warnings are errors.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell raised an error or a warning.
+        nbclient.exceptions.CellTimeoutError: a cell ran longer than `cell_seconds`.
+        RuntimeError: a cell wrote to stderr.
+    """
+    fresh = nbformat.from_dict({**notebook, "metadata": METADATA})
+    client = NotebookClient(
+        fresh,
+        # Without folders to look in, what is left is the kernel of the interpreter that runs.
+        config=Config(KernelSpecManager={"kernel_dirs": []}),
+        timeout=cell_seconds,
+        extra_arguments=[f"--IPKernelApp.exec_lines={json.dumps(STRICT)}", "--IPKernelApp.log_level=ERROR"],
+        coalesce_streams=True,
+        record_timing=False,
+    )
+    with tempfile.TemporaryDirectory() as profile:
+        client.execute(cwd=str(FOLDER), env=_environment(profile))
+    for cell in fresh.cells:
+        if any(output.get("name") == "stderr" for output in cell.get("outputs", ())):
+            raise RuntimeError(f"a cell wrote to stderr, which a reader would take for a fault:\n{cell.source}")
+    fresh.metadata = nbformat.from_dict(METADATA)
+    return fresh
+
+
+def paths(names: list[str] | None = None) -> list[Path]:
+    """The files of the notebooks of these names; of all without any."""
+    return sorted(FOLDER.glob("*.ipynb")) if not names else [FOLDER / f"{Path(name).stem}.ipynb" for name in names]
+
+
+def _environment(profile):
+    # A CPU, as everywhere in the stored numbers; and the checkout that the notebooks lie in, not another one.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(CHANGES_RESULTS)}
+    folders = os.pathsep.join([str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**kept, "IPYTHONDIR": profile, "JAX_PLATFORMS": "cpu", "PYTHONPATH": folders}
+
+
+def main() -> None:
+    """Executes and stores."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="such as 03_momentum_rmsprop_adam (default: all)")
+    chosen = paths(parser.parse_args().names)
+    for missing in (path for path in chosen if not path.exists()):
+        parser.error(f"there is no notebook {missing.stem!r}; those that are: {', '.join(x.stem for x in paths())}")
+    for path in chosen:
+        began = time.perf_counter()
+        nbformat.write(executed(nbformat.read(path, as_version=4)), path)
+        print(f"{path.stem}: {time.perf_counter() - began:.1f} s, {path.stat().st_size // 1000} kB", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
