@@ -22,24 +22,25 @@ OPTIMIZER = ewa_optax.gradient_descent(RATE)
 
 
 class Sizes(NamedTuple):
-    """Examples of the first comparison, steps of an MLP, learning rates, and turns."""
+    """Examples of the first comparison, steps of an MLP, learning rates, turns, and turns of the CNN."""
 
     examples: int
     steps: int
     rates: int
     turns: int
+    short_turns: int
 
 
 def sizes(quick: bool, platform: str) -> Sizes:
     """A fiftieth of the examples, if quick."""
-    return Sizes(100_000, 200, 4, 2) if quick else Sizes(5_000_000, 2000, 16, 5)
+    return Sizes(100_000, 200, 2, 2, 2) if quick else Sizes(5_000_000, 2000, 16, 5, 20)
 
 
 def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
     """A table for each comparison."""
     yield headline(sizes.examples, sizes.turns, peers)
     yield from mlps(sizes)
-    yield cnn(4 * sizes.turns)
+    yield cnn(sizes.short_turns)
     yield from many_rates(sizes.rates, sizes.turns)
     if sys.platform == "linux":
         yield memory(sizes.examples)

@@ -230,7 +230,7 @@ def tiny(name):
     if name == "step":
         return module.Sizes({4096: 2}, module.trees_of(trees.gpt2(8, 1), (3, 8)), 2, "cpu")
     if name == "epoch":
-        return module.Sizes(5000, 20, 2, 1)
+        return module.Sizes(5000, 20, 2, 1, 1)
     if name == "shuffle":
         return module.Sizes((100,), (64,), 2, 1)
     if name == "series":
