@@ -54,7 +54,7 @@ def legend(ax: "Axes", **options: Any) -> None:
     """A legend, small where there are many lines, and none where no line has a label."""
     lines = len(ax.get_legend_handles_labels()[0])
     if lines > len(COLOURS):
-        ax.legend(fontsize="x-small", ncols=2, framealpha=0.6, **options)
+        ax.legend(**{"fontsize": "x-small", "ncols": 2, "framealpha": 0.6, **options})
     elif lines:
         ax.legend(**options)
 
@@ -64,8 +64,8 @@ def make_room_for_legend(ax: "Axes") -> None:
     if ax.get_legend() is None:
         return
     frame = ax.get_window_extent()
-    for columns in (2, 1):
-        legend = ax.legend(loc="upper left", ncols=columns)
+    for fontsize, columns in (("medium", 2), ("small", 2), ("x-small", 2), ("x-small", 1)):
+        legend = ax.legend(loc="upper left", fontsize=fontsize, ncols=columns)
         if legend.get_window_extent().width < frame.width:
             break
     low, high = ax.get_ylim()[0], ax.dataLim.y1

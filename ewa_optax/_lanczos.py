@@ -61,7 +61,7 @@ def tridiagonal(
         # All that the start reaches is found: go on from elsewhere, beside nothing.
         scale = jnp.maximum(jnp.max(jnp.abs(diagonal)), jnp.max(beside))
         done = length <= jnp.finfo(like.dtype).eps * scale
-        vector = jnp.where(done, unit(apart(fresh(i + 1), basis)), unit(rest))
+        vector = jax.lax.cond(done, lambda: unit(apart(fresh(i + 1), basis)), lambda: unit(rest))
         return basis, diagonal, beside.at[i].set(jnp.where(done, 0, length)), vector
 
     basis, zeros = jnp.zeros((products, *like.shape), like.dtype), jnp.zeros(products, like.dtype)

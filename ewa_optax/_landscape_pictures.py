@@ -193,7 +193,8 @@ def _map(function, box, ax):
 
         greys = LinearSegmentedColormap.from_list("light greys", ["1.0", "0.7"])
         ax.contourf(across, up, values, levels=levels, cmap=greys, norm=BoundaryNorm(levels, greys.N), zorder=0)
-        ax.contour(across, up, values, levels=levels, colors="0.5", linestyles="solid", linewidths=0.5, zorder=1)
+        # The lines at the lowest levels may be finer than the grid.
+        ax.contour(across, up, values, levels=levels[3:], colors="0.5", linestyles="solid", linewidths=0.5, zorder=1)
     ax.set(xlabel="first parameter", ylabel="second parameter", xlim=box[0], ylim=box[1])
     sides = box[:, 1] - box[:, 0]
     if sides.max() <= TO_SCALE * sides.min():

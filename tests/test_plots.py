@@ -198,10 +198,10 @@ def test_the_lines_of_a_contour_are_where_the_function_has_their_values():
             np.testing.assert_allclose(value(path.vertices.astype(np.float32)), level, atol=0.003 * spread)
             used += 1
     assert used >= 20
-    np.testing.assert_array_equal(filled.levels, drawn.levels)
+    np.testing.assert_array_equal(filled.levels[3:], drawn.levels)
     # Half of them lie below the median, where the valley is.
     grid = np.stack(np.meshgrid(*(np.linspace(*ends, 50) for ends in surface.domain)), axis=-1).reshape(-1, 2)
-    assert np.searchsorted(drawn.levels, np.median(value(grid.astype(np.float32)))) == pytest.approx(12, abs=1)
+    assert np.searchsorted(filled.levels, np.median(value(grid.astype(np.float32)))) == pytest.approx(12, abs=1)
     assert words_of(ax) == ["minimum"]
 
 
@@ -222,6 +222,14 @@ def test_maps_are_to_scale_and_flat_ones_are_drawn_too():
     ax = plots.contour(lambda point: 0 * point[0], {"still": np.zeros((3, 2))}, domain=((-1, 1), (-1, 1)))
     ax.figure.canvas.draw()
     assert words_of(ax) == ["still"]
+
+
+def test_many_paths_have_a_small_legend_and_looks_of_their_own():
+    ax = plots.contour(BOWL, {str(i): PATHS["adam"] for i in range(9)})
+    looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines_of(ax).values()}
+    assert len(looks) == 10
+    assert ax.get_legend()._ncols == 2
+    assert words_of(ax) == [*map(str, range(9)), "minimum"]
 
 
 def test_a_path_that_runs_away_is_drawn_as_far_as_the_map_is_in_sight():
