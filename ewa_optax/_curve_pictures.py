@@ -107,7 +107,7 @@ def schedules(
     rates = {label: _rates(label, schedule, steps) for label, schedule in schedules.items()}
     ax = axes_or_new(ax)
     for label, line, style in styled(rates, "rates", ONE_BY_ONE):
-        ax.plot(numbers, line, label=label, drawstyle="steps-pre", **style)
+        ax.plot(numbers, line, label=label, drawstyle="steps-mid", **style)
     ax.set_ylim(bottom=0)
     finish(ax, "mini-batch" if steps_per_epoch is None else "epochs", "learning rate", "linear")
     make_room_for_legend(ax)

@@ -152,7 +152,7 @@ def test_schedules_are_drawn_at_the_mini_batch_that_uses_them():
     curves = lines_of(ax)
     for curve in curves.values():
         np.testing.assert_array_equal(curve.get_xdata(), np.arange(1, 13))
-        assert curve.get_drawstyle() == "steps-pre"
+        assert curve.get_drawstyle() == "steps-mid"
     counts = np.arange(12)
     np.testing.assert_allclose(curves["decay"].get_ydata(), 0.2 / (2 + counts // 4), rtol=1e-6)
     np.testing.assert_allclose(curves["optax"].get_ydata(), 0.05 * (1 + np.cos(np.pi * counts / 12)), rtol=1e-5)
