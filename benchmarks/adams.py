@@ -24,7 +24,8 @@ def of_jax(
     loss: Callable[[Any], jax.Array] | None = None,
 ) -> Variant:
     """A compiled step, parameters and state donated: of given gradients, or with those of a loss."""
-    carry = jax.tree.map(jnp.copy, params), optimizer.init(params)
+    # By way of NumPy, since jnp.copy would compile anew for each shape; and so would an init that is not one program.
+    carry = jax.tree.map(lambda x: jnp.array(np.asarray(x)), params), jax.jit(optimizer.init)(params)
 
     def update(params, state, gradients):
         updates, state = optimizer.update(gradients, state, params)

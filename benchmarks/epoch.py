@@ -22,26 +22,30 @@ OPTIMIZER = ewa_optax.gradient_descent(RATE)
 
 
 class Sizes(NamedTuple):
-    """Examples of the first comparison, steps of an MLP, learning rates, turns, and turns of the CNN."""
+    """Examples of the first comparison; MLPs (hidden units, mini-batches) and their steps; rates; and turns of each."""
 
     examples: int
-    steps: int
-    rates: int
     turns: int
-    short_turns: int
+    mlps: tuple[tuple[int, int], ...]
+    steps: int
+    cnn_turns: int
+    rates: int
+    rate_turns: int
 
 
 def sizes(quick: bool, platform: str) -> Sizes:
     """A fiftieth of the examples, if quick."""
-    return Sizes(100_000, 200, 2, 2, 2) if quick else Sizes(5_000_000, 2000, 16, 5, 20)
+    if quick:
+        return Sizes(100_000, 2, ((8, 16),), 200, 1, 2, 1)
+    return Sizes(5_000_000, 5, ((8, 16), (64, 64), (256, 1000)), 2000, 20, 16, 5)
 
 
 def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
     """A table for each comparison."""
     yield headline(sizes.examples, sizes.turns, peers)
     yield from mlps(sizes)
-    yield cnn(sizes.short_turns)
-    yield from many_rates(sizes.rates, sizes.turns)
+    yield cnn(sizes.cnn_turns)
+    yield from many_rates(sizes.rates, sizes.rate_turns)
     if sys.platform == "linux":
         yield memory(sizes.examples)
 
@@ -217,7 +221,7 @@ def headline(examples: int, turns: int, peers: Peers) -> dict:
 def mlps(sizes: Sizes) -> Iterator[dict]:
     """20 features, a hidden layer, Adam: small, where Python costs most, and large, where arithmetic does."""
     arrays = headline_data(min(sizes.examples, 1000 * sizes.steps))
-    for hidden, batch_size in ((8, 16), (64, 64), (256, 1000)):
+    for hidden, batch_size in sizes.mlps:
         part = tuple(x[: sizes.steps * batch_size] for x in arrays)
         keys = jax.random.split(KEY)
         params = {

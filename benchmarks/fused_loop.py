@@ -1,6 +1,7 @@
 """The physical limit of Adam on a CPU: one loop in C that reads parameter, averages and gradient once, on all cores."""
 
 import ctypes
+import functools
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -24,6 +25,7 @@ void adam(float *restrict p, float *restrict m, float *restrict v, const float *
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
 
+@functools.cache
 def compiled() -> Callable[..., None] | None:
     """`adam(p, m, v, g, t, rate)`, which changes the first three float32 arrays in place at step t; or None."""
     with tempfile.TemporaryDirectory() as folder:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import ewa_optax
@@ -36,7 +37,7 @@ def sizes(quick: bool, platform: str) -> Sizes:
     """GPT-2 is as wide as it is on a GPU, narrower on a CPU."""
     device = "cpu" if platform == "cpu" else "cuda"
     if quick:
-        return Sizes({1_000_000: 5}, trees_of(trees.gpt2(32, 2), (50, 10_000), (100, 64)), 5, device)
+        return Sizes({1_000_000: 5}, trees_of(trees.gpt2(32, 1), (30, 10_000), (64, 64)), 5, device)
     whole = trees.gpt2(256 if device == "cpu" else trees.WIDTH)
     return Sizes({10_000_000: 30, 50_000_000: 10}, trees_of(whole, (1000, 10_000), (3000, 64)), 10, device)
 
@@ -74,7 +75,7 @@ def one_leaf(numbers: int, dtype: Any, sizes: Sizes, peers: Peers) -> dict:
 def many_leaves(name: str, shapes: dict, with_loss: bool, sizes: Sizes, peers: Peers) -> dict:
     """The tree as leaves and in stacks, and as one vector, which no model has: without a cost of leaves."""
     params = trees.normal(shapes)
-    vector = jnp.concatenate([x.ravel() for x in params.values()])
+    vector = jnp.array(np.concatenate([np.asarray(x).ravel() for x in params.values()]))
     candidates = {
         "optax.adam": (optax.adam(RATE), params),
         "ewa_optax.adam": (ewa_optax.adam(RATE), params),

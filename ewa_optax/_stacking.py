@@ -50,7 +50,7 @@ def stack_leaves(params: Any, labels: Any = None) -> Stacked:
         >>> gradients = jax.grad(lambda stacked: loss(stacked.unstack()))(stacked)
         >>> updates, state = optimizer.update(gradients, optimizer.init(stacked), stacked)
         >>> params = optax.apply_updates(stacked, updates).unstack()
-        >>> print(params["layer 7"]["b"])
+        >>> print(params["layer 7"]["b"].round(3))
         [-0.1 -0.1 -0.1]
 
     Reference:

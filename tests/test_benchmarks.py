@@ -126,9 +126,11 @@ def test_the_loop_in_c_leaves_subnormal_numbers_alone():
 
 def test_without_a_compiler_the_loop_is_named(monkeypatch):
     monkeypatch.setenv("PATH", "")
+    fused_loop.compiled.cache_clear()
     found = peers.Peers()
     assert adams.loop_in_c(10, found) == []
     assert found.missing == ["a C compiler with OpenMP"]
+    fused_loop.compiled.cache_clear()
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [(jnp.float32, 28), (jnp.bfloat16, 14)])
@@ -230,11 +232,11 @@ def tiny(name):
     if name == "step":
         return module.Sizes({4096: 2}, module.trees_of(trees.gpt2(8, 1), (3, 8)), 2, "cpu")
     if name == "epoch":
-        return module.Sizes(5000, 20, 2, 1, 1)
+        return module.Sizes(5000, 1, ((8, 16), (4, 8)), 20, 1, 2, 1)
     if name == "shuffle":
         return module.Sizes((100,), (64,), 2, 1)
     if name == "series":
-        return module.Sizes(2000, (((100,), 0), ((20, 3), 0), ((3, 20), 1)), 1)
+        return module.Sizes(2000, (0, 1), (((100,), 0), ((20, 3), 0), ((3, 20), 1)), 1)
     if name == "exactness":
         return module.Sizes(20)
     short = (lambda: module.tasks.regression()._replace(steps=2),)
@@ -249,7 +251,7 @@ def some_tables(name, measure):
 
     def some(sizes, found):
         if name == "step":
-            yield module.one_leaf(sizes.leaf[0], jnp.float32, sizes, found)
+            yield module.one_leaf(next(iter(sizes.leaf)), jnp.float32, sizes, found)
             yield module.many_leaves("3 leaves of 8", trees.equal_leaves(3, 8), True, sizes, found)
         if name == "epoch":
             yield module.headline(sizes.examples, sizes.turns, found)
