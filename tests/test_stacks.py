@@ -22,7 +22,7 @@ import ewa_optax
 from ewa_optax import minibatch, pieces, stack_leaves, stack_leaves_like, storage, unstack_leaves
 
 RNG = np.random.default_rng(0)
-QUICK = {"adam", "adamw", "lars", "lamb", "adafactor", "novograd", "rmsprop_centered", "adam-8bit", "adam-factored"}
+QUICK = {"adam", "lamb", "adafactor", "novograd", "adam-8bit"}
 KEY = jax.random.key(0)
 
 
@@ -102,6 +102,7 @@ def test_no_two_leaves_of_a_stack_are_rounded_by_the_same_chance():
     assert np.abs(np.corrcoef(kept) - np.eye(4)).max() < 0.06
 
 
+MASKED = (ewa_optax.lars, ewa_optax.adan)
 MASKS = {
     "function": matrices,
     "tree": jax.tree.map(lambda p: p.ndim == 2, PARAMS),
@@ -111,10 +112,11 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize(
-    "make", [ewa_optax.adamw, ewa_optax.lars, pytest.param(ewa_optax.adan, marks=pytest.mark.slow)]
-)
+SOME = ("function", "within a stack")
+
+
+@pytest.mark.parametrize("mask", [pytest.param(x, marks=() if x in SOME else pytest.mark.slow) for x in MASKS])
+@pytest.mark.parametrize("make", [ewa_optax.adamw, *(pytest.param(x, marks=pytest.mark.slow) for x in MASKED)])
 def test_masks_are_those_of_leaves(make, mask):
     assert_same_steps(make(0.1, weight_decay=0.5, mask=MASKS[mask]))
 
@@ -157,9 +159,9 @@ def test_one_stack_has_one_label():
     "optimizer",
     [
         optax.chain(optax.clip_by_global_norm(0.1), ewa_optax.adam(0.1)),
-        optax.MultiSteps(ewa_optax.adam(0.1), 2),
-        optax.apply_if_finite(ewa_optax.momentum(0.1), 3),
-        optax.adam(0.1),
+        pytest.param(optax.MultiSteps(ewa_optax.adam(0.1), 2), marks=pytest.mark.slow),
+        pytest.param(optax.apply_if_finite(ewa_optax.momentum(0.1), 3), marks=pytest.mark.slow),
+        pytest.param(optax.adam(0.1), marks=pytest.mark.slow),
         optax.chain(pieces.clip_by_rms(0.5), pieces.scale_by_parameter_rms(), ewa_optax.scale_by_learning_rate(0.1)),
     ],
     ids=["clipped", "multi-steps", "if finite", "optax.adam", "pieces"],
@@ -204,7 +206,7 @@ TREES = st.recursive(
 )
 
 
-@hypothesis.settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @hypothesis.given(TREES)
 def test_stacking_is_undone(params):
     stacked = stack_leaves(params)
@@ -422,6 +424,7 @@ def test_a_resume_in_stacks_is_exact(tmp_path):
     chex.assert_trees_all_equal((again.params, again.opt_state), (whole.params, whole.opt_state))
 
 
+@pytest.mark.slow
 def test_pure_training_takes_stacks():
     params, loss = model("flax")
     runs = [
@@ -431,6 +434,7 @@ def test_pure_training_takes_stacks():
     np.testing.assert_allclose(runs[0].costs, runs[1].costs, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_average_of_parameters_comes_unstacked():
     optimizer = optax.chain(ewa_optax.adam(0.1), ewa_optax.average_parameters(0.9))
     _, state = steps(optimizer, stack_leaves)
