@@ -1,6 +1,7 @@
 """Executes notebooks from top to bottom, in a fresh kernel each, and stores what comes out in them.
 
-Run as `python -m notebooks.execute [NAME ...]` in a checkout, with the `test` extra installed; without names, all are executed.
+Run as `python -m notebooks.execute [NAME ...]` in a checkout, with the `test` extra installed; without names it executes
+all of them.
 """
 
 import argparse
@@ -43,6 +44,7 @@ def executed(notebook: nbformat.NotebookNode, cell_seconds: int = CELL_SECONDS) 
         fresh,
         # Without folders to look in, what is left is the kernel of the interpreter that runs.
         config=Config(KernelSpecManager={"kernel_dirs": []}),
+        kernel_name="python3",
         timeout=cell_seconds,
         startup_timeout=300,
         extra_arguments=[f"--IPKernelApp.exec_lines={json.dumps(STRICT)}", "--IPKernelApp.log_level=ERROR"],
