@@ -1,11 +1,16 @@
 """What the README says is what runs. (The doctests of the modules run as tests of their own.)"""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
+from PIL import Image
 
 import ewa_optax
 from benchmarks import periodic_table
@@ -50,6 +55,63 @@ def test_the_table_of_the_family_is_made_from_its_sources():
 
 def test_the_changelog_knows_this_version():
     assert f"## {ewa_optax.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def known_names():
+    """What the tables of those who come from elsewhere call by short names."""
+    x = jnp.ones((8, 3))
+    numbers = dict(rate=0.1, lr=0.1, alpha=0.1, alpha0=0.1, decay=0.9, beta=0.9, m=0.5, a=0.9, q=0.5, w=0.01, k=1.0)
+    more = dict(b1=0.9, b2=0.99, beta1=0.9, beta2=0.99, eps=1e-8, eps_root=1e-8, epsilon=1e-8, decay_rate=1.0)
+    loop = dict(n=3, T=4, B=2, W=jnp.zeros(3), X=x, Y=x[:, 0], carry=0, key=jax.random.key(0), theta=x[:, 0])
+    optimizer = ewa_optax.adam(0.1)
+    functions = dict(
+        optimizer=optimizer,
+        state=optimizer.init(x),
+        mask=True,
+        lambd=0.1,
+        loss=lambda w, batch: jnp.mean((batch[0] @ w - batch[1]) ** 2),
+        step=lambda carry, batch: (carry, None),
+    )
+    return {"ewa_optax": ewa_optax, "optax": optax, "jnp": jnp, **numbers, **more, **loop, **functions}
+
+
+def cells_of(column):
+    """The expressions in a column of the tables of those who come from elsewhere."""
+    sections = re.findall(r"^## Coming from .*?(?=^## )", README, re.MULTILINE | re.DOTALL)
+    rows = [row for section in sections for row in section.splitlines() if " | " in row]
+    return [code for row in rows for code in re.findall(r"`((?:ewa_)?optax\..+?)`", row.split(" | ")[column])]
+
+
+@pytest.mark.parametrize("code", sorted({*cells_of(0), *cells_of(1)}))
+def test_what_one_knows_from_elsewhere_is_there(code):
+    names = {**known_names(), "m": True if "mask=m" in code else 0.5}
+    if code.endswith("suggest_batch_size(m)"):
+        names["m"] = 1000
+    assert eval(code, names) is not None
+
+
+def test_the_tables_of_those_who_come_from_elsewhere_are_read():
+    assert len(cells_of(0)) >= 10
+    assert len(cells_of(1)) >= 35
+
+
+def test_the_notebooks_are_linked():
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert len(notebooks) == 7
+    assert all(f"](notebooks/{path.name})" in README for path in notebooks)
+
+
+def test_the_picture_of_the_readme_is_what_the_race_draws(tmp_path):
+    command = [sys.executable, "-m", "notebooks.race", "--frames", "3", str(tmp_path / "race.gif")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    with Image.open(tmp_path / "race.gif") as fresh, Image.open(ROOT / "notebooks" / "race.gif") as stored:
+        assert fresh.size == stored.size
+        assert (fresh.n_frames, stored.n_frames) == (3, 61)
+        for movie in (fresh, stored):
+            movie.seek(movie.n_frames - 1)
+        apart = np.abs(np.subtract(fresh.convert("RGB"), stored.convert("RGB"), dtype=int))
+    assert np.mean(apart > 32) < 0.01  # Fonts of another version may lie a little differently.
+    assert (ROOT / "notebooks" / "race.gif").stat().st_size < 400_000
 
 
 def test_links_and_pictures_are_there():
