@@ -1,6 +1,7 @@
 """Executes notebooks from top to bottom, in a fresh kernel each, and stores what comes out in them.
 
-Run as `python -m notebooks.execute [NAME ...]` in a checkout, with the `test` extra installed; without names, all are.
+Run as `python -m notebooks.execute [NAME ...]` in a checkout, with the `test` extra installed; without names, all are
+executed.
 """
 
 import argparse
