@@ -24,8 +24,7 @@ def of_jax(
     loss: Callable[[Any], jax.Array] | None = None,
 ) -> Variant:
     """A compiled step, parameters and state donated: of given gradients, or with those of a loss."""
-    # By way of NumPy, since jnp.copy would compile anew for each shape; and so would an init that is not one program.
-    carry = jax.tree.map(lambda x: jnp.array(np.asarray(x)), params), jax.jit(optimizer.init)(params)
+    carry = jax.tree.map(lambda x: jnp.array(np.asarray(x)), params), start(optimizer, params)
 
     def update(params, state, gradients):
         updates, state = optimizer.update(gradients, state, params)
@@ -43,6 +42,12 @@ def of_jax(
         carry = jax.block_until_ready(program(*carry, *given))
 
     return Variant(name, run, figures=figures)
+
+
+def start(optimizer: optax.GradientTransformation, params: Any) -> Any:
+    """The state of Adam before its first step: zeros, those of NumPy, since an init would compile for each shape."""
+    shapes = jax.eval_shape(optimizer.init, params)
+    return jax.tree.map(lambda x: jnp.array(np.zeros(x.shape, x.dtype)), shapes)
 
 
 def bytes_to_move(optimizer: optax.GradientTransformation, params: Any) -> int:

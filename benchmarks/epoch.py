@@ -22,7 +22,7 @@ OPTIMIZER = ewa_optax.gradient_descent(RATE)
 
 
 class Sizes(NamedTuple):
-    """Examples of the first comparison; MLPs (hidden units, mini-batches) and their steps; rates; and turns of each."""
+    """Examples of the first comparison; MLPs (hidden units, mini-batches) and their steps; rates; turns, 0 for none."""
 
     examples: int
     turns: int
@@ -34,9 +34,9 @@ class Sizes(NamedTuple):
 
 
 def sizes(quick: bool, platform: str) -> Sizes:
-    """A fiftieth of the examples, if quick."""
+    """A fiftieth of the examples, if quick, and nothing that takes long to compile."""
     if quick:
-        return Sizes(100_000, 2, ((8, 16),), 200, 1, 2, 1)
+        return Sizes(100_000, 2, ((8, 16),), 200, 0, 0, 0)
     return Sizes(5_000_000, 5, ((8, 16), (64, 64), (256, 1000)), 2000, 20, 16, 5)
 
 
@@ -44,8 +44,10 @@ def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
     """A table for each comparison."""
     yield headline(sizes.examples, sizes.turns, peers)
     yield from mlps(sizes)
-    yield cnn(sizes.cnn_turns)
-    yield from many_rates(sizes.rates, sizes.rate_turns)
+    if sizes.cnn_turns:
+        yield cnn(sizes.cnn_turns)
+    if sizes.rate_turns:
+        yield from many_rates(sizes.rates, sizes.rate_turns)
     if sys.platform == "linux":
         yield memory(sizes.examples)
 

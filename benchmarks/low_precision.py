@@ -57,7 +57,7 @@ WAYS = [
     Kept("bfloat16, parameters too", all_in_bfloat16, jnp.bfloat16),
     Kept("optax.adamw, all bfloat16", optax.adamw, jnp.bfloat16),
 ]
-QUICK = ("float32", "optax.adamw, float32", "bfloat16", "8bit")
+QUICK = ("float32", "8bit")
 
 
 class Sizes(NamedTuple):

@@ -35,7 +35,7 @@ class Sizes(NamedTuple):
 def sizes(quick: bool, platform: str) -> Sizes:
     """Ten minutes on two cores, unless quick."""
     if quick:
-        return Sizes((CHOSEN,), (128,), (lambda: tasks.regression()._replace(steps=200),))
+        return Sizes((CHOSEN,), (128,), ())
     return Sizes(tuple(MAPS), BLOCKS, (tasks.regression, tasks.digits))
 
 

@@ -26,26 +26,27 @@ SHAPES = (
 
 
 class Sizes(NamedTuple):
-    """Points of a series, axes of time of a thousand, shapes with theirs, and turns."""
+    """Points of a series, methods to name, axes of time of a thousand series, shapes with theirs, and turns."""
 
     points: int
+    methods: tuple[str, ...]
     axes: tuple[int, ...]
     shapes: tuple[tuple[tuple[int, ...], int], ...]
     turns: int
 
 
 def sizes(quick: bool, platform: str) -> Sizes:
-    """A tenth of the points and some of the shapes, if quick."""
+    """A tenth of the points, and no other ways than that which is taken, if quick."""
     if quick:
-        return Sizes(1_000_000, (0,), (((1_000_000,), 0),), 3)
-    return Sizes(10_000_000, (0, 1), SHAPES, 9)
+        return Sizes(1_000_000, (), (0,), (), 3)
+    return Sizes(10_000_000, METHODS, (0, 1), SHAPES, 9)
 
 
 def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
     """One long series, a thousand either way, gaps, irregular times; and a table for each shape."""
-    yield long(sizes.points, sizes.turns, peers)
+    yield long(sizes, peers)
     for axis in sizes.axes:
-        yield batch(sizes.points, axis, sizes.turns, peers)
+        yield batch(sizes, axis, peers)
     yield missing(sizes.points, sizes.turns, peers)
     yield irregular(sizes.points, sizes.turns, peers)
     for shape, axis in sizes.shapes:
@@ -142,36 +143,36 @@ def values(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
-def long(points: int, turns: int, peers: Peers) -> dict:
+def long(sizes: Sizes, peers: Peers) -> dict:
     """One long series."""
-    x = values(points)
+    x = values(sizes.points)
     array = jnp.asarray(x)
     average = functools.partial(series.ewa, decay=DECAY)
     variants = [
         Variant("series.ewa", on_device(average, array)),
-        *(Variant(f"series.ewa, {m}", on_device(functools.partial(average, method=m), array)) for m in METHODS),
+        *(Variant(f"series.ewa, {m}", on_device(functools.partial(average, method=m), array)) for m in sizes.methods),
         Variant("jax.lax.scan", on_device(scan, array)),
         Variant("jax.lax.associative_scan", on_device(associative, array)),
         Variant("a copy", on_device(copy, array)),
         *on_a_cpu(x[None], peers),
     ]
-    return compared(f"{points} points", variants, turns)
+    return compared(f"{sizes.points} points", variants, sizes.turns)
 
 
-def batch(points: int, axis: int, turns: int, peers: Peers) -> dict:
+def batch(sizes: Sizes, axis: int, peers: Peers) -> dict:
     """A thousand series, along the first or the second axis."""
-    rows = values(1000, max(2, points // 1000))
+    rows = values(1000, max(2, sizes.points // 1000))
     array = jnp.asarray(rows if axis else np.ascontiguousarray(rows.T))
     average = functools.partial(series.ewa, decay=DECAY, axis=axis)
     variants = [
         Variant("series.ewa", on_device(average, array)),
-        *(Variant(f"series.ewa, {m}", on_device(functools.partial(average, method=m), array)) for m in METHODS),
+        *(Variant(f"series.ewa, {m}", on_device(functools.partial(average, method=m), array)) for m in sizes.methods),
         Variant("jax.lax.scan", on_device(jax.vmap(scan) if axis else scan, array)),
         Variant("jax.lax.associative_scan", on_device(functools.partial(associative, axis=axis), array)),
         Variant("a copy", on_device(copy, array)),
         *on_a_cpu(rows, peers),
     ]
-    return compared(f"1000 series of {rows.shape[1]}, time {'last' if axis else 'first'}", variants, turns)
+    return compared(f"1000 series of {rows.shape[1]}, time {'last' if axis else 'first'}", variants, sizes.turns)
 
 
 def missing(points: int, turns: int, peers: Peers) -> dict:

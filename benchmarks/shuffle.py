@@ -19,10 +19,11 @@ KEY = jax.random.key(0)
 
 
 class Sizes(NamedTuple):
-    """How many indices to shuffle, examples of a small network, orders of each kind to judge, and turns."""
+    """How many indices to shuffle, examples of a small network, indices of orders to judge and how many, and turns."""
 
     indices: tuple[int, ...]
     examples: tuple[int, ...]
+    judged: tuple[int, ...]
     orders: int
     turns: int
 
@@ -30,9 +31,9 @@ class Sizes(NamedTuple):
 def sizes(quick: bool, platform: str) -> Sizes:
     """What all of them cost, or the small ones."""
     if quick:
-        return Sizes((1000, 100_000), (512,), 20, 5)
+        return Sizes((1000, 100_000), (512,), (4099,), 20, 5)
     examples = (64, 128, 256, 512, 1024, 2048, 4096, 16_384)
-    return Sizes((1000, 10_000, 100_000, 1_000_000, 5_000_000), examples, 300, 9)
+    return Sizes((1000, 10_000, 100_000, 1_000_000, 5_000_000), examples, (257, 4099, 65_537), 300, 9)
 
 
 def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
@@ -40,7 +41,7 @@ def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
     for n in sizes.indices:
         yield speed(n, sizes.turns, peers)
     yield from shares(sizes.examples, 5 * sizes.turns)
-    yield quality(sizes.orders)
+    yield quality(sizes.judged, sizes.orders)
 
 
 def whole_order(kind: str, n: int) -> Callable[[int], jax.Array]:
@@ -97,10 +98,10 @@ def shares(examples: tuple[int, ...], turns: int) -> Iterator[dict]:
         yield compared(f"an epoch of a small network on {n} digits", variants, turns)
 
 
-def quality(orders: int) -> dict:
+def quality(judged: tuple[int, ...], orders: int) -> dict:
     """Chi-square per degree of freedom of the differences of indices one, and one column of the grid, apart."""
     rows = []
-    for n in (257, 4099, 65_537):
+    for n in judged:
         side = math.isqrt(n - 1) + 1
         column = -(-n // (side + side % 2))  # Of the grid of the bijection.
         kinds: dict[str, Callable[[int], np.ndarray]] = {

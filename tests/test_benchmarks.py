@@ -10,6 +10,7 @@ import time
 import types
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import jsonschema
@@ -18,6 +19,7 @@ import optax
 import oracles
 import pytest
 
+import ewa_optax
 from benchmarks import __main__ as command
 from benchmarks import adams, fused_loop, machine, measuring, peers, programs, readme, records, trees
 from ewa_optax._running import FEW_LANES
@@ -139,6 +141,12 @@ def test_adam_has_28_bytes_of_a_float32_parameter_to_move(dtype, expected):
     assert adams.bytes_to_move(optax.adam(1e-3), params) == 1000 * expected + 2 * 4  # And its count.
 
 
+@pytest.mark.parametrize("kept", [None, "bfloat16", "float16", "24bit", "8bit"])
+def test_adam_starts_from_zeros(kept):
+    params, optimizer = {"w": jnp.ones((3, 2000))}, ewa_optax.adam(1e-3, storage=kept)
+    chex.assert_trees_all_equal(adams.start(optimizer, params), optimizer.init(params), strict=True)
+
+
 def test_the_figures_of_a_program():
     n = 5000
     program, figures = programs.compiled(lambda x, y: (x + 1, y * 2), jnp.ones(n), jnp.ones(2 * n), donate=(0,))
@@ -234,9 +242,9 @@ def tiny(name):
     if name == "epoch":
         return module.Sizes(5000, 1, ((8, 16), (4, 8)), 20, 1, 2, 1)
     if name == "shuffle":
-        return module.Sizes((100,), (64,), 2, 1)
+        return module.Sizes((100,), (64,), (257,), 2, 1)
     if name == "series":
-        return module.Sizes(2000, (0, 1), (((100,), 0), ((20, 3), 0), ((3, 20), 1)), 1)
+        return module.Sizes(2000, module.METHODS, (0, 1), (((100,), 0), ((20, 3), 0), ((3, 20), 1)), 1)
     if name == "exactness":
         return module.Sizes(20)
     short = (lambda: module.tasks.regression()._replace(steps=2),)
