@@ -45,9 +45,9 @@ def of_jax(
 
 
 def start(optimizer: optax.GradientTransformation, params: Any) -> Any:
-    """The state of Adam before its first step: zeros, those of NumPy, since an init would compile for each shape."""
-    shapes = jax.eval_shape(optimizer.init, params)
-    return jax.tree.map(lambda x: jnp.array(np.zeros(x.shape, x.dtype)), shapes)
+    """The state before the first step, by one program: else each shape and operation compiles one of its own."""
+    # XLA would spend seconds on the computing of constants.
+    return jax.jit(optimizer.init, compiler_options={"xla_disable_hlo_passes": "constant_folding"})(params)
 
 
 def bytes_to_move(optimizer: optax.GradientTransformation, params: Any) -> int:

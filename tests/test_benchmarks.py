@@ -142,7 +142,7 @@ def test_adam_has_28_bytes_of_a_float32_parameter_to_move(dtype, expected):
 
 
 @pytest.mark.parametrize("kept", [None, "bfloat16", "float16", "24bit", "8bit"])
-def test_adam_starts_from_zeros(kept):
+def test_a_start_is_that_of_init(kept):
     params, optimizer = {"w": jnp.ones((3, 2000))}, ewa_optax.adam(1e-3, storage=kept)
     chex.assert_trees_all_equal(adams.start(optimizer, params), optimizer.init(params), strict=True)
 
