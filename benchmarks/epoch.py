@@ -34,9 +34,9 @@ class Sizes(NamedTuple):
 
 
 def sizes(quick: bool, platform: str) -> Sizes:
-    """A fiftieth of the examples, if quick, and nothing that takes long to compile."""
+    """A hundredth of the examples, if quick, and nothing that takes long to compile."""
     if quick:
-        return Sizes(100_000, 2, ((8, 16),), 200, 0, 0, 0)
+        return Sizes(50_000, 2, ((8, 16),), 200, 0, 0, 0)
     return Sizes(5_000_000, 5, ((8, 16), (64, 64), (256, 1000)), 2000, 20, 16, 5)
 
 

@@ -37,7 +37,7 @@ def sizes(quick: bool, platform: str) -> Sizes:
     """GPT-2 is as wide as it is on a GPU, narrower on a CPU."""
     device = "cpu" if platform == "cpu" else "cuda"
     if quick:
-        return Sizes({1_000_000: 5}, trees_of(trees.gpt2(32, 1), (20, 10_000), (40, 64)), 5, device)
+        return Sizes({1_000_000: 5}, trees_of(trees.gpt2(32, 1), (10, 10_000), (20, 64)), 5, device)
     whole = trees.gpt2(256 if device == "cpu" else trees.WIDTH)
     return Sizes({10_000_000: 30, 50_000_000: 10}, trees_of(whole, (1000, 10_000), (3000, 64)), 10, device)
 
