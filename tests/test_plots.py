@@ -24,6 +24,7 @@ PATHS = {
 
 @pytest.fixture(autouse=True)
 def _no_figure_is_left():
+    pyplot.close("all")  # Those of the examples in docstrings, if one process ran them first.
     yield
     pyplot.close("all")
 
