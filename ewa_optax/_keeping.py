@@ -135,7 +135,12 @@ def _encode(storage, x, key, decay, step):
         return storage.encode(x, jnp.full(x.shape, HALF))
     # The decay, because two averages in one hand-made chain have the same storage and piece.
     decay = decay if isinstance(decay, jax.Array) else float(decay)
-    return storage.encode(x, random_bits(fold(key, decay, step), x.shape))
+    return _encode_by_chance(storage, x, fold(key, decay, step))
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)  # Outside of jit, one program for each shape.
+def _encode_by_chance(storage, x, key):
+    return storage.encode(x, random_bits(key, x.shape))
 
 
 def _real(x):

@@ -322,7 +322,7 @@ def root_mean_square(errors):
 
 
 # What runs every time, besides each storage with adam; the others are as good as these, and slow.
-QUICK = {("momentum", "24bit"), ("heavy_ball", "float16"), ("rmsprop", "8bit"), ("adamw", "bfloat16"), ("adan", "8bit")}
+QUICK = {("momentum", "24bit"), ("heavy_ball", "float16"), ("rmsprop", "8bit"), ("adamw", "bfloat16")}
 
 
 def stored(case, name):

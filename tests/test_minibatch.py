@@ -13,7 +13,7 @@ import pytest
 import ewa_optax
 from ewa_optax import _loops, minibatch
 
-SIZES = [1, 65, 1000, 4097, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 63, 64))]
+SIZES = [1, 65, 4097, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 63, 64, 1000))]
 
 
 def count_visits(visits, rows, mask=None):
@@ -28,7 +28,7 @@ def visits_in(size, batch_size, **keywords):
 
 @pytest.mark.parametrize("remainder", ["keep", "drop", "mask"])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("batch_size", [1, 2, 64, "all"])
+@pytest.mark.parametrize("batch_size", [1, 64, "all", pytest.param(2, marks=pytest.mark.slow)])
 def test_every_example_is_seen_once(size, batch_size, remainder):
     batch_size = size if batch_size == "all" else min(batch_size, size)
     visits, out = visits_in(size, batch_size, remainder=remainder)
@@ -42,7 +42,14 @@ def test_every_example_is_seen_once(size, batch_size, remainder):
 
 
 @pytest.mark.parametrize("remainder", ["keep", "drop", "mask"])
-@pytest.mark.parametrize(("size", "batch_size", "shards"), [(65, 2, 1), (96, 28, 4), (1000, 64, 1), (4096, 96, 8)])
+@pytest.mark.parametrize(
+    ("size", "batch_size", "shards"),
+    [
+        (65, 2, 1),
+        (96, 28, 4),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1000, 64, 1), (4096, 96, 8))),
+    ],
+)
 def test_every_loop_and_every_number_of_shards_sees_the_same(size, batch_size, shards, remainder):
     keywords = dict(remainder=remainder, shards=shards)
     visits, out = visits_in(size, batch_size, loop="python", **keywords)

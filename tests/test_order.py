@@ -34,7 +34,9 @@ def test_it_takes_every_example_once_for_all_sizes_up_to_5000():
         assert np.array_equal(np.bincount(indices, minlength=n), np.ones(n)), n
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 64, 1000, 1024, 4097, 65537])
+@pytest.mark.parametrize(
+    "n", [1, 3, 64, 4097, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 5, 1000, 1024, 65_537))]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_public_order_takes_every_example_once(n, kind):
     order = minibatch.order(n, key=jax.random.key(n), kind=kind)
@@ -227,7 +229,9 @@ def cycles(order):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("n", [9, 16, 225, 257])  # 9 and 225: squares of odd numbers.
+@pytest.mark.parametrize(  # 9 and 225: squares of odd numbers.
+    "n", [9, 257, *(pytest.param(n, marks=pytest.mark.slow) for n in (16, 225))]
+)
 def test_cycles_are_as_many_as_of_a_permutation(n, kind):
     numbers = np.array([cycles(order) for (chunk,) in orders(kind, n, 10_000) for order in chunk.tolist()])
     harmonic = np.array([1 / k for k in range(1, n + 1)])
@@ -245,7 +249,7 @@ def test_all_orders_of_five_are_equally_likely(kind):
     assert chi_square(codes, 10_000 / 120) < 1 + 5 * math.sqrt(2 / 119)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["bijection", pytest.param("permutation", marks=pytest.mark.slow)])
 def test_near_keys_have_unrelated_orders(kind):
     n, count = 4099, 2000
     bin_of, sizes = bins(n)

@@ -130,7 +130,7 @@ def test_it_sees_parameters_after_the_update_and_changes_nothing():
 
 
 @pytest.mark.parametrize("kept", STORAGES)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float32, marks=pytest.mark.slow)])
 def test_structure_and_dtypes_stay_under_scan(kept, dtype):
     params = {"large": jnp.ones((64, 128), dtype), "small": jnp.ones(3, dtype)}
     optimizer = optax.chain(

@@ -43,7 +43,7 @@ def ends_with(path):
 
 @pytest.mark.parametrize(
     ("kills", "loop"),
-    [(2, "scan"), pytest.param(20, "scan", marks=pytest.mark.slow), pytest.param(20, "python", marks=pytest.mark.slow)],
+    [(1, "scan"), pytest.param(20, "scan", marks=pytest.mark.slow), pytest.param(20, "python", marks=pytest.mark.slow)],
 )
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(kills, loop, tmp_path):
     rng, killed_at = np.random.default_rng(kills), []

@@ -1,5 +1,6 @@
 """Data over several devices, and several processes: the result of one, up to the order of sums."""
 
+import itertools
 import re
 import socket
 import subprocess
@@ -56,19 +57,24 @@ def close(run, expected):
     np.testing.assert_allclose(run.history.costs, expected.history.costs, rtol=1e-4)
 
 
-@pytest.mark.parametrize("types", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+FITS = {  # By keywords: the types of axes that run every time.
+    "plain": (dict(), "explicit"),
+    "shards": (dict(shards=8), "auto"),
+    "validation": (dict(validation=True), "auto"),
+    "mask": (dict(remainder="mask", batch_size=104, shards=8), "explicit"),
+    "remainder": (dict(batch_size=100), None),
+    "python": (dict(loop="python", epochs=1), None),
+}
+TYPES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
+
+
 @pytest.mark.parametrize(("shape", "names"), MESHES, ids=["data", "data and model"])
 @pytest.mark.parametrize(
-    "keywords",
+    ("keywords", "types"),
     [
-        dict(),
-        dict(shards=8),
-        dict(validation=True),
-        dict(remainder="mask", batch_size=104, shards=8),
-        pytest.param(dict(batch_size=100), marks=pytest.mark.slow),
-        pytest.param(dict(loop="python", epochs=1), marks=pytest.mark.slow),
+        pytest.param(keywords, TYPES[types], id=f"{name}-{types}", marks=() if types == quick else pytest.mark.slow)
+        for (name, (keywords, quick)), types in itertools.product(FITS.items(), TYPES)
     ],
-    ids=str,
 )
 def test_a_sharded_fit_is_one_on_one_device(shape, names, types, keywords):
     mesh = mesh_of(shape, names, types)
@@ -91,7 +97,9 @@ def test_parameters_may_be_sharded_and_stay_so():
         assert run.params[name].sharding.is_equivalent_to(NamedSharding(mesh, spec), run.params[name].ndim)
 
 
-@pytest.mark.parametrize("types", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize(
+    "types", [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit], ids=["auto", "explicit"]
+)
 def test_a_batch_size_is_found_for_sharded_data(types):
     mesh = mesh_of((8,), ("data",), types)
     with jax.set_mesh(mesh):
@@ -102,7 +110,7 @@ def test_a_batch_size_is_found_for_sharded_data(types):
     assert found.best in (64, 120)
 
 
-@pytest.mark.parametrize("place", ["data", "params", "sharded params"])
+@pytest.mark.parametrize("place", [pytest.param("data", marks=pytest.mark.slow), "params", "sharded params"])
 def test_a_run_resumes_where_its_arrays_lie(place, tmp_path):
     """Though what the optimizer counts by lies on no device in particular."""
     params, data = PARAMS, DATA
@@ -117,8 +125,13 @@ def test_a_run_resumes_where_its_arrays_lie(place, tmp_path):
     chex.assert_trees_all_equal(fit(data, params, epochs=2, checkpoint=tmp_path / "run").params, whole.params)
 
 
-@pytest.mark.parametrize("shards", [1, 2, 8])
-@pytest.mark.parametrize("batch_size", [8, 64, 960])
+@pytest.mark.parametrize(
+    ("batch_size", "shards"),
+    [
+        pytest.param(*pair, marks=() if pair in ((64, 1), (64, 8), (960, 2)) else pytest.mark.slow)
+        for pair in itertools.product([8, 64, 960], [1, 2, 8])
+    ],
+)
 @pytest.mark.parametrize("spec", [PartitionSpec("data"), PartitionSpec(None)], ids=["sharded", "replicated"])
 def test_the_union_of_shards_is_the_whole(spec, batch_size, shards):
     mesh = mesh_of((8,), ("data",), AxisType.Auto)
