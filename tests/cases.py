@@ -322,7 +322,7 @@ def root_mean_square(errors):
 
 
 # What runs every time, besides each storage with adam; the others are as good as these, and slow.
-QUICK = {("momentum", "24bit"), ("heavy_ball", "float16"), ("rmsprop", "8bit"), ("adamw", "bfloat16")}
+QUICK = {("momentum", "24bit"), ("rmsprop", "8bit")}
 
 
 def stored(case, name):

@@ -460,6 +460,7 @@ def test_the_way_that_suits_a_shape_is_within_a_tenth_of_the_best():
         assert min(seconds.values()) >= 0.9 * seconds[way], title
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak of a process")
 def test_an_epoch_takes_the_memory_of_the_data_and_little_more():
     from benchmarks.epoch import memory

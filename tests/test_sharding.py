@@ -110,7 +110,9 @@ def test_a_batch_size_is_found_for_sharded_data(types):
     assert found.best in (64, 120)
 
 
-@pytest.mark.parametrize("place", [pytest.param("data", marks=pytest.mark.slow), "params", "sharded params"])
+@pytest.mark.parametrize(
+    "place", ["sharded params", *(pytest.param(place, marks=pytest.mark.slow) for place in ("data", "params"))]
+)
 def test_a_run_resumes_where_its_arrays_lie(place, tmp_path):
     """Though what the optimizer counts by lies on no device in particular."""
     params, data = PARAMS, DATA
