@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("benchmark", nargs="?", choices=(*BENCHMARKS, "all"), default="all", help="(default: all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the results, a list of them for all")
-    parser.add_argument("--quick", action="store_true", help="much smaller, to see that it runs: a few minutes for all")
+    parser.add_argument("--quick", action="store_true", help="much smaller: all in under three minutes")
     options = parser.parse_args(arguments)
     if options.json and not options.json.absolute().parent.is_dir():
         parser.error(f"argument --json: there is no folder {str(options.json.parent)!r}; make it first")

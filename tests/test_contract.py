@@ -33,8 +33,12 @@ def parametrized(cases):
     return pytest.mark.parametrize("case", [pytest.param(case, id=case.name, marks=slow[case.slow]) for case in cases])
 
 
+ALIKE = {"rmsprop_eps_inside", "adam_eps_root", "heavy_ball"}  # To others of the table, but in their arithmetic.
 every_case = parametrized(
-    [case._replace(slow=case.slow or (case in FAMILY and case.name not in DIFFERENT)) for case in CASES]
+    [
+        case._replace(slow=case.slow or case.name in ALIKE or (case in FAMILY and case.name not in DIFFERENT))
+        for case in CASES
+    ]
 )
 every_member = parametrized(CASES)  # For what must hold of the arithmetic of each.
 

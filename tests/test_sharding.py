@@ -97,9 +97,8 @@ def test_parameters_may_be_sharded_and_stay_so():
         assert run.params[name].sharding.is_equivalent_to(NamedSharding(mesh, spec), run.params[name].ndim)
 
 
-@pytest.mark.parametrize(
-    "types", [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit], ids=["auto", "explicit"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("types", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 def test_a_batch_size_is_found_for_sharded_data(types):
     mesh = mesh_of((8,), ("data",), types)
     with jax.set_mesh(mesh):

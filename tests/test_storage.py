@@ -432,6 +432,22 @@ def test_state_bytes_are_those_of_the_state():
         )
 
 
+COMPILED = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **__: COMPILED.append(event) if "backend_compile" in event else None
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_start_outside_of_jit_compiles_few_programs_for_another_shape(name):
+    """Not one for each operation of a storage."""
+    optimizer = optax.chain(ewa_optax.adam(1e-3, storage=name), ewa_optax.average_parameters(0.9, storage=name))
+    optimizer.init(np.ones((70, 131), np.float32))
+    before = len(COMPILED)
+    optimizer.init(np.ones((70, 132), np.float32))
+    assert 0 < len(COMPILED) - before <= 8
+
+
 def test_small_leaves_stay_float32():
     state = ewa_optax.scale_by_ewa(0.9, "8bit").init({"w": jnp.ones((64, 64)), "b": jnp.ones(4095)})
     assert state.average.arrays[0]["b"].dtype == jnp.float32
