@@ -44,7 +44,7 @@ class Keeper:
             return zeros
 
         def one(_, x):
-            return jax.tree.leaves(storage.init(_real(x))) if storage.takes(x.shape) else [x]
+            return jax.tree.leaves(_first(storage, _real(x))) if storage.takes(x.shape) else [x]
 
         with_paths, structure = jax.tree_util.tree_flatten_with_path(zeros)
         return self._in_trees(structure, [map_named(len, one, path, x) for path, x in with_paths])
@@ -132,15 +132,23 @@ def _kept(storage, shape):
 
 def _encode(storage, x, key, decay, step):
     if storage.rounding == "nearest":
-        return storage.encode(x, jnp.full(x.shape, HALF))
+        return _encoded(storage, x, None)
     # The decay, because two averages in one hand-made chain have the same storage and piece.
     decay = decay if isinstance(decay, jax.Array) else float(decay)
-    return _encode_by_chance(storage, x, fold(key, decay, step))
+    return _encoded(storage, x, fold(key, decay, step))
 
 
-@functools.partial(jax.jit, static_argnums=0, inline=True)  # Outside of jit, one program for each shape.
-def _encode_by_chance(storage, x, key):
-    return storage.encode(x, random_bits(key, x.shape))
+# Jitted, so that outside of jit there is one program for each shape, not one for each operation.
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _first(storage, average):
+    return storage.init(average)
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _encoded(storage, x, key):
+    return storage.encode(x, jnp.full(x.shape, HALF) if key is None else random_bits(key, x.shape))
 
 
 def _real(x):

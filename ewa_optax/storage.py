@@ -26,7 +26,6 @@ References: Gupta et al., "Deep learning with limited numerical precision", 2015
 
 import abc
 import dataclasses
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -74,7 +73,7 @@ class Storage(abc.ABC):
 
     def init(self, average: jax.Array) -> Any:
         """What is kept before the first step, of an `average` of zeros."""
-        return _first(self, average)
+        return self.encode(average, jnp.full(average.shape, HALF))
 
     @abc.abstractmethod
     def encode(self, average: jax.Array, bits: jax.Array) -> Any:
@@ -281,11 +280,6 @@ class Factored(Storage):
             "Factored keeps averages of squares only, not of gradients; use it in rmsprop, or for the second moment: "
             "adam(1e-3, storage=('bfloat16', ewa_optax.storage.Factored()))."
         )
-
-
-@functools.partial(jax.jit, static_argnums=0, inline=True)  # Or each operation would be compiled for each shape.
-def _first(storage, average):
-    return storage.encode(average, jnp.full(average.shape, HALF))
 
 
 _LARGEST_SCALE = np.float32(2.0**125)  # Of larger ones XLA may take a reciprocal that is 0.
