@@ -12,7 +12,7 @@ import optax
 
 from ewa_optax._checks import DECAY, checked
 from ewa_optax._keeping import Keeper, resolve, zeros_like
-from ewa_optax._leaves import map_leaves
+from ewa_optax._leaves import Leafwise, map_leaves
 from ewa_optax._numerics import Number, increment, lerp, narrow, shares, weight_sum, widen
 from ewa_optax._recursion import advanced
 from ewa_optax.storage import Storage
@@ -23,6 +23,12 @@ class ScaleByEwaState(NamedTuple):
 
     average: Any
     step: Any = None
+
+
+def _moved(decay, average, value, step):
+    del step
+    fresh = lerp(average, value, decay, *shares(decay))
+    return fresh, fresh
 
 
 class BiasCorrectState(NamedTuple):
@@ -69,11 +75,7 @@ def scale_by_ewa(decay: Number, storage: Storage | str | None = None) -> optax.G
         "Improving Deep Neural Networks", week 2, "Exponentially weighted averages".
     """
     keeper = Keeper(resolve(storage), piece=0)
-
-    def advance(average, value, step):
-        del step
-        fresh = lerp(average, value, decay, *shares(decay))
-        return fresh, fresh
+    advance = Leafwise(_moved, decay)
 
     def init(params):
         return ScaleByEwaState(keeper.init(zeros_like(params)), keeper.storage and jnp.zeros([], jnp.int32))
@@ -82,7 +84,7 @@ def scale_by_ewa(decay: Number, storage: Storage | str | None = None) -> optax.G
         del params
         trees = keeper.trees(state.average)
         step = keeper.storage and increment(state.step)
-        out, average = advanced(advance, updates, trees, keeper, step, decay)
+        out, average = advanced(advance, None, updates, trees, keeper, step, decay)
         return out, ScaleByEwaState(average, step)
 
     return optax.GradientTransformation(init, update)
@@ -157,11 +159,11 @@ def _correct(decay, ahead):
         del params
         step = increment(state.step)
         total = weight_sum(decay, increment(step) if ahead else step)
-
-        def divide(v):
-            x = widen(v)
-            return narrow(x / total.astype(x.dtype), jnp.result_type(v))
-
-        return map_leaves(divide, updates), BiasCorrectState(step)
+        return map_leaves(Leafwise(_divided, total), updates), BiasCorrectState(step)
 
     return optax.GradientTransformation(init, update)
+
+
+def _divided(total, v):
+    x = widen(v)
+    return narrow(x / total.astype(x.dtype), jnp.result_type(v))

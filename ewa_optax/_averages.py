@@ -4,6 +4,7 @@ r"""The other averages, and what is kept like one: each a line of arithmetic on 
 the newest value changes with time; what leaves is not what is kept; the largest is kept instead of the mean.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -12,6 +13,7 @@ import optax
 
 from ewa_optax._checks import DECAY, EPSILON, FADING, checked
 from ewa_optax._keeping import Chosen
+from ewa_optax._leaves import Leafwise
 from ewa_optax._numerics import (
     Number,
     check_alike,
@@ -55,12 +57,8 @@ def scale_by_corrected_ewa(decay: Number, storage: Chosen = None) -> optax.Gradi
     Reference:
         Kingma and Ba, "Adam: a method for stochastic optimization", 2015, section 3.
     """
-
-    def advance(average, value, step):
-        fresh = lerp(average, value, decay, *corrected_shares(decay, step))
-        return fresh, fresh
-
-    return recursion("corrected", advance, storage, decay)
+    at = functools.partial(corrected_shares, decay)
+    return recursion("corrected", Leafwise(_moved, decay), storage, decay, at=at)
 
 
 @checked(decay=FADING)
@@ -106,12 +104,11 @@ def scale_by_ewa_of_share(
             "for a fixed decay take scale_by_ewa(decay)."
         )
 
-    def advance(average, value, step):
+    def at(step):
         newest = share(step.astype(float))
-        fresh = lerp(average, value, decay, 1 - newest, newest)
-        return fresh, fresh
+        return 1 - newest, newest
 
-    return recursion("of share", advance, storage, decay)
+    return recursion("of share", Leafwise(_moved, decay), storage, decay, at=at)
 
 
 @checked(decay=FADING)
@@ -144,16 +141,7 @@ def running_max(decay: Number = 1.0, storage: Chosen = None) -> optax.GradientTr
     Reference:
         Kingma and Ba, "Adam", 2015, section 7.1 (AdaMax); Reddi et al., "On the convergence of Adam and beyond", 2018.
     """
-
-    def advance(average, value, step):
-        del step
-        check_alike(value, average)
-        # Not decay * average: the error of a rounded decay would grow from step to step.
-        faded = average if is_just(decay, 1) else average - jnp.asarray(shares(decay)[1], average.dtype) * average
-        fresh = jnp.maximum(faded, value)
-        return fresh, fresh
-
-    return recursion("maximum", advance, storage, decay)
+    return recursion("maximum", Leafwise(_larger, decay), storage, decay)
 
 
 @checked(decay=DECAY)
@@ -186,15 +174,7 @@ def scale_by_additive_ewa(decay: Number, storage: Chosen = None) -> optax.Gradie
     Reference:
         Zaheer et al., "Adaptive methods for nonconvex optimization", 2018 (Yogi).
     """
-
-    def advance(average, value, step):
-        del step
-        check_alike(value, average)
-        newest = jnp.asarray(shares(decay)[1], value.dtype)
-        fresh = average - jnp.sign(average - value) * (newest * value)
-        return fresh, fresh
-
-    return recursion("additive", advance, storage, decay)
+    return recursion("additive", Leafwise(_moved_by_value, decay), storage, decay)
 
 
 def difference(storage: Chosen = None) -> optax.GradientTransformation:
@@ -223,12 +203,7 @@ def difference(storage: Chosen = None) -> optax.GradientTransformation:
     Reference:
         Xie et al., "Adan: adaptive Nesterov momentum algorithm", 2022.
     """
-
-    def advance(last, value, step):
-        check_alike(value, last)
-        return value, jnp.where(step == 1, jnp.zeros_like(value), value - last)
-
-    return recursion("difference", advance, storage, 0.0)
+    return recursion("difference", Leafwise(_differed), storage, 0.0)
 
 
 @checked(decay=DECAY, eps=EPSILON)
@@ -263,10 +238,37 @@ def scale_by_past_rms(decay: Number, eps: Number = 1e-6, storage: Chosen = None)
     Reference:
         Zeiler, "ADADELTA: an adaptive learning rate method", 2012.
     """
+    return recursion("past", Leafwise(_scaled_by_past, decay, eps), storage, decay, real_like)
 
-    def advance(average, value, step):
-        del step
-        out = jnp.sqrt(average + jnp.asarray(eps, average.dtype)).astype(value.dtype) * value
-        return lerp(average, squared_magnitude(out), decay, *shares(decay)), out
 
-    return recursion("past", advance, storage, decay, real_like)
+def _moved(decay, average, value, past_and_newest):
+    fresh = lerp(average, value, decay, *past_and_newest)
+    return fresh, fresh
+
+
+def _larger(decay, average, value, step):
+    del step
+    check_alike(value, average)
+    # Not decay * average: the error of a rounded decay would grow from step to step.
+    faded = average if is_just(decay, 1) else average - jnp.asarray(shares(decay)[1], average.dtype) * average
+    fresh = jnp.maximum(faded, value)
+    return fresh, fresh
+
+
+def _moved_by_value(decay, average, value, step):
+    del step
+    check_alike(value, average)
+    newest = jnp.asarray(shares(decay)[1], value.dtype)
+    fresh = average - jnp.sign(average - value) * (newest * value)
+    return fresh, fresh
+
+
+def _differed(last, value, step):
+    check_alike(value, last)
+    return value, jnp.where(step == 1, jnp.zeros_like(value), value - last)
+
+
+def _scaled_by_past(decay, eps, average, value, step):
+    del step
+    out = jnp.sqrt(average + jnp.asarray(eps, average.dtype)).astype(value.dtype) * value
+    return lerp(average, squared_magnitude(out), decay, *shares(decay)), out

@@ -6,12 +6,19 @@ r"""Pieces that take pieces: the sum of two, one beside the other, one divided b
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import FINITE, checked
-from ewa_optax._leaves import map_leaves
+from ewa_optax._leaves import Leafwise, map_leaves
 from ewa_optax._numerics import Number, is_just, narrow, widen
+
+
+def divided(n: Any, d: Any) -> jax.Array:
+    """A leaf by another one, formed in float32 or wider, in the dtype of the first."""
+    x, y = widen(n), widen(d)
+    return narrow(x / y.astype(x.dtype), jnp.result_type(n))
 
 
 class Beside(NamedTuple):
@@ -42,7 +49,8 @@ def add(*pieces: optax.GradientTransformation) -> optax.GradientTransformationEx
         TypeError: what is no transformation.
 
     Example:
-        >>> import jax.numpy as jnp, optax
+        >>> import jax
+    import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
         >>> three_times = pieces.add(optax.identity(), optax.scale(2.0))
         >>> print(three_times.update(jnp.array([1.0]), three_times.init(jnp.zeros(1)))[0])
@@ -62,7 +70,7 @@ def add(*pieces: optax.GradientTransformation) -> optax.GradientTransformationEx
         done = [piece.update(updates, s, params, **extra_args) for piece, s in zip(each, state, strict=True)]
         total, *others = (out for out, _ in done)
         for other in others:
-            total = map_leaves(_sum, total, other)
+            total = map_leaves(Leafwise(_sum), total, other)
         return total, tuple(s for _, s in done)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -84,7 +92,8 @@ def beside(piece: optax.GradientTransformation) -> optax.GradientTransformationE
         TypeError: what is no transformation.
 
     Example:
-        >>> import jax.numpy as jnp, optax
+        >>> import jax
+    import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
         >>> both = optax.chain(pieces.beside(optax.scale(2.0)), pieces.combine(1, 1))
         >>> print(both.update(jnp.array([1.0]), both.init(jnp.zeros(1)))[0])
@@ -116,7 +125,8 @@ def take(index: int) -> optax.GradientTransformation:
         TypeError: what comes is not what `beside` hands on.
 
     Example:
-        >>> import jax.numpy as jnp, optax
+        >>> import jax
+    import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
         >>> second = optax.chain(pieces.beside(optax.scale(2.0)), pieces.take(1))
         >>> print(second.update(jnp.array([1.0]), second.init(jnp.zeros(1)))[0])
@@ -146,7 +156,8 @@ def combine(weight: Number, other: Number) -> optax.GradientTransformation:
         TypeError: a weight that is no number, or what comes is not what `beside` hands on.
 
     Example:
-        >>> import jax.numpy as jnp, optax
+        >>> import jax
+    import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
         >>> rest = optax.chain(pieces.beside(optax.scale(0.25)), pieces.combine(1, -1))
         >>> print(rest.update(jnp.array([4.0]), rest.init(jnp.zeros(1)))[0])
@@ -155,14 +166,7 @@ def combine(weight: Number, other: Number) -> optax.GradientTransformation:
     Reference:
         Zhuang et al., "AdaBelief optimizer", 2020: how far gradients are from their average.
     """
-
-    def weighted(a, b):
-        x, y = widen(a), widen(b)
-        first, second = _times(weight, x), y.astype(x.dtype)
-        # Not a sum with -y, which would be one operation more.
-        total = first - second if is_just(other, -1) else first + _times(other, second)
-        return narrow(total, jnp.result_type(a))
-
+    weighted = Leafwise(_weighted, weight, other)
     return optax.stateless(lambda both, params: map_leaves(weighted, *_beside("combine", both)))
 
 
@@ -182,7 +186,8 @@ def divide(
         TypeError: what is no transformation.
 
     Example:
-        >>> import jax.numpy as jnp, optax
+        >>> import jax
+    import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
         >>> sign = pieces.divide(optax.identity(), pieces.root_mean_square(optax.identity(), eps=0.0))
         >>> print(sign.update(jnp.array([-3.0, 0.5]), sign.init(jnp.zeros(2)))[0])
@@ -195,7 +200,12 @@ def divide(
     return quotient(n, d, DivideState)
 
 
-def quotient(numerator: Any, divisor: Any, state_type: Callable[[Any, Any], Any]) -> Any:
+def quotient(
+    numerator: Any,
+    divisor: Any,
+    state_type: Callable[[Any, Any], Any],
+    ratio: Callable[[Any, Any], Any] = Leafwise(divided),
+) -> Any:
     """`divide` of two transformations that take extra arguments, whose states go into a tuple of that type."""
 
     def init(params):
@@ -204,7 +214,7 @@ def quotient(numerator: Any, divisor: Any, state_type: Callable[[Any, Any], Any]
     def update(updates, state, params=None, **extra_args):
         n, numerator_state = numerator.update(updates, state[0], params, **extra_args)
         d, divisor_state = divisor.update(updates, state[1], params, **extra_args)
-        return map_leaves(_quotient, n, d), state_type(numerator_state, divisor_state)
+        return map_leaves(ratio, n, d), state_type(numerator_state, divisor_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -215,9 +225,18 @@ def in_float32(piece: optax.GradientTransformation) -> optax.GradientTransformat
 
     def update(updates, state, params=None, **extra_args):
         wide, state = inner.update(map_leaves(widen, updates), state, params, **extra_args)
-        return map_leaves(lambda u, w: narrow(w, jnp.result_type(u)), updates, wide), state
+        return map_leaves(_as_it_came, updates, wide), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _as_it_came(u, wide):
+    dtype = jnp.result_type(u)
+    return wide if wide.dtype == dtype else Leafwise(_narrowed, dtype)(wide)
+
+
+def _narrowed(dtype, x):
+    return narrow(x, dtype)
 
 
 def _beside(function: str, updates: Any) -> Beside:
@@ -229,6 +248,14 @@ def _beside(function: str, updates: Any) -> Beside:
     return updates
 
 
+def _weighted(weight, other, a, b):
+    x, y = widen(a), widen(b)
+    first, second = _times(weight, x), y.astype(x.dtype)
+    # Not a sum with -y, which would be one operation more.
+    total = first - second if is_just(other, -1) else first + _times(other, second)
+    return narrow(total, jnp.result_type(a))
+
+
 def _sum(a, b):
     x, y = widen(a), widen(b)
     return narrow(x + y.astype(x.dtype), jnp.result_type(a))
@@ -236,11 +263,6 @@ def _sum(a, b):
 
 def _times(number, x):
     return x if is_just(number, 1) else jnp.asarray(number, x.dtype) * x
-
-
-def _quotient(n, d):
-    x, y = widen(n), widen(d)
-    return narrow(x / y.astype(x.dtype), jnp.result_type(n))
 
 
 def transformation(function: str, name: str, piece: Any) -> optax.GradientTransformationExtraArgs:

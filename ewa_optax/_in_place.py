@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._keeping import Encoded
+from ewa_optax._leaves import Leafwise
 
 _NARROW = [jnp.dtype(name) for name in ("bfloat16", "float16", "int8", "uint8", "int16", "uint16")]
 
@@ -20,16 +21,18 @@ _NARROW = [jnp.dtype(name) for name in ("bfloat16", "float16", "int8", "uint8", 
 def after_parameters(state: Any, params: Any, updates: Any) -> Any:
     """`state`, in which encoded averages depend on the new parameters that `optax.apply_updates` will form."""
     parameters, zeros = dict(jax.tree_util.tree_leaves_with_path(params)), {}
+    zero, depending = Leafwise(_zero), Leafwise(_add)
 
     def depend(node):
         if not isinstance(node, Encoded):
             return node
         for path, u in jax.tree_util.tree_leaves_with_path(updates):
             if path not in zeros and _is_local(u) and _is_alike(parameters.get(path), u):
-                zeros[path] = _zero(parameters[path] + u)  # As optax writes it, so that XLA computes it once.
+                zeros[path] = zero(parameters[path], u)
 
         def add(path, x):
-            return _add(x, zeros[path]) if path in zeros else x
+            # A float32 average is what the parameter was computed from: only what is narrower was rounded from it.
+            return depending(x, zeros[path]) if path in zeros and x.dtype in _NARROW else x
 
         return Encoded(tuple(jax.tree_util.tree_map_with_path(add, tree) for tree in node.arrays))
 
@@ -45,21 +48,19 @@ def _is_alike(p, u):
     return isinstance(p, jax.Array) and (p.shape, p.dtype) == (u.shape, u.dtype)
 
 
-def _zero(x):
-    """A zero, uint32, that depends on the first element of `x` where this runs on a CPU, and on nothing elsewhere."""
+def _zero(p, u):
+    """A zero, uint32, that on a CPU depends on the first element of the new parameter, and on nothing elsewhere."""
 
     def depending(x):
         first = jax.lax.slice(x, (0,) * x.ndim, (1,) * x.ndim).reshape(())
         bits = _as_integer(first.real if jnp.iscomplexobj(first) else first)
         return (bits.astype(jnp.uint32) >> 16) >> 16
 
-    return jax.lax.platform_dependent(x, cpu=depending, default=lambda x: jnp.uint32(0))
+    # The sum as optax writes it, so that XLA computes it once.
+    return jax.lax.platform_dependent(p + u, cpu=depending, default=lambda x: jnp.uint32(0))
 
 
 def _add(x, zero):
-    # A float32 average is what the parameter was computed from: only what is narrower was rounded from it.
-    if x.dtype not in _NARROW:
-        return x
     integer = _as_integer(x)
     return jax.lax.bitcast_convert_type(integer ^ zero.astype(integer.dtype), x.dtype)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ewa_optax._leaves import map_leaves, map_named
+from ewa_optax._leaves import Leafwise, map_leaves, map_named
 from ewa_optax._numerics import Number, narrow, wide_dtype
 from ewa_optax._rounding import HALF, fold, key_of, random_bits
 from ewa_optax.storage import NAMED, Storage
@@ -44,7 +44,7 @@ class Keeper:
             return zeros
 
         def one(_, x):
-            return jax.tree.leaves(_first(storage, _real(x))) if storage.takes(x.shape) else [x]
+            return jax.tree.leaves(Leafwise(_first, storage)(x)) if storage.takes(x.shape) else [x]
 
         with_paths, structure = jax.tree_util.tree_flatten_with_path(zeros)
         return self._in_trees(structure, [map_named(len, one, path, x) for path, x in with_paths])
@@ -83,13 +83,7 @@ class Keeper:
         if not storage:
             return kept
 
-        def decode(first, *others):
-            arrays = [x for x in (first, *others) if x is not None]
-            if len(arrays) < 2 and first.dtype == wide_dtype(first.dtype) and not storage.takes(first.shape):
-                return first
-            return storage.decode(jax.tree.unflatten(jax.tree.structure(_kept(storage, (128, 128))), arrays))
-
-        return map_leaves(decode, *self.trees(kept))
+        return map_leaves(Leafwise(_read, storage), *self.trees(kept))
 
     def encode(self, averages: Any, trees: tuple[Any, ...], step: jax.Array | None, decay: Number) -> Any:
         """What is kept of a tree of averages at a step; where one is None, what was kept before."""
@@ -98,10 +92,14 @@ class Keeper:
             # Not the number of the leaf: it keeps its bits when others are masked, or stacked.
             return key_of(int(self.storage.seed), self.piece, name) if self.storage else 0
 
+        # The decay, because two averages in one hand-made chain have the same storage and piece.
+        chance = Leafwise(_chance, decay if isinstance(decay, jax.Array) else float(decay), step)
+        encode = Leafwise(_encoded, self.storage)
+
         def one(key, x, *old):
             if not self.storage or not self.storage.takes(x.shape):
                 return [narrow(x, old[0].dtype)]
-            return jax.tree.leaves(_encode(self.storage, _real(x), key, decay, step))
+            return jax.tree.leaves(encode(chance(key), x))
 
         with_paths, structure = jax.tree_util.tree_flatten_with_path(averages, is_leaf=lambda x: x is None)
         before = zip(*(structure.flatten_up_to(tree) for tree in trees), strict=True)
@@ -130,25 +128,29 @@ def _kept(storage, shape):
     return jax.eval_shape(storage.init, jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
-def _encode(storage, x, key, decay, step):
-    if storage.rounding == "nearest":
-        return _encoded(storage, x, None)
-    # The decay, because two averages in one hand-made chain have the same storage and piece.
-    decay = decay if isinstance(decay, jax.Array) else float(decay)
-    return _encoded(storage, x, fold(key, decay, step))
-
-
-# Jitted, so that outside of jit there is one program for each shape, not one for each operation.
-
-
-@functools.partial(jax.jit, static_argnums=0, inline=True)
 def _first(storage, average):
-    return storage.init(average)
+    return storage.init(_real(average))
 
 
-@functools.partial(jax.jit, static_argnums=0, inline=True)
-def _encoded(storage, x, key):
-    return storage.encode(x, jnp.full(x.shape, HALF) if key is None else random_bits(key, x.shape))
+def _chance(decay, step, key):
+    return fold(key, decay, step)
+
+
+def _encoded(storage, key, average):
+    x = _real(average)
+    bits = jnp.full(x.shape, HALF) if storage.rounding == "nearest" else Leafwise(_bits, x.shape)(key)
+    return storage.encode(x, bits)
+
+
+def _bits(shape, key):
+    return random_bits(key, shape)
+
+
+def _read(storage, first, *others):
+    arrays = [x for x in (first, *others) if x is not None]
+    if len(arrays) < 2 and first.dtype == wide_dtype(first.dtype) and not storage.takes(first.shape):
+        return first
+    return storage.decode(jax.tree.unflatten(jax.tree.structure(_kept(storage, (128, 128))), arrays))
 
 
 def _real(x):

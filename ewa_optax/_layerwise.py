@@ -9,7 +9,7 @@ import optax
 
 from ewa_optax._checks import CLIP, EPSILON, SCALE, SHARE, WEIGHT_DECAY, Rate, checked
 from ewa_optax._combining import transformation
-from ewa_optax._leaves import map_leaves
+from ewa_optax._leaves import Leafwise, map_leaves
 from ewa_optax._numerics import Number, increment, is_just, largest, narrow, squared_magnitude, widen
 from ewa_optax._weight_decay import Mask, weight_decay_at, with_parameters
 from ewa_optax.storage import Factored, Factors
@@ -66,16 +66,11 @@ def scale_by_trust_ratio(
     def update(updates, state, params=None):
         rate = weight_decay_at(weight_decay, state.step)
 
-        def scale(u, p, decays):
-            g, w = widen(u), widen(p)
-            size, own = _norm(w), _norm(g)
-            if decays:
-                g, own = g + jnp.asarray(rate, w.dtype) * w, own + rate * size
-            ratio = jnp.where((size == 0) | (own == 0), 1.0, coefficient * size / jnp.where(own == 0, 1.0, own))
-            return narrow(ratio.astype(g.dtype) * g, jnp.result_type(u))
+        def of(decays):
+            return Leafwise(_trusted, coefficient, rate if decays else None)
 
         decaying = False if is_just(weight_decay, 0) else mask
-        out = with_parameters("scale_by_trust_ratio", scale, updates, params, decaying)
+        out = with_parameters("scale_by_trust_ratio", of, updates, params, decaying)
         return out, ScaleByTrustRatioState(increment(state.step))
 
     return optax.GradientTransformation(init, update)
@@ -105,11 +100,7 @@ def clip_by_rms(threshold: Number = 1.0) -> optax.GradientTransformation:
     Reference:
         Shazeer and Stern, "Adafactor", 2018, section 6.
     """
-
-    def clip(u):
-        x = widen(u)
-        return narrow(x / jnp.maximum(1.0, _rms(x) / threshold).astype(x.dtype), jnp.result_type(u))
-
+    clip = Leafwise(_clipped, threshold)
     return optax.stateless(lambda updates, params: map_leaves(clip, updates))
 
 
@@ -140,14 +131,9 @@ def scale_by_parameter_rms(min_scale: Number = 1e-3) -> optax.GradientTransforma
     Reference:
         Shazeer and Stern, "Adafactor", 2018, section 8.
     """
-
-    def scale(u, p, decays):
-        del decays
-        x = widen(u)
-        return narrow(jnp.maximum(_rms(widen(p)), min_scale).astype(x.dtype) * x, jnp.result_type(u))
-
+    scale = Leafwise(_scaled, min_scale)
     return optax.stateless(
-        lambda updates, params: with_parameters("scale_by_parameter_rms", scale, updates, params, None)
+        lambda updates, params: with_parameters("scale_by_parameter_rms", lambda decays: scale, updates, params, None)
     )
 
 
@@ -174,11 +160,7 @@ def of_arrays(average: optax.GradientTransformation) -> optax.GradientTransforma
     Reference:
         Ginsburg et al., "Stochastic gradient methods with layer-wise adaptive moments", 2019 (NovoGrad).
     """
-
-    def total(x):
-        return jnp.minimum(jnp.sum(x), largest(x.dtype) / 4)
-
-    return _of_summaries(transformation("of_arrays", "average", average), total, lambda kept: kept)
+    return _of_summaries(transformation("of_arrays", "average", average), Leafwise(_total), None)
 
 
 @checked(eps=EPSILON)
@@ -210,33 +192,62 @@ def of_rows_and_columns(average: optax.GradientTransformation, eps: Number = 0.0
     Reference:
         Shazeer and Stern, "Adafactor", 2018, section 3.
     """
-    factored = Factored(min_size=0)
-
-    def summarize(x):
-        x = x if is_just(eps, 0) else x + jnp.asarray(eps, x.dtype)
-        return factored.encode(x, x) if factored.takes(x.shape) else x
-
-    def expand(kept):
-        return factored.decode(kept) if isinstance(kept, Factors) else kept
-
-    return _of_summaries(transformation("of_rows_and_columns", "average", average), summarize, expand)
+    inner = transformation("of_rows_and_columns", "average", average)
+    return _of_summaries(inner, Leafwise(_factors, eps), Leafwise(_product))
 
 
 def _of_summaries(average, summarize, expand):
     def summary(p):
         # Of integers the average itself complains, and knows their name.
-        return summarize(widen(p)) if jnp.issubdtype(jnp.result_type(p), jnp.inexact) else p
+        return summarize(p) if jnp.issubdtype(jnp.result_type(p), jnp.inexact) else p
 
     def init(params):
         return average.init(jax.eval_shape(functools.partial(map_leaves, summary), params))
 
     def update(updates, state, params=None):
         del params
-        summaries = map_leaves(lambda u: summarize(widen(u)), updates)
-        averages, state = average.update(summaries, state)
-        return map_leaves(lambda _, kept: expand(kept), updates, averages), state
+        averages, state = average.update(map_leaves(summarize, updates), state)
+        return (map_leaves(expand, updates, averages) if expand else averages), state
 
     return optax.GradientTransformation(init, update)
+
+
+def _total(u):
+    x = widen(u)
+    return jnp.minimum(jnp.sum(x), largest(x.dtype) / 4)
+
+
+_FACTORED = Factored(min_size=0)
+
+
+def _factors(eps, u):
+    x = widen(u)
+    x = x if is_just(eps, 0) else x + jnp.asarray(eps, x.dtype)
+    return _FACTORED.encode(x, x) if _FACTORED.takes(x.shape) else x
+
+
+def _product(u, kept):
+    del u
+    return _FACTORED.decode(kept) if isinstance(kept, Factors) else kept
+
+
+def _trusted(coefficient, rate, u, p):
+    g, w = widen(u), widen(p)
+    size, own = _norm(w), _norm(g)
+    if rate is not None:
+        g, own = g + jnp.asarray(rate, w.dtype) * w, own + jnp.asarray(rate, size.dtype) * size
+    ratio = jnp.where((size == 0) | (own == 0), 1.0, coefficient * size / jnp.where(own == 0, 1.0, own))
+    return narrow(ratio.astype(g.dtype) * g, jnp.result_type(u))
+
+
+def _clipped(threshold, u):
+    x = widen(u)
+    return narrow(x / jnp.maximum(1.0, _rms(x) / threshold).astype(x.dtype), jnp.result_type(u))
+
+
+def _scaled(min_scale, u, p):
+    x = widen(u)
+    return narrow(jnp.maximum(_rms(widen(p)), min_scale).astype(x.dtype) * x, jnp.result_type(u))
 
 
 def _norm(x):

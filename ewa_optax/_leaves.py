@@ -142,6 +142,52 @@ class Stacked:
         return f"Stacked({self.layout.structure.num_leaves} leaves in arrays of shapes {kinds})"
 
 
+@jax.tree_util.register_pytree_node_class
+class Leafwise:
+    """A function of one leaf, with its first arguments: traced once for each shape and dtype, not once for each leaf.
+
+    A program then has one function where it would have as many copies of it as leaves; outside of `jax.jit` each leaf
+    is one program, compiled once. Arrays among what is given, traced or not, are arguments of that program. All else
+    is a part of it: numbers of Python keep their digits, and two of these with equal numbers share what was traced.
+    """
+
+    def __init__(self, function: Callable[..., Any], *given: Any) -> None:
+        leaves, structure = jax.tree.flatten(given)
+        self._arrays = tuple(x for x in leaves if isinstance(x, jax.Array))
+        self._program = (function, structure, tuple(None if isinstance(x, jax.Array) else _number(x) for x in leaves))
+
+    def __call__(self, *leaves: Any) -> Any:
+        """Of the given and then of the leaves."""
+        return _called(self, *leaves)
+
+    def traced(self, *leaves: Any) -> Any:
+        """The same, as a part of what is being traced."""
+        function, structure, others = self._program
+        arrays = iter(self._arrays)
+        return function(*structure.unflatten(next(arrays) if x is None else x for x in others), *leaves)
+
+    def tree_flatten(self):
+        """For JAX."""
+        return self._arrays, self._program
+
+    @classmethod
+    def tree_unflatten(cls, program, arrays):
+        """For JAX."""
+        new = object.__new__(cls)
+        new._program, new._arrays = program, tuple(arrays)
+        return new
+
+
+@jax.jit
+def _called(leafwise, *leaves):
+    return leafwise.traced(*leaves)
+
+
+def _number(x):
+    """What is static must be hashable: a scalar of NumPy as a number of Python."""
+    return x.item() if isinstance(x, np.ndarray | np.generic) else x
+
+
 def is_stacked(x: Any) -> bool:
     """Whether it is a tree in stacks."""
     return isinstance(x, Stacked)
@@ -161,8 +207,8 @@ def map_leaves(function: Callable[..., Any], updates: Any, *rest: Any) -> Any:
     return jax.tree.map(each, updates, *rest, is_leaf=lambda x: x is None or is_stacked(x))
 
 
-def map_chosen(function: Callable[[Any, Any, bool], Any], chosen: Any, updates: Any, params: Any) -> Any:
-    """`map_leaves(function, updates, params, ...)`, with what is chosen, by a tree of booleans like the unstacked."""
+def map_chosen(of: Callable[[bool], Callable[[Any, Any], Any]], chosen: Any, updates: Any, params: Any) -> Any:
+    """`map_leaves` of the function of what is chosen, by a tree of booleans like the unstacked."""
 
     def flags(p, of_tree):
         if not is_stacked(p):
@@ -170,10 +216,12 @@ def map_chosen(function: Callable[[Any, Any, bool], Any], chosen: Any, updates: 
         said = p.layout.by_stacks(p.layout.structure.flatten_up_to(of_tree))
         return Stacked(tuple(x[0] if len({*x}) == 1 else np.array(x) for x in said), p.layout)
 
+    yes, no = of(True), of(False)
+
     def one(u, p, chosen):
         if isinstance(chosen, bool):
-            return function(u, p, chosen)
-        return jax.numpy.where(chosen, function(u, p, True), function(u, p, False))
+            return (yes if chosen else no)(u, p)
+        return jax.numpy.where(chosen, yes(u, p), no(u, p))
 
     return map_leaves(one, updates, params, jax.tree.map(flags, params, chosen, is_leaf=is_stacked))
 
@@ -201,7 +249,7 @@ def map_named(
             before, after = jax.tree_util.keystr(path[:i]), jax.tree_util.keystr(path[i + 1 :])
             numbers = np.array([number_of(before + name + after) for name in key.names], np.uint32)
             return jax.vmap(function)(numbers, x, *others)
-    return function(number_of(jax.tree_util.keystr(path)), x, *others)
+    return function(np.uint32(number_of(jax.tree_util.keystr(path))), x, *others)
 
 
 def _listed(names):

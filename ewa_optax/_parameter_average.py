@@ -10,7 +10,7 @@ import optax
 
 from ewa_optax._checks import AVERAGE_DECAY, COUNT, WHOLE, checked
 from ewa_optax._keeping import Keeper, resolve, zeros_like
-from ewa_optax._leaves import map_leaves
+from ewa_optax._leaves import Leafwise, map_leaves
 from ewa_optax._numerics import Number, corrected_shares, increment, lerp, narrow, shares, widen
 from ewa_optax.storage import Storage
 
@@ -118,11 +118,7 @@ def average_parameters(
 
         def take(kept):
             trees = keeper.trees(kept)
-
-            def advance(p, u, *arrays):
-                new = widen(p if u is None else jnp.asarray(p + u, jnp.result_type(p)))  # As optax applies it.
-                return lerp(keeper.decode(jnp.shape(p), *arrays), new, larger, past, newest)
-
+            advance = Leafwise(_advanced, keeper, larger, past, newest)
             return keeper.encode(map_leaves(advance, params, updates, *trees), trees, step, 0.0)
 
         if always:
@@ -173,6 +169,11 @@ def get_average(opt_state: Any, params: Any = None) -> Any:
         return p if a is None or isinstance(a, optax.MaskedNode) else narrow(a, jnp.result_type(p))
 
     return jax.tree.map(like, average, params, is_leaf=lambda x: x is None or isinstance(x, optax.MaskedNode))
+
+
+def _advanced(keeper, larger, past, newest, p, u, *arrays):
+    new = widen(p if u is None else jnp.asarray(p + u, jnp.result_type(p)))  # As optax applies it.
+    return lerp(keeper.decode(jnp.shape(p), *arrays), new, larger, past, newest)
 
 
 def _is_state(x):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ewa_optax._leaves import map_named
+from ewa_optax._leaves import Leafwise, map_named
 from ewa_optax._numerics import increment
 from ewa_optax._rounding import fold, key_of, random_bits
 from ewa_optax.storage import BFloat16, Float16
@@ -69,13 +69,7 @@ def round_stochastically(seed: int = 0) -> optax.GradientTransformation:
         if params is None:
             raise ValueError("round_stochastically needs the parameters; call update(gradients, state, params).")
         step = increment(state.step)
-
-        def one(key, p, u):
-            grid = _GRIDS[p.dtype]
-            wide, change = jnp.asarray(p, jnp.float32), jnp.asarray(u, jnp.float32)
-            bits = random_bits(fold(key, step), p.shape)
-            landed = grid.decode(grid.encode(wide + change, bits)) - wide
-            return jnp.where(jnp.isfinite(wide), landed, change)
+        one = Leafwise(_landed, step)
 
         def land(path, u, p):
             if u is None or jnp.result_type(p) not in _GRIDS:
@@ -86,3 +80,11 @@ def round_stochastically(seed: int = 0) -> optax.GradientTransformation:
         return landed, RoundStochasticallyState(step)
 
     return optax.GradientTransformation(init, update)
+
+
+def _landed(step, key, p, u):
+    grid = _GRIDS[p.dtype]
+    wide, change = jnp.asarray(p, jnp.float32), jnp.asarray(u, jnp.float32)
+    bits = random_bits(fold(key, step), p.shape)
+    landed = grid.decode(grid.encode(wide + change, bits)) - wide
+    return jnp.where(jnp.isfinite(wide), landed, change)

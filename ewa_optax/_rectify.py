@@ -8,7 +8,7 @@ import optax
 
 from ewa_optax._average import BiasCorrectState
 from ewa_optax._checks import DECAY, THRESHOLD, checked
-from ewa_optax._leaves import map_leaves
+from ewa_optax._leaves import Leafwise, map_leaves
 from ewa_optax._numerics import Number, increment, narrow, shares, widen
 
 
@@ -58,15 +58,15 @@ def rectify(decay: Number, threshold: Number = 4.0) -> optax.GradientTransformat
         length = jnp.where(rectifies, length, 5.0)
         # A decay that was rounded to 1 has an infinite length, and no step.
         inverse = jnp.sqrt((longest - 6 + 8 / longest) * length / ((length - 4) * (length - 2)))
-
-        def replace(v):
-            x = widen(v)
-            scaled = jnp.where(rectifies, x * inverse.astype(x.dtype), jnp.ones_like(x))
-            return narrow(scaled, jnp.result_type(v))
-
-        return map_leaves(replace, updates), BiasCorrectState(step)
+        return map_leaves(Leafwise(_rectified, rectifies, inverse), updates), BiasCorrectState(step)
 
     return optax.GradientTransformation(init, update)
+
+
+def _rectified(rectifies, inverse, v):
+    x = widen(v)
+    scaled = jnp.where(rectifies, x * inverse.astype(x.dtype), jnp.ones_like(x))
+    return narrow(scaled, jnp.result_type(v))
 
 
 def _lengths(decay, t):

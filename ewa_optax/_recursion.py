@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._keeping import Chosen, Keeper, resolve, zeros_like
-from ewa_optax._leaves import map_leaves
+from ewa_optax._leaves import Leafwise, map_leaves
 from ewa_optax._numerics import Number, increment, narrow, widen
 
 Advance = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, jax.Array]]
@@ -22,12 +22,18 @@ class RecursionState(NamedTuple):
 
 
 def recursion(
-    name: str, advance: Advance, storage: Chosen, decay: Number, like: Callable[[Any], Any] = lambda p: p
+    name: str,
+    advance: Advance,
+    storage: Chosen,
+    decay: Number,
+    like: Callable[[Any], Any] = lambda p: p,
+    at: Callable[[jax.Array], Any] = lambda step: step,
 ) -> optax.GradientTransformation:
-    """What `advance(average, update, step)` gives for each leaf: what is kept of it, and what leaves.
+    """What `advance(average, update, at(step))` gives for each leaf: what is kept of it, and what leaves.
 
     Arithmetic is in float32 or wider, the first step is 1, averages start at 0. The name and the decay of a recursion
-    tell its random rounding apart from that of others. `like` makes of a parameter what the average is like.
+    tell its random rounding apart from that of others. `like` makes of a parameter what the average is like, and `at`
+    of a step what `advance` needs of it, once for all leaves.
     """
     keeper = Keeper(resolve(storage), name)
 
@@ -37,21 +43,27 @@ def recursion(
     def update(updates, state, params=None):
         del params
         trees, step = keeper.trees(state.average), increment(state.step)
-        out, average = advanced(advance, updates, trees, keeper, step, decay)
+        out, average = advanced(advance, at(step), updates, trees, keeper, step, decay)
         return out, RecursionState(step, average)
 
     return optax.GradientTransformation(init, update)
 
 
 def advanced(
-    advance: Advance, updates: Any, trees: tuple[Any, ...], keeper: Keeper, step: jax.Array | None, decay: Number
+    advance: Advance,
+    at_step: Any,
+    updates: Any,
+    trees: tuple[Any, ...],
+    keeper: Keeper,
+    step: jax.Array | None,
+    decay: Number,
 ) -> tuple[Any, Any]:
     """What leaves at a step, in the dtypes of the updates, and what is kept."""
-
-    def each(u, *arrays):
-        fresh, out = advance(keeper.decode(jnp.shape(u), *arrays), widen(u), step)
-        return fresh, narrow(out, jnp.result_type(u))
-
-    both = map_leaves(each, updates, *trees)
+    both = map_leaves(Leafwise(_advanced, advance, keeper, at_step), updates, *trees)
     fresh, out = (map_leaves(lambda _, pair, i=i: pair[i], updates, both) for i in (0, 1))
     return out, keeper.encode(fresh, trees, step, decay)
+
+
+def _advanced(advance, keeper, at_step, u, *arrays):
+    fresh, out = advance(keeper.decode(jnp.shape(u), *arrays), widen(u), at_step)
+    return fresh, narrow(out, jnp.result_type(u))

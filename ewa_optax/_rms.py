@@ -8,8 +8,8 @@ import optax
 
 from ewa_optax._average import scale_by_ewa
 from ewa_optax._checks import DECAY, EPSILON, check, checked
-from ewa_optax._combining import in_float32, quotient, transformation
-from ewa_optax._leaves import map_leaves
+from ewa_optax._combining import divided, in_float32, quotient, transformation
+from ewa_optax._leaves import Leafwise, map_leaves
 from ewa_optax._numerics import Number, is_just, real_like, squared_magnitude, widen
 
 
@@ -67,8 +67,8 @@ def scale_by_rms(
         check("scale_by_rms", "second_moment", second_moment, DECAY)
         second_moment = scale_by_ewa(second_moment)
     dividend = transformation("scale_by_rms", "numerator", numerator)
-    divisor = root_mean_square(second_moment, eps, eps_root=eps_root)
-    return in_float32(quotient(dividend, divisor, ScaleByRmsState))
+    average = transformation("scale_by_rms", "second_moment", second_moment)
+    return in_float32(quotient(dividend, _of_squares(average), ScaleByRmsState, Leafwise(_over_root, eps, eps_root)))
 
 
 @checked(eps=EPSILON, eps_root=EPSILON)
@@ -103,17 +103,35 @@ def root_mean_square(
     Reference:
         Tieleman and Hinton, "Lecture 6.5: rmsprop", 2012.
     """
-    average = transformation("root_mean_square", "second_moment", second_moment)
+    average = _of_squares(transformation("root_mean_square", "second_moment", second_moment))
 
+    def update(updates, state, params=None, **extra_args):
+        s, state = average.update(updates, state, params, **extra_args)
+        return map_leaves(Leafwise(_root, eps, eps_root), s), state
+
+    return optax.GradientTransformationExtraArgs(average.init, update)
+
+
+def _of_squares(average):
     def init(params):
         return average.init(jax.tree.map(real_like, params))
 
     def update(updates, state, params=None, **extra_args):
-        squares = map_leaves(lambda u: squared_magnitude(widen(u)), updates)
-        s, state = average.update(squares, state, params, **extra_args)
-        return map_leaves(lambda s: _plus(jnp.sqrt(_plus(s, eps_root)), eps), s), state
+        return average.update(map_leaves(_square, updates), state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _square(u):
+    return squared_magnitude(widen(u))
+
+
+def _root(eps, eps_root, s):
+    return _plus(jnp.sqrt(_plus(s, eps_root)), eps)
+
+
+def _over_root(eps, eps_root, n, s):
+    return divided(n, _root(eps, eps_root, s))
 
 
 def _plus(x, eps):

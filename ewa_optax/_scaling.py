@@ -1,5 +1,6 @@
 """Scalings: pieces that multiply all leaves of an update by one number, such as a learning rate."""
 
+import functools
 from typing import Any
 
 import jax
@@ -12,12 +13,13 @@ from ewa_optax._numerics import narrow, widen
 
 def scale_leaves(updates: Any, number: jax.Array) -> Any:
     """Multiplies every leaf by `number` in float32 or wider; each leaves in the dtype it came in."""
+    return map_leaves(functools.partial(scaled, number), updates)
 
-    def scale(u):
-        x = widen(u)
-        return narrow(number.astype(x.dtype) * x, jnp.result_type(u))
 
-    return map_leaves(scale, updates)
+def scaled(number: jax.Array, u: Any) -> jax.Array:
+    """The same of one leaf."""
+    x = widen(u)
+    return narrow(number.astype(x.dtype) * x, jnp.result_type(u))
 
 
 def scale_once(*scalings: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -9,9 +9,9 @@ import optax
 
 from ewa_optax._checks import LEARNING_RATE, WEIGHT_DECAY, checked
 from ewa_optax._learning_rate import scale_by_learning_rate
-from ewa_optax._leaves import map_chosen, shapes_of
+from ewa_optax._leaves import Leafwise, map_chosen, shapes_of
 from ewa_optax._numerics import increment, is_just, narrow, widen
-from ewa_optax._scaling import scale_leaves
+from ewa_optax._scaling import scale_leaves, scaled
 
 Mask = Any | Callable[[optax.Params], Any] | None
 
@@ -73,14 +73,12 @@ def add_decayed_weights(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        rate = weight_decay_at(weight_decay, state.step)
+        decay = Leafwise(_decay, weight_decay_at(weight_decay, state.step))
 
-        def decay(u, p, decays):
-            if not decays:
-                return u
-            return narrow(_decayed(widen(u), rate, p), jnp.result_type(u))
+        def of(decays):
+            return decay if decays else _untouched
 
-        out = updates if is_just(weight_decay, 0) else with_parameters("weight decay", decay, updates, params, mask)
+        out = updates if is_just(weight_decay, 0) else with_parameters("weight decay", of, updates, params, mask)
         return out, AddDecayedWeightsState(increment(state.step))
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -131,20 +129,19 @@ def proximal_weight_decay(
         rate = weight_decay_at(weight_decay, state.step)
         shrunk = number / (1 - rate * number)
 
-        def shrink(u, p, decays):
-            x = widen(u)
-            if decays:
-                x = _decayed(x, rate, p)
-            return narrow(jnp.asarray(shrunk if decays else number, x.dtype) * x, jnp.result_type(u))
+        def of(decays):
+            return Leafwise(_shrink, shrunk, rate) if decays else Leafwise(_scale, number)
 
-        out = with_parameters("weight decay", shrink, updates, params, mask)
+        out = with_parameters("weight decay", of, updates, params, mask)
         return out, ProximalWeightDecayState(increment(state.step), scaling_state)
 
     return optax.GradientTransformation(init, update)
 
 
-def with_parameters(what: str, function: Callable[[Any, Any, bool], Any], updates: Any, params: Any, mask: Mask) -> Any:
-    """`function(update, parameter, whether the mask says so)` of each leaf; ValueError without parameters."""
+def with_parameters(
+    what: str, of: Callable[[bool], Callable[[Any, Any], Any]], updates: Any, params: Any, mask: Mask
+) -> Any:
+    """`of(whether the mask says so)(update, parameter)` of each leaf; ValueError without parameters."""
     if params is None:
         raise ValueError(f"{what} needs the parameters; call update(gradients, state, params).")
     plain = shapes_of(params)
@@ -159,12 +156,31 @@ def with_parameters(what: str, function: Callable[[Any, Any, bool], Any], update
         ) from error
     if any(isinstance(decays, str) for decays in jax.tree.leaves(chosen)):
         raise TypeError(f"mask must be a tree of booleans, got {chosen!r}; name no leaf, but say True where it stands.")
-    return map_chosen(function, each, updates, params)
+    return map_chosen(of, each, updates, params)
 
 
 def weight_decay_at(weight_decay: optax.ScalarOrSchedule, step: jax.Array) -> Any:
     """The number itself, or what the schedule says."""
-    return weight_decay(step) if callable(weight_decay) else weight_decay
+    return jnp.asarray(weight_decay(step), float) if callable(weight_decay) else weight_decay
+
+
+def _decay(rate, u, p):
+    return narrow(_decayed(widen(u), rate, p), jnp.result_type(u))
+
+
+def _untouched(u, p):
+    del p
+    return u
+
+
+def _shrink(number, rate, u, p):
+    x = _decayed(widen(u), rate, p)
+    return narrow(jnp.asarray(number, x.dtype) * x, jnp.result_type(u))
+
+
+def _scale(number, u, p):
+    del p
+    return scaled(number, u)
 
 
 def _decayed(x, rate, p):

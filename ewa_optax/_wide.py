@@ -6,7 +6,7 @@ import optax
 
 from ewa_optax._combining import in_float32
 from ewa_optax._in_place import after_parameters
-from ewa_optax._leaves import map_leaves
+from ewa_optax._leaves import Leafwise, map_leaves
 from ewa_optax._numerics import Number, clip, largest
 
 
@@ -35,7 +35,7 @@ def saturate(power: int = 1, terms: Number = 1) -> optax.GradientTransformation:
 
     def update(updates, params):
         del params
-        return map_leaves(lambda u: clip(u, (largest(u.dtype) / 4) ** (1 / power) / terms), updates)
+        return map_leaves(Leafwise(_saturated, power, terms), updates)
 
     return optax.stateless(update)
 
@@ -45,6 +45,14 @@ def saturate_norm() -> optax.GradientTransformation:
 
     def update(updates, params):
         del params
-        return map_leaves(lambda u: clip(u, math.sqrt(largest(u.dtype) / 4 / max(u.size, 1))), updates)
+        return map_leaves(Leafwise(_norm_saturated), updates)
 
     return optax.stateless(update)
+
+
+def _saturated(power, terms, u):
+    return clip(u, (largest(u.dtype) / 4) ** (1 / power) / terms)
+
+
+def _norm_saturated(u):
+    return clip(u, math.sqrt(largest(u.dtype) / 4 / max(u.size, 1)))
