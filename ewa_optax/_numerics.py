@@ -5,6 +5,7 @@ has to sum to one after rounding. The sum of its weights is `-expm1(t * log(deca
 loses the digits of $1 - \beta$ that make out a decay near one.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -13,8 +14,10 @@ import jax.numpy as jnp
 import optax
 
 Number = float | jax.Array
+_WIDE = {jnp.dtype(name) for name in ("float32", "float64", "complex64", "complex128")}
 
 
+@functools.cache
 def wide_dtype(dtype: Any) -> Any:
     """The dtype to compute and keep averages in: float32 for narrower floats, else the dtype itself."""
     dtype = jnp.dtype(dtype)
@@ -22,8 +25,15 @@ def wide_dtype(dtype: Any) -> Any:
     return jnp.dtype(jnp.float32) if narrow_float else dtype
 
 
+def _is_strong(x):
+    """Whether it is an array whose dtype is no mere preference: most are, and need no look at their dtype."""
+    return isinstance(x, jax.Array) and not x.weak_type
+
+
 def widen(x: Any) -> jax.Array:
     """`x` as a strongly typed array in its wide dtype."""
+    if _is_strong(x) and x.dtype in _WIDE:
+        return x
     dtype = jnp.result_type(x)
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(
@@ -33,6 +43,7 @@ def widen(x: Any) -> jax.Array:
     return jnp.asarray(x, wide_dtype(dtype))
 
 
+@functools.cache
 def largest(dtype: Any) -> float:
     """The largest finite number of a real or complex dtype."""
     return float(jnp.finfo(dtype).max)
@@ -47,6 +58,8 @@ def clip(x: jax.Array, bound: float) -> jax.Array:
 
 def narrow(x: jax.Array, dtype: Any) -> jax.Array:
     """`x` in `dtype`; what is too large for it becomes its largest finite number, not infinity."""
+    if _is_strong(x) and x.dtype == dtype:
+        return x
     if largest(dtype) < largest(x.dtype):
         x = clip(x, largest(dtype))
     return x.astype(dtype)
