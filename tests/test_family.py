@@ -195,7 +195,8 @@ def test_no_two_averages_are_rounded_by_the_same_chance(name, monkeypatch):
     decays = inspect.signature(OPTIMIZERS[name]).parameters.keys() & {"decay", "momentum", "b1", "b2", "b3"}
     optimizer = OPTIMIZERS[name](0.1, storage=BFloat16(min_size=0), **dict.fromkeys(decays, 0.5))
     params = jnp.ones(4)
-    optimizer.update(params, optimizer.init(params), params)
+    with jax.disable_jit():  # What is traced already would fold no more.
+        optimizer.update(params, optimizer.init(params), params)
     assert len(set(keys)) == len(keys) > 0
 
 
