@@ -1,5 +1,7 @@
 """The step of Adam: one large leaf in every storage, and trees of many leaves, beside optax, torch and the limit.
 
+And what comes before it: the import, and a program that is traced, lowered and compiled.
+
 The limit is a loop in C on a CPU, and on a GPU a copy of as many bytes as `optax.adam` has to read and write.
 """
 
@@ -13,7 +15,7 @@ import numpy as np
 import optax
 
 import ewa_optax
-from benchmarks import adams, trees
+from benchmarks import adams, before_the_first_step, trees
 from benchmarks.adams import COPY, LOOP, RATE
 from benchmarks.measuring import Variant, compared
 from benchmarks.peers import Peers
@@ -25,21 +27,27 @@ GIVEN, TAKEN = "update of given gradients", "step, with the gradient of a loss"
 
 
 class Sizes(NamedTuple):
-    """Turns by parameters of one leaf, trees by name and turns with each, and torch's device: "cpu", or a GPU's."""
+    """Turns by parameters of one leaf, trees by name and turns with each, and torch's device: "cpu", or a GPU's.
+
+    Of the trees that are compiled, in as many turns, the shapes alone count.
+    """
 
     leaf: dict[int, int]
     trees: dict[str, dict[str, tuple[int, ...]]]
     turns: int
     device: str
+    compiled: dict[str, dict[str, tuple[int, ...]]]
 
 
 def sizes(quick: bool, platform: str) -> Sizes:
     """GPT-2 is as wide as it is on a GPU, narrower on a CPU."""
     device = "cpu" if platform == "cpu" else "cuda"
     if quick:
-        return Sizes({1_000_000: 5}, trees_of(trees.gpt2(32, 1), (10, 10_000), (20, 64)), 5, device)
+        small = trees_of(trees.gpt2(32, 1), (10, 10_000), (20, 64))
+        return Sizes({1_000_000: 5}, small, 5, device, trees_of(trees.gpt2(256, 1)))
     whole = trees.gpt2(256 if device == "cpu" else trees.WIDTH)
-    return Sizes({10_000_000: 30, 50_000_000: 10}, trees_of(whole, (1000, 10_000), (3000, 64)), 10, device)
+    compiled = trees_of(trees.gpt2(), (1000, 10_000))
+    return Sizes({10_000_000: 30, 50_000_000: 10}, trees_of(whole, (1000, 10_000), (3000, 64)), 10, device, compiled)
 
 
 def trees_of(transformer: dict, *equal: tuple[int, int]) -> dict[str, dict]:
@@ -57,6 +65,21 @@ def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
     for name, shapes in sizes.trees.items():
         for with_loss in (False, True):
             yield many_leaves(name, shapes, with_loss, sizes, peers)
+    for name, shapes in sizes.compiled.items():
+        params = {leaf: jax.ShapeDtypeStruct(shape, jnp.float32) for leaf, shape in shapes.items()}
+        yield from before_the_first_step.programs(f"{name}, float32", optimizers(), params, sizes.turns)
+    yield before_the_first_step.imports(sizes.turns)
+
+
+def optimizers() -> dict[str, optax.GradientTransformation]:
+    """Those whose programs are made."""
+    return {
+        "optax.adam": optax.adam(RATE),
+        "ewa_optax.adam": ewa_optax.adam(RATE),
+        "optax.adamw": optax.adamw(RATE),
+        "ewa_optax.adamw": ewa_optax.adamw(RATE),
+        **{f"ewa_optax.adam, {kept}": ewa_optax.adam(RATE, storage=kept) for kept in STORAGES},
+    }
 
 
 def one_leaf(numbers: int, dtype: Any, sizes: Sizes, peers: Peers) -> dict:

@@ -1,0 +1,77 @@
+"""What one waits for before the first step: the import, and a program that is traced, lowered and compiled."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import optax
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.measuring import rows
+
+Seconds = Mapping[str, float]
+PARTS = ("trace", "lower", "compile")
+IMPORT = "the import, in a new interpreter"
+
+
+def programs(name: str, optimizers: dict[str, optax.GradientTransformation], params: Any, turns: int) -> Iterator[dict]:
+    """A table for each part of making the update of given gradients, each time from nothing."""
+    made = {key: lambda optimizer=optimizer: seconds_of(optimizer, params) for key, optimizer in optimizers.items()}
+    found = in_turns(made, turns, f"{name}: before the first step")
+    reference = next(iter(optimizers))
+    for part in PARTS:
+        of_part = {key: [seconds[part] for seconds in each] for key, each in found.items()}
+        title = f"{name}: to {part} the update"
+        yield {"title": title, "turns": turns, "reference": reference, "rows": rows(of_part, reference)}
+
+
+def seconds_of(optimizer: optax.GradientTransformation, params: Any) -> Seconds:
+    """To trace, to lower and to compile an update that is applied, parameters and state donated."""
+    state = jax.eval_shape(optimizer.init, params)
+
+    def update(params, state, gradients):
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    jax.clear_caches()  # Else those who come later find parts of their trace made.
+    began = time.perf_counter()
+    traced = jax.jit(update, donate_argnums=(0, 1)).trace(params, state, params)
+    after_trace = time.perf_counter()
+    lowered = traced.lower()
+    after_lowering = time.perf_counter()
+    lowered.compile()
+    ended = time.perf_counter()
+    return dict(zip(PARTS, (after_trace - began, after_lowering - after_trace, ended - after_lowering), strict=True))
+
+
+def imports(turns: int) -> dict:
+    """A table: optax, with all that it imports itself, and then this library."""
+    found = in_turns({IMPORT: seconds_of_imports}, turns, IMPORT)[IMPORT]
+    first, second = found[0]
+    by_name = {name: [seconds[name] for seconds in found] for name in (first, second)}
+    return {"title": IMPORT, "turns": turns, "reference": first, "rows": rows(by_name, first)}
+
+
+def seconds_of_imports() -> Seconds:
+    """As an interpreter of its own measures them."""
+    code = (
+        "import time; began = time.perf_counter(); import optax; between = time.perf_counter(); import ewa_optax; "
+        "print(between - began, time.perf_counter() - between)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    return dict(zip(("import optax", "import ewa_optax, after it"), map(float, out.split()), strict=True))
+
+
+def in_turns(measures: dict[str, Callable[[], Seconds]], repeats: int, title: str) -> dict[str, list[Seconds]]:
+    """What each of them says of itself, turn by turn, the first turn left out; each begins with another one."""
+    found: dict[str, list[Seconds]] = {name: [] for name in measures}
+    named = list(measures.items())
+    for i in track(range(repeats + 1), title, console=Console(stderr=True)):
+        first = i % len(named)
+        for name, measure in named[first:] + named[:first]:
+            found[name].append(measure())
+    return {name: each[1:] for name, each in found.items()}
