@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 Number = float | jax.Array
@@ -49,11 +50,12 @@ def largest(dtype: Any) -> float:
     return float(jnp.finfo(dtype).max)
 
 
-def clip(x: jax.Array, bound: float) -> jax.Array:
+def clip(x: jax.Array, bound: Number) -> jax.Array:
     """`x` with real and imaginary parts held within plus and minus `bound`; NaN stays NaN."""
     if jnp.iscomplexobj(x):
         return jax.lax.complex(clip(x.real, bound), clip(x.imag, bound))
-    return jnp.clip(x, -bound, bound)
+    number = bound.astype(x.dtype) if isinstance(bound, jax.Array) else np.asarray(bound, x.dtype)
+    return jax.lax.clamp(-number, x, number)
 
 
 def narrow(x: jax.Array, dtype: Any) -> jax.Array:
