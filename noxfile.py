@@ -1,0 +1,42 @@
+"""What is run by hand or by the clock, each in an environment of its own: `nox --list`."""
+
+import nox
+
+nox.options.sessions = ["tests", "lint"]
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The quick tests, as the README prints them; `nox -s tests -- tests/test_laws.py` runs some of them."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """All combinations, and longer trainings."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "pytest", "-m", "slow or not slow", *session.posargs)
+
+
+@nox.session
+def mutations(session: nox.Session) -> None:
+    """Faults made on purpose, each of which the quick tests must notice."""
+    session.install("-e", ".[test]")
+    session.run("python", "tests/mutations.py", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Lint, format and types."""
+    session.install("-e", ".[test]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("pyright")
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """All benchmarks, in small; `nox -s benchmarks -- step --json step.json` measures one of them in full."""
+    session.install("-e", ".[bench]")
+    session.run("python", "-m", "benchmarks", *(session.posargs or ["all", "--quick"]))
