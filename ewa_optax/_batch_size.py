@@ -152,16 +152,16 @@ def find_batch_size(
         TypeError: `key` is no key, or a batch size no integer.
 
     Example:
-        >>> import jax, jax.numpy as jnp, ewa_optax
+        >>> import jax, jax.numpy as jnp, numpy as np, ewa_optax
         >>> from ewa_optax import minibatch
-        >>> x = jax.random.normal(jax.random.key(0), (4000, 3))
+        >>> x = np.random.default_rng(0).standard_normal((400, 3), np.float32)
         >>> loss = lambda w, batch: jnp.mean((batch @ w - 1) ** 2)
         >>> found = minibatch.find_batch_size(
         ...     loss, ewa_optax.momentum(0.01), jnp.zeros(3), x,
-        ...     key=jax.random.key(1), batch_sizes=[64, 256], seconds=0.05, progress=False,
+        ...     key=jax.random.key(1), batch_sizes=[40, 200], seconds=0.05, progress=False,
         ... )
-        >>> print(found.best in (64, 256), [trial.batch_size for trial in found.trials])
-        True [64, 256]
+        >>> print(found.best in (40, 200), [trial.batch_size for trial in found.trials])
+        True [40, 200]
 
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Understanding mini-batch gradient descent".

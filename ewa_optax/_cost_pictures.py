@@ -86,8 +86,8 @@ def history(record: Any, *, decay: float = 0.9, ax: "Axes | None" = None) -> "Ax
         >>> import jax, jax.numpy as jnp, ewa_optax
         >>> from ewa_optax import plots
         >>> run = ewa_optax.fit(
-        ...     lambda w, batch: jnp.mean((batch - w) ** 2), ewa_optax.momentum(0.1), jnp.zeros(()), jnp.ones(100),
-        ...     batch_size=10, epochs=3, key=jax.random.key(0), progress=False,
+        ...     lambda w, batch: jnp.mean((batch - w) ** 2), ewa_optax.momentum(0.1), jnp.zeros(()), jnp.ones(400),
+        ...     batch_size=40, epochs=3, key=jax.random.key(0), progress=False,
         ... )
         >>> print(plots.history(run.history).get_xlabel())
         epochs
@@ -130,8 +130,8 @@ def batch_sizes(found: Any, *, ax: "Axes | None" = None) -> "Axes":
         >>> import jax, jax.numpy as jnp, ewa_optax
         >>> from ewa_optax import minibatch, plots
         >>> found = minibatch.find_batch_size(
-        ...     lambda w, batch: jnp.mean((batch - w) ** 2), ewa_optax.momentum(0.1), jnp.zeros(()), jnp.ones(100),
-        ...     key=jax.random.key(0), seconds=0.02, progress=False,
+        ...     lambda w, batch: jnp.mean((batch - w) ** 2), ewa_optax.momentum(0.1), jnp.zeros(()), jnp.ones(400),
+        ...     key=jax.random.key(0), batch_sizes=[40, 200], seconds=0.02, progress=False,
         ... )
         >>> print(plots.batch_sizes(found).get_xlabel())
         seconds

@@ -123,10 +123,10 @@ def fit(
         ...     return jnp.mean((batch["x"] @ w - batch["y"]) ** 2)
         >>> run = ewa_optax.fit(
         ...     loss, ewa_optax.adam(0.03), jnp.zeros(3), data,
-        ...     batch_size=64, epochs=20, key=jax.random.key(1), progress=False,
+        ...     batch_size=50, epochs=20, key=jax.random.key(1), progress=False,
         ... )
         >>> print(run.params.round(2), run.stopped, run.history.costs.shape)
-        [ 1.  -2.   0.5] finished (320,)
+        [ 1.  -2.   0.5] finished (400,)
 
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Mini-batch gradient descent".

@@ -137,7 +137,7 @@ def race(
         ...     "adam": landscapes.path(ewa_optax.adam(0.2), ravine, ravine.start, 50),
         ... }
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     plots.race(ravine, paths, frames=3).save(f"{folder}/race.gif", writer="pillow")
+        ...     plots.race(ravine, paths, frames=2).save(f"{folder}/race.gif", writer="pillow")
     """
     from matplotlib.animation import FuncAnimation
 

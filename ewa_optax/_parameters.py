@@ -43,10 +43,10 @@ def round_stochastically(seed: int = 0) -> optax.GradientTransformation:
         TypeError: a seed that is no whole number.
 
     Example:
-        >>> import jax.numpy as jnp, optax, ewa_optax
+        >>> import jax, jax.numpy as jnp, optax, ewa_optax
         >>> optimizer = optax.chain(ewa_optax.gradient_descent(1.0), ewa_optax.round_stochastically())
         >>> params = jnp.ones(10_000, jnp.bfloat16)
-        >>> u, state = optimizer.update(jnp.full(10_000, -0.001), optimizer.init(params), params)
+        >>> u, state = jax.jit(optimizer.update)(jnp.full(10_000, -0.001), optimizer.init(params), params)
         >>> new = optax.apply_updates(params, u)
         >>> print(new.dtype, sorted(set(new.tolist())), f"{new.astype(float).mean():.4f}")
         bfloat16 [1.0, 1.0078125] 1.0010

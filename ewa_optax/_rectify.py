@@ -33,13 +33,13 @@ def rectify(decay: Number, threshold: Number = 4.0) -> optax.GradientTransformat
         TypeError: one of them is no number.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> rectified = pieces.rectify(0.999)
-        >>> state = rectified.init(jnp.zeros(()))
-        >>> for _ in range(1000):
-        ...     s, state = rectified.update(jnp.array(4.0), state)
-        >>> print(s.round(2))
+        >>> def step(state, square):
+        ...     return rectified.update(square, state)[::-1]
+        >>> _, rectified_squares = jax.lax.scan(step, rectified.init(jnp.zeros(())), jnp.full(1000, 4.0))
+        >>> print(f"{rectified_squares[-1]:.1f}")
         6.2
 
     Reference:

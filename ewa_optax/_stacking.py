@@ -41,16 +41,19 @@ def stack_leaves(params: Any, labels: Any = None) -> Stacked:
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, ewa_optax
-        >>> params = {f"layer {i}": {"w": jnp.ones((3, 3)), "b": jnp.zeros(3)} for i in range(50)}
+        >>> params = {f"layer {i}": {"w": jnp.ones((3, 3)), "b": jnp.zeros(3)} for i in range(8)}
         >>> stacked, optimizer = ewa_optax.stack_leaves(params), ewa_optax.adam(0.1, eps=0.0)
         >>> print(stacked)
-        Stacked(100 leaves in arrays of shapes (50, 3), (50, 3, 3))
+        Stacked(16 leaves in arrays of shapes (8, 3), (8, 3, 3))
         >>> def loss(params):
         ...     return sum(jnp.sum((layer["w"] @ jnp.ones(3) + layer["b"]) ** 2) for layer in params.values())
-        >>> gradients = jax.grad(lambda stacked: loss(stacked.unstack()))(stacked)
-        >>> updates, state = optimizer.update(gradients, optimizer.init(stacked), stacked)
-        >>> params = optax.apply_updates(stacked, updates).unstack()
-        >>> print(params["layer 7"]["b"].round(3))
+        >>> @jax.jit
+        ... def step(stacked, state):
+        ...     gradients = jax.grad(lambda stacked: loss(stacked.unstack()))(stacked)
+        ...     updates, state = optimizer.update(gradients, state, stacked)
+        ...     return optax.apply_updates(stacked, updates), state
+        >>> stacked, state = step(stacked, optimizer.init(stacked))
+        >>> print(stacked.unstack()["layer 7"]["b"].round(3))
         [-0.1 -0.1 -0.1]
 
     Reference:

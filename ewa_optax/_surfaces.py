@@ -66,7 +66,7 @@ def ravine(condition: Number = 20.0, *, dimensions: int = 2) -> Surface:
         >>> import jax
         >>> from ewa_optax import landscapes
         >>> surface = landscapes.ravine(20.0)
-        >>> print(surface(surface.start), jax.grad(surface)(surface.start))
+        >>> print(*jax.jit(jax.value_and_grad(surface))(surface.start))
         18.0 [-4. 20.]
 
     Reference:
@@ -147,7 +147,8 @@ def plateau(width: Number = 1.0, *, dimensions: int = 2) -> Surface:
         >>> import jax, jax.numpy as jnp
         >>> from ewa_optax import landscapes
         >>> surface = landscapes.plateau()
-        >>> print(f"{surface(surface.start):.4f}", f"{jnp.linalg.norm(jax.grad(surface)(surface.start)):.4f}")
+        >>> value, gradient = jax.jit(jax.value_and_grad(surface))(surface.start)
+        >>> print(f"{value:.4f}", f"{jnp.linalg.norm(gradient):.4f}")
         0.9993 0.0027
 
     Reference:

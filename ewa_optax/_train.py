@@ -97,13 +97,13 @@ def train(
     Example:
         >>> import jax, jax.numpy as jnp, ewa_optax
         >>> from ewa_optax import minibatch
-        >>> x = jax.random.normal(jax.random.key(0), (1000, 2))
+        >>> x = jax.random.normal(jax.random.key(0), (1000, 3))
         >>> def final_cost(rate):
         ...     optimizer = ewa_optax.momentum(rate)
         ...     loss = lambda w, batch: jnp.mean((batch["x"] @ w - batch["y"]) ** 2)
-        ...     data = {"x": x, "y": x @ jnp.array([1.0, -2.0])}
+        ...     data = {"x": x, "y": x @ jnp.array([1.0, -2.0, 0.5])}
         ...     run = minibatch.train(
-        ...         loss, optimizer, jnp.zeros(2), data, batch_size=64, epochs=3, key=jax.random.key(1)
+        ...         loss, optimizer, jnp.zeros(3), data, batch_size=50, epochs=3, key=jax.random.key(1)
         ...     )
         ...     return run.costs[-1].mean()
         >>> costs = jax.jit(jax.vmap(final_cost))(jnp.array([0.001, 0.01, 0.1]))

@@ -12,8 +12,9 @@ objects below, with its options:
     >>> from ewa_optax import storage
     >>> average = ewa_optax.scale_by_ewa(0.999, storage.BFloat16(min_size=0, seed=1))
     >>> state = average.init(jnp.zeros(1000))
-    >>> for _ in range(3000):
-    ...     state = jax.jit(average.update)(jnp.ones(1000), state)[1]
+    >>> def step(state, gradient):
+    ...     return average.update(gradient, state)[1], None
+    >>> state, _ = jax.lax.scan(step, state, jnp.ones((3000, 1000)))
     >>> kept = state.average.arrays[0]
     >>> print(kept.dtype, f"{kept.astype(float).mean():.2f}")
     bfloat16 0.95
