@@ -317,6 +317,15 @@ def test_pieces_are_the_whole(keywords, timed, gaps):
     assert_close(together, whole, 2e-6, 10)
 
 
+def test_a_past_whose_weight_has_faded_out_of_the_range_of_floats_is_still_one():
+    x = np.full((40, 3), np.nan, np.float32)
+    x[0] = 5
+    for keywords in ({}, {"debias": False, "initial": np.nan}):
+        _, state = series.ewa_with_state(x, 0.01, **keywords)
+        keywords.pop("initial", None)
+        np.testing.assert_array_equal(series.ewa_with_state(np.full_like(x, np.nan), 0.01, state, **keywords)[0], 5)
+
+
 def test_a_state_goes_through_scan():
     x = noisy(160)
     _, state = series.ewa_with_state(x[:0], 0.95)
