@@ -1,5 +1,6 @@
 """A learning rate that one can read, and change while training runs."""
 
+import itertools
 import pickle
 
 import chex
@@ -31,8 +32,16 @@ NESTINGS = {
 nestings = pytest.mark.parametrize("nest", [pytest.param(nest, id=name) for name, nest in NESTINGS.items()])
 
 
-@nestings
-@pytest.mark.parametrize("make", [ewa_optax.adam, ewa_optax.heavy_ball, ewa_optax.gradient_descent])
+MAKERS = [ewa_optax.adam, ewa_optax.heavy_ball, ewa_optax.gradient_descent]
+MADE = [
+    # Each in the simplest nesting, and one of them in all.
+    pytest.param(nest, make, id=f"{name}-{make.__name__}", marks=() if quick else pytest.mark.slow)
+    for (name, nest), make in itertools.product(NESTINGS.items(), MAKERS)
+    for quick in [make == ewa_optax.adam or name in ("plain", "partition")]
+]
+
+
+@pytest.mark.parametrize(("nest", "make"), MADE)
 def test_it_is_read_out_of_any_nesting(nest, make):
     optimizer = nest(make(lambda count: 0.5 / (1 + count)))
     state = optimizer.init(PARAMS)

@@ -27,18 +27,38 @@ def evaluate(positions, key, n):
     return np.asarray(indices_of(np.uint32(positions % n), key, *sizes, rounds=_order._rounds(n)))
 
 
-@pytest.mark.parametrize("largest", [1000, pytest.param(5000, marks=pytest.mark.slow)])
-def test_it_takes_every_example_once_for_all_sizes(largest):
+def test_it_takes_every_example_once_for_all_sizes():
+    """With the rounds of large sizes, so that all are one program; those of small sizes are below."""
+    sizes = np.arange(1, 1001)
+    grids = np.array([_order._grid(int(n)) for n in sizes], np.uint32)
+    positions = np.uint32(np.arange(1000) % sizes[:, None])
+    all_sizes = jax.jit(jax.vmap(functools.partial(indices_of, rounds=6)))
+    found = np.asarray(all_sizes(positions, jax.random.split(jax.random.key(0), 1000), np.uint32(sizes), *grids.T))
+    for n, indices in zip(sizes, found, strict=True):
+        assert np.array_equal(np.bincount(indices[:n], minlength=n), np.ones(n)), n
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("largest", [1000, 5000])
+def test_it_takes_every_example_once_for_all_sizes_with_their_rounds(largest):
     positions = np.arange(largest)
     for n in range(1, largest + 1):
         indices = evaluate(positions, jax.random.key(n), n)[:n]
         assert np.array_equal(np.bincount(indices, minlength=n), np.ones(n)), n
 
 
+MORE_SIZES = [(n, kind) for n in (2, 5, 1000, 1024, 65_537) for kind in KINDS]
+MORE_SIZES += [(3, "permutation"), (4097, "permutation")]
+
+
 @pytest.mark.parametrize(
-    "n", [1, 3, 64, 4097, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 5, 1000, 1024, 65_537))]
+    ("n", "kind"),
+    [
+        *((n, "bijection") for n in (1, 3, 64, 4097)),
+        *((n, "permutation") for n in (1, 64)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_SIZES),
+    ],
 )
-@pytest.mark.parametrize("kind", KINDS)
 def test_the_public_order_takes_every_example_once(n, kind):
     order = minibatch.order(n, key=jax.random.key(n), kind=kind)
     assert len(order) == n
@@ -46,7 +66,7 @@ def test_the_public_order_takes_every_example_once(n, kind):
     assert indices.dtype == jnp.int32
     np.testing.assert_array_equal(np.sort(indices), np.arange(n))
     if kind == "bijection":
-        np.testing.assert_array_equal(indices, evaluate(np.arange(n), jax.random.key(n), n))
+        assert inverse(indices.tolist(), order.keys.tolist(), n) == list(range(n))
 
 
 def inverse(indices, keys, n):
@@ -76,8 +96,11 @@ def inverse(indices, keys, n):
     return positions
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
-def test_it_is_the_formula_and_has_an_inverse_for_sizes_up_to_the_largest(count):
+@pytest.mark.parametrize(
+    ("smallest", "count"), [(2**15, 40), *(pytest.param(1, count, marks=pytest.mark.slow) for count in (40, 200))]
+)
+def test_it_is_the_formula_and_has_an_inverse_for_sizes_up_to_the_largest(smallest, count):
+    """Sizes from 2**15 on have the same number of rounds, and so one program."""
     rng = np.random.default_rng(0)
     sizes = [
         2**31 - 1,
@@ -85,7 +108,7 @@ def test_it_is_the_formula_and_has_an_inverse_for_sizes_up_to_the_largest(count)
         46340**2 - 1,
         46340**2,
         46340**2 + 1,
-        *np.exp(rng.uniform(0, np.log(2**31 - 1), count)).astype(int),
+        *np.exp(rng.uniform(np.log(smallest), np.log(2**31 - 1), count)).astype(int),
     ]
     for n in map(int, sizes):
         key = jax.random.key(n % 1000)
@@ -108,37 +131,47 @@ def test_it_is_random_access_and_stores_nothing():
 
 def test_the_default_is_the_bijection_from_512_examples_on():
     for n, kind in [(511, "permutation"), (512, "bijection")]:
-        by_default, named = (minibatch.order(n, key=jax.random.key(0), kind=k)[np.arange(n)] for k in (None, kind))
+        by_default, named = (minibatch.order(n, key=jax.random.key(0), kind=k)[np.arange(64)] for k in (None, kind))
         np.testing.assert_array_equal(by_default, named)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_key_and_epoch_decide_it_and_may_be_traced(kind):
     def indices(key, epoch):
-        return minibatch.order(50, key=key, epoch=epoch, kind=kind)[jnp.arange(50)]
+        return minibatch.order(64, key=key, epoch=epoch, kind=kind)[np.arange(64)]
 
-    keys = jax.random.split(jax.random.key(0), 3)
-    together = jax.jit(jax.vmap(indices))(keys, jnp.arange(3))
+    keys = [jax.random.key(i) for i in range(4)]
+    together = jax.jit(jax.vmap(indices))(jnp.stack(keys[:3]), np.arange(3))
     for i in range(3):
         np.testing.assert_array_equal(together[i], indices(keys[i], i))
     assert not np.array_equal(indices(keys[0], 0), indices(keys[0], 1))
-    np.testing.assert_array_equal(indices(jax.random.key(3), 1), indices(jax.random.PRNGKey(3), 1))
+    np.testing.assert_array_equal(indices(keys[3], 1), indices(jax.random.PRNGKey(3), 1))
 
 
 # How random it is. Every statistic is also taken of `jax.random.permutation`.
 
 
-def orders(kind, n, count, epochs=(0,)):
-    """Orders by as many keys, some thousand at a time."""
-    make = jax.jit(
+@functools.cache
+def order_of(kind, n):
+    return jax.jit(
         jax.vmap(
             lambda key, epoch: minibatch.order(n, key=key, epoch=epoch, kind=kind)[jnp.arange(n)], in_axes=(0, None)
         )
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_dropped():
+    yield
+    order_of.cache_clear()
+
+
+def orders(kind, n, count, epochs=(0,)):
+    """Orders by as many keys, some thousand at a time."""
     keys = jax.random.split(jax.random.key(1), count)
     size = max(1, 4_000_000 // n)
     for start in range(0, count, size):
-        yield [np.asarray(make(keys[start : start + size], epoch)) for epoch in epochs]
+        yield [np.asarray(order_of(kind, n)(keys[start : start + size], epoch)) for epoch in epochs]
 
 
 def chi_square(observed, expected):
@@ -220,30 +253,34 @@ def test_it_is_as_random_as_a_permutation(n, count):
         assert ours["lag column"] < 1.1
 
 
-def cycles(order):
-    left, count = [True] * len(order), 0
-    for start in range(len(order)):
-        count += left[start]
-        while left[start]:
-            left[start] = False
-            start = order[start]
-    return count
+def cycles(orders):
+    """How many each has: of each cycle, the smallest is the smallest of all that it leads to."""
+    smallest = np.broadcast_to(np.arange(orders.shape[1]), orders.shape)
+    for _ in range(orders.shape[1].bit_length()):
+        smallest = np.minimum(smallest, np.take_along_axis(smallest, orders, 1))
+        orders = np.take_along_axis(orders, orders, 1)
+    return (smallest == np.arange(orders.shape[1])).sum(axis=1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(  # 9 and 225: squares of odd numbers.
-    "n", [9, 257, *(pytest.param(n, marks=pytest.mark.slow) for n in (16, 225))]
+@pytest.mark.parametrize(
+    ("n", "count", "kind"),  # 9 and 225: squares of odd numbers.
+    [
+        (9, 10_000, "bijection"),
+        (1000, 2000, "bijection"),
+        *(pytest.param(n, 10_000, kind, marks=pytest.mark.slow) for n in (16, 225, 257) for kind in KINDS),
+        pytest.param(9, 10_000, "permutation", marks=pytest.mark.slow),
+    ],
 )
-def test_cycles_are_as_many_as_of_a_permutation(n, kind):
-    numbers = np.array([cycles(order) for (chunk,) in orders(kind, n, 10_000) for order in chunk.tolist()])
+def test_cycles_are_as_many_as_of_a_permutation(n, count, kind):
+    numbers = np.concatenate([cycles(chunk) for (chunk,) in orders(kind, n, count)])
     harmonic = np.array([1 / k for k in range(1, n + 1)])
     mean, variance = harmonic.sum(), (harmonic - harmonic**2).sum()
-    assert abs(numbers.mean() - mean) < 5 * math.sqrt(variance / 10_000)
+    assert abs(numbers.mean() - mean) < 5 * math.sqrt(variance / count)
     assert abs(numbers.var() / variance - 1) < 0.1
-    assert abs((numbers % 2).mean() - 0.5) < 5 * math.sqrt(0.25 / 10_000)  # Even and odd permutations alike.
+    assert abs((numbers % 2).mean() - 0.5) < 5 * math.sqrt(0.25 / count)  # Even and odd permutations alike.
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["bijection", pytest.param("permutation", marks=pytest.mark.slow)])
 def test_all_orders_of_five_are_equally_likely(kind):
     ((chunk,),) = orders(kind, 5, 10_000)
     codes = np.unique(chunk @ 5 ** np.arange(5), return_counts=True)[1]
@@ -251,14 +288,16 @@ def test_all_orders_of_five_are_equally_likely(kind):
     assert chi_square(codes, 10_000 / 120) < 1 + 5 * math.sqrt(2 / 119)
 
 
-@pytest.mark.parametrize("kind", ["bijection", pytest.param("permutation", marks=pytest.mark.slow)])
-def test_near_keys_have_unrelated_orders(kind):
-    n, count = 4099, 2000
+@pytest.mark.parametrize(
+    ("n", "kind"),
+    [(1000, "bijection"), *(pytest.param(4099, kind, marks=pytest.mark.slow) for kind in ("bijection", "permutation"))],
+)
+def test_near_keys_have_unrelated_orders(n, kind):
+    count = 2000
     bin_of, sizes = bins(n)
-    make = jax.jit(jax.vmap(lambda seed: minibatch.order(n, key=jax.random.key(seed), kind=kind)[jnp.arange(n)]))
-    table = np.asarray(make(np.arange(count + 1)))
+    table = np.asarray(order_of(kind, n)(jax.vmap(jax.random.key)(np.arange(count)), 0))
     found = pairs(bin_of[table[:-1]], bin_of[table[1:]], len(sizes))
-    assert chi_square(found, np.outer(sizes, sizes) / n * count) < 1 + 5 * math.sqrt(2 / 63**2)
+    assert chi_square(found, np.outer(sizes, sizes) / n * (count - 1)) < 1 + 5 * math.sqrt(2 / 63**2)
 
 
 @pytest.mark.parametrize(
@@ -292,10 +331,10 @@ def test_bad_positions():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_positions_may_be_lists_and_slices(kind):
-    order = minibatch.order(10, key=jax.random.key(0), kind=kind)
+    order = minibatch.order(64, key=jax.random.key(0), kind=kind)
     np.testing.assert_array_equal(order[2:5], order[[2, 3, 4]])
-    np.testing.assert_array_equal(order[-2:], order[np.array([8, 9])])
-    np.testing.assert_array_equal(np.asarray(order), order[np.arange(10)])
+    np.testing.assert_array_equal(order[-3:], order[np.array([61, 62, 63])])
+    np.testing.assert_array_equal(np.asarray(order), order[np.arange(64)])
     assert order[[]].shape == (0,)
 
 
