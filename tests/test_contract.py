@@ -14,7 +14,7 @@ import optax
 import oracles
 import pytest
 from absl.testing import parameterized
-from cases import CASES, DIFFERENT, FAMILY, FULL
+from cases import CASES, DIFFERENT, FAMILY, FULL, ROUGHLY
 
 import ewa_optax
 
@@ -78,8 +78,7 @@ def run(optimizer, params, steps=3, seed=0):
     return params, state
 
 
-# For laws that machine code of any quality keeps: it is made in less time.
-roughly_compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+roughly_compiled = functools.partial(jax.jit, compiler_options=ROUGHLY)
 
 
 def followed(optimizer, params, gradients):
@@ -677,6 +676,6 @@ def test_sharded_over_devices_equals_one_device(case):
     values = np.linspace(-1.0, 1.0, 32, dtype=np.float32)
     params, gradients = (jax.device_put(dict.fromkeys(shardings, x), shardings) for x in (values, values * 3))
     optimizer = case.optimizer()
-    updates, _ = jax.jit(lambda g, p: optimizer.update(g, optimizer.init(p), p))(gradients, params)
+    updates, _ = roughly_compiled(lambda g, p: optimizer.update(g, optimizer.init(p), p))(gradients, params)
     assert updates["spread"].sharding.is_equivalent_to(shardings["spread"], 1)
     chex.assert_trees_all_close(updates["spread"], updates["whole"], rtol=1e-6)
