@@ -52,7 +52,8 @@ def test_its_oracle_would_notice_another_value_of_each_hyperparameter(case):
 
 
 def of_eight_decades(optimizer):
-    return np.asarray(run_updates(optimizer, eight_decades(1, (64,), seed=1)[0], eight_decades(200, (64,))))
+    params, gradients = eight_decades(1, (64,), seed=1)[0], eight_decades(200, (64,))
+    return np.asarray(run_updates(optimizer, params, gradients, roughly_compiled))
 
 
 def assert_twins(ours, theirs, tolerance=1e-5):

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
+from cases import ROUGHLY
 from flax import nnx
 
 import ewa_optax
@@ -169,7 +170,7 @@ def test_structure_and_dtypes_stay_under_scan(kept, dtype):
         updates, state = optimizer.update(jax.grad(quadratic)(params), state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=ROUGHLY)
     def train(carry):
         (params, state), _ = jax.lax.scan(step, carry, length=300)
         return params, state, ewa_optax.get_average(state, params)
@@ -240,7 +241,7 @@ def test_models():
     model = eqx.nn.Linear(3, 1, key=jax.random.key(0))
     params, rest = eqx.partition(model, eqx.is_inexact_array)
     state = chain.init(params)
-    _, state = chain.update(jax.tree.map(jnp.ones_like, params), state, params)
+    _, state = jax.jit(chain.update)(jax.tree.map(jnp.ones_like, params), state, params)
     assert eqx.combine(ewa_optax.get_average(state), rest)(jnp.ones(3)).shape == (1,)
 
 
