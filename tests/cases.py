@@ -14,6 +14,9 @@ import ewa_optax
 from ewa_optax._keeping import Chosen, Pair
 from ewa_optax.storage import NAMED, Factored, Storage
 
+# Options of the compiler for laws that machine code of any quality keeps: it is made in a third of the time.
+ROUGHLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
 
 class Case(NamedTuple):
     name: str

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from cases import ROUGHLY
 
 import ewa_optax
 from ewa_optax import minibatch
@@ -14,7 +15,9 @@ def compiled_step(optimizer, params):
         updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state
 
-    return jax.jit(step, donate_argnums=(0, 1)).lower(params, optimizer.init(params), params).compile()
+    state = jax.eval_shape(optimizer.init, params)
+    # The cost is that of the graph; how good the machine code is does not matter.
+    return jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile(ROUGHLY)
 
 
 def cost(optimizer, params):
@@ -103,10 +106,10 @@ def test_the_cost_test_would_notice_one_more_operation_an_element():
 def test_bfloat16_averages_save_8_bytes_a_parameter(shapes):
     """Copies of donated averages would take them back."""
     params = [jnp.ones(shape) for shape in shapes]
-    ours, full = (cost(ewa_optax.adam(1e-3, storage=storage), params) for storage in ("bfloat16", None))
-    saved = full["bytes accessed"] - ours["bytes accessed"]
+    full, ours = (compiled_step(ewa_optax.adam(1e-3, storage=storage), params) for storage in (None, "bfloat16"))
+    saved = full.cost_analysis()["bytes accessed"] - ours.cost_analysis()["bytes accessed"]
     assert saved / sum(p.size for p in params) >= 7.5
-    memory = compiled_step(ewa_optax.adam(1e-3, storage="bfloat16"), params).memory_analysis()
+    memory = ours.memory_analysis()
     assert memory.temp_size_in_bytes < 0.1 * sum(p.nbytes for p in params)
 
 
@@ -128,4 +131,4 @@ def test_an_epoch_holds_no_copy_of_its_data():
 
     lowered = jax.jit(epoch).lower(data)
     assert len(lowered.as_text()) < 200_000
-    assert lowered.compile().memory_analysis().temp_size_in_bytes < 2_000_000  # A quarter of x.
+    assert lowered.compile(ROUGHLY).memory_analysis().temp_size_in_bytes < 2_000_000  # A quarter of x.

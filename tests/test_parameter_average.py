@@ -1,5 +1,6 @@
 """The average of parameters along a training."""
 
+import functools
 import pickle
 
 import chex
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
+from cases import ROUGHLY
 from flax import nnx
 
 import ewa_optax
@@ -19,37 +21,48 @@ PATH = np.random.default_rng(0).standard_normal((60, 3)).astype(np.float32)
 STORAGES = [None, "24bit", "bfloat16", "float16", "8bit"]
 
 
-def followed(path=PATH, **keywords):
-    """What `get_average` says at each step while the parameters go along a path."""
-    piece, found = ewa_optax.average_parameters(**keywords), []
-    state, params = piece.init(jnp.asarray(path[0])), jnp.asarray(path[0])
-    update = jax.jit(piece.update)
-    for after in path:
-        updates, state = update(after - params, state, params)
-        params = optax.apply_updates(params, updates)
-        found.append(ewa_optax.get_average(state))
-    return np.array(found)
+def followed(*options, path=PATH):
+    """What `get_average` says at each step while the parameters go along a path: by all of these options, at once."""
+    each = [ewa_optax.average_parameters(**keywords) for keywords in options]
+
+    def step(carry, after):
+        params, states = carry
+        done = [piece.update(after - params, state, params) for piece, state in zip(each, states, strict=True)]
+        states = [state for _, state in done]
+        for updates, _ in done[:1]:
+            params = optax.apply_updates(params, updates)
+        return (params, states), [ewa_optax.get_average(state) for state in states]
+
+    def along(path):
+        return jax.lax.scan(step, (path[0], [piece.init(path[0]) for piece in each]), path)[1]
+
+    return [np.asarray(found) for found in jax.jit(along)(path)]
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.999])
 def test_it_is_the_average_of_the_series_of_parameters(decay):
     share = 1 - decay
-    np.testing.assert_allclose(followed(decay=decay), pd.DataFrame(PATH).ewm(alpha=share).mean(), atol=2e-6)
+    debiased, undebiased, of_schedule, in_float32 = followed(
+        dict(decay=decay),
+        dict(decay=decay, debias=False),
+        dict(decay=lambda t: decay),
+        dict(decay=lambda t: jnp.float32(decay)),
+    )
+    np.testing.assert_allclose(debiased, pd.DataFrame(PATH).ewm(alpha=share).mean(), atol=2e-6)
     v, expected = np.zeros(3), []
     for p in PATH:
         v = decay * v + share * p
         expected.append(v)
-    np.testing.assert_allclose(followed(decay=decay, debias=False), expected, atol=2e-6)
-    np.testing.assert_allclose(followed(decay=lambda t: decay), followed(decay=decay), atol=2e-6)
-    in_float32 = followed(decay=lambda t: jnp.float32(decay))
-    np.testing.assert_allclose(in_float32, followed(decay=decay), atol=1e-4)
+    np.testing.assert_allclose(undebiased, expected, atol=2e-6)
+    np.testing.assert_allclose(of_schedule, debiased, atol=2e-6)
+    np.testing.assert_allclose(in_float32, debiased, atol=1e-4)
 
 
 def test_the_uniform_average():
     means = np.cumsum(PATH, 0) / np.arange(1, 61)[:, None]
-    np.testing.assert_allclose(followed(decay=1.0), means, atol=2e-6)
-    np.testing.assert_allclose(followed(decay=lambda t: 1 - 1 / t), means, atol=2e-6)
-    np.testing.assert_allclose(followed(decay=lambda t: 1 - 1 / t, debias=False), means, atol=2e-6)
+    of_schedule = dict(decay=lambda t: 1 - 1 / t)
+    for found in followed(dict(decay=1.0), of_schedule, of_schedule | dict(debias=False)):
+        np.testing.assert_allclose(found, means, atol=2e-6)
 
 
 def test_a_schedule_counts_from_one():
@@ -59,30 +72,37 @@ def test_a_schedule_counts_from_one():
         jax.debug.callback(lambda t: seen.append(int(t)), t, ordered=True)
         return 0.5
 
-    followed(PATH[:5], decay=schedule, start=2)
+    followed(dict(decay=schedule, start=2), path=PATH[:5])
     jax.effects_barrier()
     assert seen == [1, 1, 1, 2, 3]
 
 
 def test_every_so_many_steps_from_a_start():
-    found = followed(decay=1.0, start=10, every=5)  # Taken at the steps 15, 20, 25, ...
+    found, late, of_arrays, undebiased = followed(
+        dict(decay=1.0, start=10, every=5),  # Taken at the steps 15, 20, 25, ...
+        dict(decay=0.9, start=10),
+        dict(decay=0.9, start=jnp.array(10)),  # As arrays, which optax may make of them.
+        dict(decay=0.9, start=10, debias=False),
+    )
     np.testing.assert_allclose(found[:15], PATH[:15], atol=1e-6)
     np.testing.assert_allclose(found[15:19], np.broadcast_to(PATH[14], (4, 3)), atol=1e-6)
     np.testing.assert_allclose(found[24], PATH[[14, 19, 24]].mean(0), atol=2e-6)
-    np.testing.assert_allclose(followed(decay=0.9, start=10)[10:], followed(PATH[10:], decay=0.9), atol=2e-6)
-    late = followed(decay=0.9, start=jnp.array(10))  # As arrays, which optax may make of them.
-    np.testing.assert_allclose(late, followed(decay=0.9, start=10), atol=2e-6)
-    assert (followed(decay=0.9, start=10, debias=False)[:10] == 0).all()
+    np.testing.assert_allclose(late[10:], followed(dict(decay=0.9), path=PATH[10:])[0], atol=2e-6)
+    np.testing.assert_allclose(of_arrays, late, atol=2e-6)
+    assert (undebiased[:10] == 0).all()
 
 
-def ones(decay, steps, start=0.0, **keywords):
-    """The average after so many steps at 1, of 8192 parameters."""
-    piece, params = ewa_optax.average_parameters(decay, **keywords), jnp.ones(8192)
+def ones(decay, steps, **keywords):
+    """The average after so many steps at 1, of as many parameters as a storage needs to take them."""
+    piece, params = ewa_optax.average_parameters(decay, **keywords), np.ones(4096, np.float32)
 
     def step(state, _):
-        return piece.update(jnp.zeros(8192), state, params)[1], None
+        return piece.update(jnp.zeros_like(params), state, params)[1], None
 
-    return ewa_optax.get_average(jax.jit(lambda s: jax.lax.scan(step, s, length=steps)[0])(piece.init(params * start)))
+    def average(start):
+        return ewa_optax.get_average(jax.lax.scan(step, piece.init(start), length=steps)[0])
+
+    return np.asarray(jax.jit(average)(0 * params))
 
 
 @pytest.mark.parametrize("kept", STORAGES)
@@ -118,11 +138,16 @@ def test_it_sees_parameters_after_the_update_and_changes_nothing():
     plain, with_average = ewa_optax.adam(0.1), optax.chain(ewa_optax.adam(0.1), ewa_optax.average_parameters(0.9))
     a, b = plain.init(params), with_average.init(params)
     v, p, q = 0.0, params, params
-    for t in range(1, 6):
+
+    @jax.jit
+    def both(p, a, q, b):
         updates, a = plain.update(jax.grad(quadratic)(p), a, p)
         p = optax.apply_updates(p, updates)
         updates, b = with_average.update(jax.grad(quadratic)(q), b, q)
-        q = optax.apply_updates(q, updates)
+        return p, a, optax.apply_updates(q, updates), b
+
+    for t in range(1, 6):
+        p, a, q, b = both(p, a, q, b)
         v = 0.9 * v + 0.1 * np.asarray(p["w"])
         np.testing.assert_allclose(ewa_optax.get_average(b)["w"], v / (1 - 0.9**t), rtol=1e-6)
     chex.assert_trees_all_equal(p, q)
@@ -145,12 +170,17 @@ def test_structure_and_dtypes_stay_under_scan(kept, dtype):
         updates, state = optimizer.update(jax.grad(quadratic)(params), state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    train = jax.jit(lambda carry: jax.lax.scan(step, carry, length=300), donate_argnums=0)
-    (params, state), _ = train((params, optimizer.init(params)))
-    averaged = ewa_optax.get_average(state, params)
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=ROUGHLY)
+    def train(carry):
+        (params, state), _ = jax.lax.scan(step, carry, length=300)
+        return params, state, ewa_optax.get_average(state, params)
+
+    params, state, averaged = train((params, jax.jit(optimizer.init)(params)))
     chex.assert_trees_all_equal_shapes_and_dtypes(averaged, params)
-    assert quadratic(jax.tree.map(lambda x: x.astype(float), averaged)) / 8195 < 0.1
-    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(ewa_optax.get_average(state)))
+    distances = [np.sum((np.asarray(x, np.float32) - 3) ** 2) for x in jax.tree.leaves(averaged)]
+    assert sum(distances) / 8195 < 0.1
+    unlike = jax.eval_shape(ewa_optax.get_average, state)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(unlike))
     again = pickle.loads(pickle.dumps(jax.device_get(state)))
     assert jax.tree.structure(again) == jax.tree.structure(state)
 
@@ -164,7 +194,7 @@ def test_a_state_made_outside_of_jit_can_be_donated():
 
 
 def test_a_schedule_of_one_follows_the_parameters():
-    found = followed(decay=lambda t: jnp.where(t <= 2, 1.0, 0.5))
+    (found,) = followed(dict(decay=lambda t: jnp.where(t <= 2, 1.0, 0.5)))
     np.testing.assert_allclose(found[:3], PATH[:3], rtol=1e-6)
     assert np.isfinite(found).all()
 
@@ -211,7 +241,7 @@ def test_models():
     model = eqx.nn.Linear(3, 1, key=jax.random.key(0))
     params, rest = eqx.partition(model, eqx.is_inexact_array)
     state = chain.init(params)
-    _, state = chain.update(jax.tree.map(jnp.ones_like, params), state, params)
+    _, state = jax.jit(chain.update)(jax.tree.map(jnp.ones_like, params), state, params)
     assert eqx.combine(ewa_optax.get_average(state), rest)(jnp.ones(3)).shape == (1,)
 
 
@@ -219,19 +249,19 @@ def test_inside_of_other_transformations():
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
     inner = optax.chain(ewa_optax.gradient_descent(0.5), ewa_optax.average_parameters(0.5))
     masked = optax.masked(inner, {"a": True, "b": False})
-    _, state = masked.update(params, masked.init(params), params)
+    _, state = jax.jit(masked.update)(params, masked.init(params), params)
     np.testing.assert_allclose(ewa_optax.get_average(state)["a"], 0.5)
     np.testing.assert_allclose(ewa_optax.get_average(state, params)["b"], 1.0)
     injected = optax.inject_hyperparams(ewa_optax.average_parameters)(decay=0.5)
     _, state = jax.jit(injected.update)(params, injected.init(params), params)
     np.testing.assert_allclose(ewa_optax.get_average(state)["a"], 2.0)
     steps = optax.MultiSteps(inner, 2)
-    state = steps.init(params)
+    update, state = jax.jit(steps.update), steps.init(params)
     for _ in range(4):
-        _, state = steps.update(params, state, params)
+        _, state = update(params, state, params)
     assert int(state.inner_opt_state[1].step) == 2
     finite = optax.apply_if_finite(inner, 3)
-    _, state = finite.update(params, finite.init(params), params)
+    _, state = jax.jit(finite.update)(params, finite.init(params), params)
     np.testing.assert_allclose(ewa_optax.get_average(state)["b"], 0.5)
 
 
