@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import optax
 import oracles
@@ -15,7 +16,9 @@ from ewa_optax._keeping import Chosen, Pair
 from ewa_optax.storage import NAMED, Factored, Storage
 
 # Options of the compiler for laws that machine code of any quality keeps: it is made in a third of the time.
-ROUGHLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+ROUGHLY: dict[str, bool | int] = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):
+    ROUGHLY["xla_cpu_use_fusion_emitters"] = False  # Of which later ones have no choice.
 
 
 class Case(NamedTuple):
