@@ -97,7 +97,7 @@ def test_of_16_bits_too(dtype):
         ewa_optax.average_parameters(0.9, storage=storage.Float24(min_size=0)),
         ewa_optax.round_stochastically(),
     )
-    assert_same_steps(optimizer, params=tree(dtype), gradients=three(lambda: tree(dtype)))
+    assert_same_steps(optimizer, params=tree(dtype)["layers"], gradients=three(lambda: tree(dtype)["layers"]))
 
 
 def test_blocks_and_sizes_are_those_of_leaves():
@@ -442,7 +442,7 @@ def kinds_seen(optimizer, params, runs=False, **keywords):
             raise Seen
         return optimizer.update(updates, state, params, **extra)
 
-    known = type(optimizer)(optimizer.init, update)
+    known = type(optimizer)(jax.jit(optimizer.init), update)
     loss = lambda params, batch: sum(jnp.sum(p * batch.mean()) for p in jax.tree.leaves(params))  # noqa: E731
     with contextlib.nullcontext() if runs else pytest.raises(Seen):
         ewa_optax.fit(loss, known, params, X, batch_size=48, epochs=1, key=KEY, progress=False, **keywords)
@@ -455,7 +455,7 @@ def test_where_fit_keeps_stacks():
     assert kinds_seen(ADAM, few) == {1}
     assert kinds_seen(CHAINED, many) == {1}
     assert kinds_seen(CHAINED, stack_leaves(many)) == {2}
-    assert kinds_seen(ADAM, [np.ones(i + 1, np.float32) for i in range(32)]) == {1}  # No two alike.
+    assert kinds_seen(ADAM, [np.ones(i % 17 + 1, np.float32) for i in range(32)]) == {1}  # Few alike.
     assert kinds_seen(ADAM, [np.ones(5000, np.float32)] * 32) == {1}  # Large.
     assert kinds_seen(ADAM, [np.ones((5, 5), np.float32)] * 32, loop="python", runs=True) == {3}
 
