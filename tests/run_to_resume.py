@@ -1,9 +1,12 @@
-"""A training that saves checkpoints, as a program to kill: FOLDER or -, FILE for what it ends with, LOOP, DEVICES."""
+"""A training that saves checkpoints, as a program to kill: FOLDER or -, FILE for what it ends with, LOOP, DEVICES.
+
+And another FILE, if it is to be trained once more without them.
+"""
 
 import os
 import sys
 
-folder, result, loop, devices = sys.argv[1:]
+folder, result, loop, devices, *whole = sys.argv[1:]
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
 
 import jax  # noqa: E402
@@ -33,10 +36,22 @@ def halved(run):
     return None
 
 
-run = ewa_optax.fit(
-    loss, ewa_optax.adam(0.01), params, data, batch_size=24, epochs=100, key=jax.random.key(1), has_key=True,
-    loop=loop, callbacks=[halved], validation=data, validation_loss=lambda p, b: loss(p, b, jax.random.key(0)),
-    checkpoint=None if folder == "-" else folder, checkpoint_every=70, progress=False,
-)  # fmt: skip
-kept = dict(params=run.params, opt_state=run.opt_state, best=run.best_params, history=run.history._replace(seconds=0))
-np.savez(result, *jax.tree.leaves(kept))
+def validation_loss(params, batch):
+    return loss(params, batch, jax.random.key(0))
+
+
+def train(checkpoint, result):
+    run = ewa_optax.fit(
+        loss, optimizer, params, data, batch_size=24, epochs=60, key=jax.random.key(1), has_key=True,
+        loop=loop, callbacks=[halved], validation=data, validation_loss=validation_loss,
+        checkpoint=checkpoint, checkpoint_every=70, progress=False,
+    )  # fmt: skip
+    history = run.history._replace(seconds=0)
+    kept = dict(params=run.params, opt_state=run.opt_state, best=run.best_params, history=history)
+    np.savez(result, *jax.tree.leaves(kept))
+
+
+optimizer = ewa_optax.adam(0.01)
+train(None if folder == "-" else folder, result)
+for another in whole:
+    train(None, another)

@@ -22,9 +22,9 @@ KEY = jax.random.key(1)
 OPTIMIZER = ewa_optax.adam(0.05)
 
 
-def start(folder, result, loop="scan", devices=1):
+def start(folder, result, loop="scan", devices=1, whole=()):
     return subprocess.Popen(
-        [sys.executable, SCRIPT, str(folder), str(result), loop, str(devices)],
+        [sys.executable, SCRIPT, str(folder), str(result), loop, str(devices), *whole],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -46,28 +46,26 @@ def ends_with(path):
     [(1, "scan"), pytest.param(20, "scan", marks=pytest.mark.slow), pytest.param(20, "python", marks=pytest.mark.slow)],
 )
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(kills, loop, tmp_path):
-    rng, killed_at = np.random.default_rng(kills), []
-    finish(start("-", tmp_path / "whole.npz", loop))
+    rng, killed_at, results = np.random.default_rng(kills), [], []
     while len(killed_at) < kills:
-        process = start(tmp_path / "run", tmp_path / "resumed.npz", loop)
+        results.append(tmp_path / f"{len(results)}.npz")
+        process = start(tmp_path / "run", results[-1], loop)
         process.stdout.readline()  # An epoch is over, or the run.
         time.sleep(rng.uniform(0.0, 0.8))
         if process.poll() is None:
             process.kill()
             process.communicate()
             killed_at.append(len(list((tmp_path / "run").glob("[0-9]*"))))
+            results.pop()
         else:
             finish(process)
-            assert_same(tmp_path)
             shutil.rmtree(tmp_path / "run")
     assert sum(saved > 0 for saved in killed_at) > kills / 2
-    finish(start(tmp_path / "run", tmp_path / "resumed.npz", loop))
-    assert_same(tmp_path)
-
-
-def assert_same(folder):
-    for resumed, whole in zip(ends_with(folder / "resumed.npz"), ends_with(folder / "whole.npz"), strict=True):
-        np.testing.assert_array_equal(resumed, whole)
+    results.append(tmp_path / "last.npz")
+    finish(start(tmp_path / "run", results[-1], loop, whole=[tmp_path / "whole.npz"]))
+    for result in results:
+        for resumed, whole in zip(ends_with(result), ends_with(tmp_path / "whole.npz"), strict=True):
+            np.testing.assert_array_equal(resumed, whole)
 
 
 @pytest.mark.slow
@@ -92,6 +90,11 @@ def loss(w, batch):
     return jnp.mean((batch["x"] @ w - batch["y"]) ** 2)
 
 
+def keyed_loss(w, batch, key):
+    noise = jax.random.key_data(key)[-1].astype(np.float32) * 2.0**-32
+    return loss(w, batch) + 0.01 * noise * w.sum(), {"mean": (batch["y"].mean(), None)}
+
+
 def fit(folder, loss=loss, data=DATA, **keywords):
     sizes = {"batch_size": 64} if isinstance(data, dict) else {}
     defaults = dict(epochs=6, key=KEY, checkpoint=folder, checkpoint_every=2, progress=False, **sizes)
@@ -111,6 +114,9 @@ def interrupt_at(epoch):
     return callback
 
 
+QUICK = {("arrays", None), ("arrays", 2), ("iterable", 2)}
+
+
 class Batches:
     """An iterable that begins anew each time."""
 
@@ -118,13 +124,16 @@ class Batches:
         return (jax.tree.map(lambda x, i=i: x[i : i + 40], DATA) for i in range(0, 150, 40))
 
 
-@pytest.mark.parametrize("data", [DATA, Batches()], ids=["arrays", "iterable"])
-@pytest.mark.parametrize("every", [None, 2, *(pytest.param(every, marks=pytest.mark.slow) for every in (1, 3, 100))])
+@pytest.mark.parametrize(
+    ("data", "every"),
+    [
+        pytest.param(data, every, id=f"{name}-{every}", marks=() if (name, every) in QUICK else pytest.mark.slow)
+        for name, data in (("arrays", DATA), ("iterable", Batches()))
+        for every in (None, 1, 2, 3, 100)
+    ],
+)
 def test_an_interrupted_run_goes_on(tmp_path, every, data):
-    def keyed(w, batch, key):
-        return loss(w, batch) + 0.01 * jax.random.normal(key) * w.sum(), {"mean": (batch["y"].mean(), None)}
-
-    keywords = dict(loss=keyed, data=data, has_aux=True, has_key=True, checkpoint_every=every)
+    keywords = dict(loss=keyed_loss, data=data, has_aux=True, has_key=True, checkpoint_every=every)
     whole = fit(None, **keywords)
     first = fit(tmp_path / "run", callbacks=[interrupt_at(2)], **keywords)
     assert (first.stopped, first.epoch) == ("interrupted", 1)
@@ -181,7 +190,7 @@ def test_a_resume_is_told(tmp_path, capsys):
 
 def test_early_stopping_goes_on_counting(tmp_path):
     shift = {"x": X, "y": DATA["y"] + RNG.standard_normal(150).astype(np.float32) * 3}
-    keywords = dict(data=shift, validation=DATA, patience=3, epochs=300)
+    keywords = dict(data=shift, validation=DATA, patience=3, epochs=300, checkpoint_every=50)
     whole = fit(None, **keywords)
     assert whole.stopped == "early"
     fit(tmp_path / "run", **{**keywords, "epochs": whole.epoch - 1})

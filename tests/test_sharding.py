@@ -43,13 +43,14 @@ def masked_loss(params, batch, mask):
     return jnp.sum(mask * (hidden @ params["v"] - batch["y"]) ** 2) / mask.sum()
 
 
+OPTIMIZER = ewa_optax.adam(0.01)
 PARAMS = {"w": RNG.standard_normal((6, 8)).astype(np.float32), "v": RNG.standard_normal(8).astype(np.float32)}
 
 
 def fit(data, params=PARAMS, **keywords):
     function = masked_loss if keywords.get("remainder") == "mask" else loss
     defaults = dict(batch_size=64, epochs=3, key=KEY, progress=False)
-    return ewa_optax.fit(function, ewa_optax.adam(0.01), params, data, **{**defaults, **keywords})
+    return ewa_optax.fit(function, OPTIMIZER, params, data, **{**defaults, **keywords})
 
 
 def close(run, expected):
@@ -59,8 +60,9 @@ def close(run, expected):
 
 FITS = {  # By keywords: the types of axes that run every time.
     "plain": (dict(), "explicit"),
-    "shards": (dict(shards=8), "auto"),
-    "validation": (dict(validation=True), "auto"),
+    "shards": (dict(shards=8), None),
+    "validation": (dict(validation=True), None),
+    "validation and shards": (dict(validation=True, shards=8), "auto"),
     "mask": (dict(remainder="mask", batch_size=104, shards=8), "explicit"),
     "remainder": (dict(batch_size=100), None),
     "python": (dict(loop="python", epochs=1), None),
@@ -103,7 +105,7 @@ def test_a_batch_size_is_found_for_sharded_data(types):
     mesh = mesh_of((8,), ("data",), types)
     with jax.set_mesh(mesh):
         found = minibatch.find_batch_size(
-            loss, ewa_optax.adam(0.01), PARAMS, on(mesh, DATA, PartitionSpec("data")),
+            loss, OPTIMIZER, PARAMS, on(mesh, DATA, PartitionSpec("data")),
             key=KEY, batch_sizes=[64, 120], seconds=0.05, progress=False,
         )  # fmt: skip
     assert found.best in (64, 120)
@@ -126,19 +128,22 @@ def test_a_run_resumes_where_its_arrays_lie(place, tmp_path):
     chex.assert_trees_all_equal(fit(data, params, epochs=2, checkpoint=tmp_path / "run").params, whole.params)
 
 
+SHARDED, REPLICATED = PartitionSpec("data"), PartitionSpec(None)
+QUICK = {(SHARDED, 64, 1), (SHARDED, 64, 8), (SHARDED, 960, 2), (REPLICATED, 64, 8)}
+
+
 @pytest.mark.parametrize(
-    ("batch_size", "shards"),
+    ("spec", "batch_size", "shards"),
     [
-        pytest.param(*pair, marks=() if pair in ((64, 1), (64, 8), (960, 2)) else pytest.mark.slow)
-        for pair in itertools.product([8, 64, 960], [1, 2, 8])
+        pytest.param(*which, marks=() if which in QUICK else pytest.mark.slow)
+        for which in itertools.product([SHARDED, REPLICATED], [8, 64, 960], [1, 2, 8])
     ],
 )
-@pytest.mark.parametrize("spec", [PartitionSpec("data"), PartitionSpec(None)], ids=["sharded", "replicated"])
 def test_the_union_of_shards_is_the_whole(spec, batch_size, shards):
     mesh = mesh_of((8,), ("data",), AxisType.Auto)
-    rows = jax.device_put(jnp.arange(960), NamedSharding(mesh, spec))
+    rows = jax.device_put(np.arange(960), NamedSharding(mesh, spec))
     visits, _ = minibatch.epoch(
-        lambda visits, rows: (visits.at[rows].add(1), None), jnp.zeros(960, int), rows,
+        lambda visits, rows: (visits.at[rows].add(1), None), np.zeros(960, np.int32), rows,
         batch_size=batch_size, key=KEY, shards=shards,
     )  # fmt: skip
     np.testing.assert_array_equal(visits, 1)
