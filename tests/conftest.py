@@ -11,7 +11,7 @@ import chex
 import jax
 import pytest
 
-collect_ignore = ["run_to_resume.py"]  # A program.
+collect_ignore = ["run_to_resume.py", "mutations.py"]  # Programs.
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(100_000, 50, 100)  # Traces make many objects, and few of them in cycles.
