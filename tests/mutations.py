@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = (".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
-LOOK_SECONDS, SUITE_SECONDS = 900, 7200
-"""A fault that makes a loop endless is noticed by its tests not ending."""
+SECONDS = 3600
+"""Until a run of pytest is ended. A fault may make a loop endless; that is not to notice it."""
 
 
 class Mutation(NamedTuple):
@@ -78,7 +78,7 @@ MUTATIONS = (
         "ewa_optax/_numerics.py",
         "(x.conj() * x).real",
         "(x * x).real",
-        (CONTRACT + "test_no_finite_complex_gradient_breaks_anything",),
+        (oracle("adam").replace("real", "complex"),),
     ),
     Mutation(
         "what is too large for a narrow dtype becomes infinity",
@@ -216,14 +216,11 @@ MUTATIONS = (
         (oracle("ademamix"),),
     ),
     Mutation(
-        "Adan's gradients saturate where a sum of three overflows",
-        "ewa_optax/_adam_family.py",
-        "saturate(power=2, terms=3)",
-        "saturate(power=2, terms=1)",
-        (
-            "tests/test_exactness.py::test_a_spike_moves_a_parameter_by_an_ordinary_step",
-            mix("float32-float32-adan"),
-        ),
+        "the sum of the heavy ball overflows under steady gradients",
+        "ewa_optax/_momentum_family.py",
+        "once=optax.scale(k), guard=saturate(terms=k)",
+        "once=optax.scale(k), guard=saturate()",
+        (CONTRACT + "test_no_finite_complex_gradient_breaks_anything",),
     ),
     Mutation(
         "centered RMSprop scales its variance by the decay, not by its inverse",
@@ -259,7 +256,7 @@ MUTATIONS = (
         "ewa_optax/_layerwise.py",
         "jnp.where((size == 0) | (own == 0), 1.0, coefficient",
         "jnp.where(own == 0, 1.0, coefficient",
-        ("tests/test_family.py", "tests/test_contract.py"),
+        (oracle("lars"),),
     ),
     Mutation(
         "the clip by a root mean square multiplies by its threshold",
@@ -281,7 +278,7 @@ MUTATIONS = (
         "ewa_optax/_order.py",
         "max(6, 2 * math.ceil(48",
         "max(4, 2 * math.ceil(48",
-        ("tests/test_order.py",),
+        ("tests/test_order.py::test_it_is_random_access_and_stores_nothing",),
     ),
     Mutation(
         "the hash shifts by one bit more",
@@ -305,11 +302,11 @@ MUTATIONS = (
         ("tests/test_order.py::test_the_default_is_the_bijection_from_512_examples_on",),
     ),
     Mutation(
-        "the key of the order is the key of the steps too",
+        "steps have the keys of the epoch before",
         "ewa_optax/_order.py",
         "return order_key, other_key",
-        "return order_key, order_key",
-        ("tests/test_order.py", "tests/test_minibatch.py", "tests/test_fit.py"),
+        "return order_key, jax.random.split(key)[1]",
+        ("tests/test_fit.py::test_each_step_gets_a_key_of_its_own_and_aux_comes_back",),
     ),
     # Storages.
     Mutation(
@@ -338,10 +335,7 @@ MUTATIONS = (
         "ewa_optax/storage.py",
         "raw = round_bits(average, 8, bits)",
         "raw = round_bits(average, 7, bits)",
-        (
-            "tests/test_storage.py::test_the_average_of_a_constant_is_that_constant_at_every_step",
-            "tests/test_storage.py",
-        ),
+        ("tests/test_storage.py::test_second_moments_follow_gradients_down",),
     ),
     Mutation(
         "the last bit of a bfloat16 is cut off, not rounded",
@@ -355,14 +349,14 @@ MUTATIONS = (
         "ewa_optax/storage.py",
         "2.0**-14) * 2.0**-10",
         "2.0**-15) * 2.0**-10",
-        ("tests/test_storage.py::test_rounding_is_unbiased_in_every_binade", "tests/test_storage.py"),
+        ("tests/test_storage.py::test_rounding_is_unbiased_in_every_binade",),
     ),
     Mutation(
         "squares in float16 saturate as early as gradients",
         "ewa_optax/storage.py",
         "top**2 if self.squares else top",
         "top if self.squares else top",
-        ("tests/test_storage.py::test_the_largest_numbers_stay_finite",),
+        ("tests/test_storage.py::test_the_largest_numbers_stay_finite", oracle("adam-float16")),
     ),
     Mutation(
         "rows and columns are divided by each other's length",
@@ -398,7 +392,7 @@ MUTATIONS = (
         "ewa_optax/_rounding.py",
         "bits >> (32 - drop)",
         "bits >> (33 - drop)",
-        ("tests/test_storage.py::test_rounding_is_unbiased_in_every_binade", "tests/test_storage.py"),
+        ("tests/test_storage.py::test_rounding_is_unbiased_in_every_binade",),
     ),
     Mutation(
         "codes go up as often as if they were evenly spaced",
@@ -412,7 +406,7 @@ MUTATIONS = (
         "ewa_optax/_rounding.py",
         "index * (_mix(key) | np.uint32(1)) + key",
         "index + key",
-        ("tests/test_storage.py::test_random_bits_of_different_names_are_independent", "tests/test_storage.py"),
+        ("tests/test_storage.py::test_random_bits_of_different_names_are_independent",),
     ),
     Mutation(
         "all leaves are rounded by the same chance",
@@ -426,7 +420,7 @@ MUTATIONS = (
         "ewa_optax/_keeping.py",
         "fold(key, decay, step)",
         "fold(key, step)",
-        ("tests/test_family.py::test_no_two_averages_are_rounded_by_the_same_chance", "tests/test_storage.py"),
+        ("tests/test_family.py::test_no_two_averages_are_rounded_by_the_same_chance",),
     ),
     Mutation(
         "squares are rounded by the chance of gradients",
@@ -436,10 +430,10 @@ MUTATIONS = (
         ("tests/test_family.py::test_no_two_averages_are_rounded_by_the_same_chance",),
     ),
     Mutation(
-        "of a pair of storages gradients take the second",
+        "of a pair of storages squares take the first",
         "ewa_optax/_keeping.py",
-        "_apart(for_gradients(_pair(storage)[0]), number)",
-        "_apart(for_gradients(_pair(storage)[1]), number)",
+        "for_squares(_pair(storage)[1])",
+        "for_squares(_pair(storage)[0])",
         ("tests/test_family.py::test_of_a_pair_of_storages_the_first_is_for_gradients_and_the_second_for_squares",),
     ),
     # Mini-batches, and the loops over them.
@@ -557,7 +551,7 @@ MUTATIONS = (
         "ewa_optax/_training.py",
         "every - len(run.history.costs) % every",
         "every",
-        ("tests/test_resume.py::test_an_interrupted_run_goes_on", "tests/test_resume.py"),
+        ("tests/test_resume.py::test_an_interrupted_run_goes_on",),
     ),
     Mutation(
         "an iterable's keys begin anew at a resume",
@@ -607,7 +601,7 @@ MUTATIONS = (
         "ewa_optax/_recurrence.py",
         "lost = jnp.where(short, 0, change - (fresh - value))",
         "lost = jnp.where(short, 0, 0 * change)",
-        ("tests/test_series.py::test_variances_deviations_and_covariances_are_those_of_pandas", "tests/test_series.py"),
+        ("tests/test_series.py::test_variances_deviations_and_covariances_are_those_of_pandas",),
     ),
     Mutation(
         "a group of blocks takes its own sums for those before it",
@@ -621,7 +615,7 @@ MUTATIONS = (
         "ewa_optax/_blockwise.py",
         "high - low < jnp.abs(median) / 4",
         "high - low < -jnp.abs(median) / 4",
-        ("tests/test_series.py::test_small_changes_of_large_values_keep_their_digits", "tests/test_series.py"),
+        ("tests/test_series.py::test_small_changes_of_large_values_keep_their_digits",),
     ),
     Mutation(
         "sums of some blocks fade in the wrong order",
@@ -656,7 +650,7 @@ MUTATIONS = (
         "ewa_optax/_shares.py",
         "jnp.where(begun, jnp.maximum(weight, jnp.finfo(weight.dtype).tiny), 0)",
         "jnp.where(begun, weight, 0)",
-        ("tests/test_series.py::test_means_are_those_of_pandas", "tests/test_series.py"),
+        ("tests/test_series.py::test_means_are_those_of_pandas",),
     ),
     Mutation(
         "differences of short integers wrap round",
@@ -677,14 +671,14 @@ MUTATIONS = (
         "ewa_optax/_running.py",
         "gaps | somewhere((weight > 0) & (weight != 1))",
         "gaps",
-        ("tests/test_series.py::test_pieces_are_the_whole", "tests/test_series.py"),
+        ("tests/test_series.py::test_pieces_are_the_whole",),
     ),
     Mutation(
         "the average of nothing is 0 in a state",
         "ewa_optax/_ewa.py",
         "jnp.where(weight > 0, average, jnp.nan)",
         "jnp.where(weight >= 0, average, jnp.nan)",
-        ("tests/test_series.py",),
+        ("tests/test_series.py::test_pieces_are_the_whole",),
     ),
     Mutation(
         "the ends of a divided series are joined forwards",
@@ -712,7 +706,7 @@ MUTATIONS = (
         "ewa_optax/_moments.py",
         "Kind(bool(bias), True)",
         "Kind(True, True)",
-        ("tests/test_series.py::test_the_first_days", "ewa_optax/_moments.py", "tests/test_series.py"),
+        ("tests/test_series.py::test_variances_deviations_and_covariances_are_those_of_pandas",),
     ),
     Mutation(
         "a span is one step longer",
@@ -748,7 +742,7 @@ MUTATIONS = (
         "ewa_optax/_learning_rate.py",
         "lambda f: (f * factor).astype(f.dtype)",
         "lambda f: (f * 0 + factor).astype(f.dtype)",
-        ("tests/test_learning_rate.py",),
+        ("tests/test_learning_rate.py::test_it_is_rescaled_in_any_nesting",),
     ),
     # Averages and rounding of parameters.
     Mutation(
@@ -777,7 +771,7 @@ MUTATIONS = (
         "ewa_optax/_parameters.py",
         "random_bits(fold(key, step), p.shape)",
         "random_bits(fold(key, 0), p.shape)",
-        ("tests/test_parameters.py",),
+        ("tests/test_parameters.py::test_seeds_steps_and_leaves_differ",),
     ),
     # Stacks of leaves.
     Mutation(
@@ -875,7 +869,7 @@ def mutated(copy: Path, mutation: Mutation, number: int) -> Iterator[None]:
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def failures(copy: Path, arguments: Sequence[str], seconds: float) -> list[str]:
+def failures(copy: Path, arguments: Sequence[str]) -> list[str]:
     """The tests that fail in a copy of the checkout; RuntimeError where pytest runs none."""
     command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *arguments]
     folders = os.pathsep.join([str(copy), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -884,9 +878,9 @@ def failures(copy: Path, arguments: Sequence[str], seconds: float) -> list[str]:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
         try:
-            out, _ = process.communicate(timeout=seconds)
+            out, _ = process.communicate(timeout=SECONDS)
         except subprocess.TimeoutExpired:
-            return [f"{arguments[-1]} (no end)"]
+            return []
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -899,8 +893,8 @@ def failures(copy: Path, arguments: Sequence[str], seconds: float) -> list[str]:
 def noticing(copy: Path, mutation: Mutation, number: int, all_tests: bool, suite: bool) -> list[str]:
     """The tests that notice it: the first one, or all of those that should."""
     with mutated(copy, mutation, number):
-        found = failures(copy, [*([] if all_tests else ["-x"]), "-n0", *mutation.look], LOOK_SECONDS)
-        return found if found or not suite else failures(copy, ["-x"], SUITE_SECONDS)
+        found = failures(copy, [*([] if all_tests else ["-x"]), "-n0", *mutation.look])
+        return found if found or not suite else failures(copy, ["-x"])
 
 
 def run(numbers: Sequence[int], options: argparse.Namespace) -> int:
@@ -919,8 +913,8 @@ def run(numbers: Sequence[int], options: argparse.Namespace) -> int:
             found.append({"number": number, "what": mutation.what, "seconds": round(seconds, 1), "noticed_by": by})
             if options.json:  # After each, so that what ends early is not lost.
                 options.json.write_text(json.dumps(found, indent=2) + "\n")
-        told = list(dict.fromkeys(name for row in found for name in row["noticed_by"][:1] if "(no end)" not in name))
-        always = failures(copy, ["-n0", *told], SUITE_SECONDS) if told else []
+        told = list(dict.fromkeys(name for row in found for name in row["noticed_by"][:1]))
+        always = failures(copy, ["-n0", *told]) if told else []
     for name in always:
         print(f"fails without any mutation, so it notices none: {name}")
     missed = [row["number"] for row in found if not row["noticed_by"] or row["noticed_by"][0] in always]
