@@ -1,0 +1,953 @@
+"""Faults on purpose, one at a time in a copy of the sources: does a quick test notice each?
+
+Run as `python -m tests.mutations` in a checkout, with the `test` extra installed; the checkout itself is left alone. A
+fault is first shown to the tests that should notice it, and to the whole quick suite only if none of them does. In the
+end those that noticed run once more without any fault, and must pass. When a source or a test moves, bring the table up
+to date; a fault that no longer fits is named before anything runs.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+LEFT_OUT = (".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
+SECONDS = 3600
+"""Until a run of pytest is ended. A fault may make a loop endless; that is not to notice it."""
+
+
+class Mutation(NamedTuple):
+    """`old`, which is in the file once, becomes `new`; `look` are the tests that should notice, the likeliest first."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    look: tuple[str, ...]
+
+
+CONTRACT = "tests/test_contract.py::"
+
+
+def oracle(name: str) -> str:
+    """The test that compares an optimizer with its oracle."""
+    return f"{CONTRACT}test_equals_its_oracle[real-{name}]"
+
+
+def mix(name: str) -> str:
+    """The test that gives an optimizer finite gradients of all sizes, of a dtype of theirs."""
+    return f"{CONTRACT}test_dtypes_hold_and_no_finite_gradient_breaks_anything[{name}]"
+
+
+MUTATIONS = (
+    # Arithmetic on one array.
+    Mutation(
+        "a short average starts from the past, and drowns small values",
+        "ewa_optax/_numerics.py",
+        "if decay >= 0.5 else value + past",
+        "if decay >= 0.0 else value + past",
+        ("tests/test_exactness.py::test_short_averages_do_not_drown_small_gradients_in_large_ones",),
+    ),
+    Mutation(
+        "the sum of weights loses the digits of a long memory",
+        "ewa_optax/_numerics.py",
+        "else -jnp.expm1(t * math.log(decay))",
+        "else 1 - jnp.exp(t * math.log(decay))",
+        ("tests/test_exactness.py::test_adam_equals_float64_at_every_age_and_decay",),
+    ),
+    Mutation(
+        "a decay that is rounded to 1 gives nearly the plain mean",
+        "ewa_optax/_numerics.py",
+        "jnp.where(decay < 1, newest / total, 1 / t)",
+        "jnp.where(decay < 1, newest / total, 1 / (t + 1))",
+        ("tests/test_exactness.py::test_a_decay_that_rounds_to_one_gives_the_plain_mean",),
+    ),
+    Mutation(
+        "the squared magnitude of a complex number is its square",
+        "ewa_optax/_numerics.py",
+        "(x.conj() * x).real",
+        "(x * x).real",
+        (oracle("adam").replace("real", "complex"),),
+    ),
+    Mutation(
+        "what is too large for a narrow dtype becomes infinity",
+        "ewa_optax/_numerics.py",
+        "x = clip(x, largest(dtype))",
+        "x = clip(x, largest(x.dtype))",
+        (mix("float16-float64-momentum"),),
+    ),
+    Mutation(
+        "a counter wraps round at its end",
+        "ewa_optax/_numerics.py",
+        "jnp.asarray(optax.safe_increment(count))",
+        "jnp.asarray(count) + 1",
+        (CONTRACT + "test_a_counter_at_its_end_stays_there",),
+    ),
+    # Averages and what is made of them.
+    Mutation(
+        "the correction of the bias does not look ahead",
+        "ewa_optax/_average.py",
+        "increment(step) if ahead else step",
+        "step if ahead else step",
+        (oracle("nadam"),),
+    ),
+    Mutation(
+        "the corrected average is one step older than it is",
+        "ewa_optax/_averages.py",
+        "*corrected_shares(decay, step))",
+        "*corrected_shares(decay, step + 1))",
+        (oracle("laprop"),),
+    ),
+    Mutation(
+        "a maximum that should fade does not",
+        "ewa_optax/_averages.py",
+        "fresh = jnp.maximum(faded, value)",
+        "fresh = jnp.maximum(average, value)",
+        (oracle("adamax"),),
+    ),
+    Mutation(
+        "Yogi's average moves by itself, not by the new value",
+        "ewa_optax/_averages.py",
+        "jnp.sign(average - value) * (newest * value)",
+        "jnp.sign(average - value) * (newest * average)",
+        (oracle("yogi"),),
+    ),
+    Mutation(
+        "the first difference is the first update, not 0",
+        "ewa_optax/_averages.py",
+        "jnp.where(step == 1, jnp.zeros_like(value), value - last)",
+        "jnp.where(step == 0, jnp.zeros_like(value), value - last)",
+        (oracle("adan"),),
+    ),
+    Mutation(
+        "AdaDelta averages the squares of what came, not of what left",
+        "ewa_optax/_averages.py",
+        "lerp(average, squared_magnitude(out), decay",
+        "lerp(average, squared_magnitude(value), decay",
+        (oracle("adadelta"),),
+    ),
+    Mutation(
+        "the two eps of a root mean square change places",
+        "ewa_optax/_rms.py",
+        "_plus(jnp.sqrt(_plus(s, eps_root)), eps)",
+        "_plus(jnp.sqrt(_plus(s, eps)), eps_root)",
+        (oracle("adam_eps_root"),),
+    ),
+    Mutation(
+        "RAdam's length loses its digits in the first steps",
+        "ewa_optax/_rectify.py",
+        "jnp.where(t * a < 1, early, late)",
+        "jnp.where(t * a < 0, early, late)",
+        ("tests/test_family.py::test_the_length_of_radam_keeps_its_digits",),
+    ),
+    Mutation(
+        "RAdam begins to divide a little later",
+        "ewa_optax/_rectify.py",
+        "length > jnp.maximum(threshold, 4.0)",
+        "length > jnp.maximum(threshold, 5.0)",
+        (oracle("radam"),),
+    ),
+    Mutation(
+        "AdEMAMix's half-life grows a step late",
+        "ewa_optax/_growing.py",
+        "jnp.minimum(t / _whole(steps), 1.0) * (end - begin)",
+        "jnp.minimum((t - 1) / _whole(steps), 1.0) * (end - begin)",
+        ("tests/test_family.py::test_the_half_life_of_ademamix_grows_linearly",),
+    ),
+    Mutation(
+        "the step of Adafactor is a step late, which shows after 10 000",
+        "ewa_optax/_growing.py",
+        "jax.lax.rsqrt(jnp.asarray(count, float) + 1)",
+        "jax.lax.rsqrt(jnp.asarray(count, float))",
+        ("tests/test_family.py::test_the_step_of_adafactor_is_the_papers",),
+    ),
+    Mutation(
+        "gradients saturate at the square root of all there is, not of a quarter",
+        "ewa_optax/_wide.py",
+        "(largest(u.dtype) / 4) ** (1 / power) / terms",
+        "largest(u.dtype) ** (1 / power) / terms",
+        (mix("float32-float32-momentum"),),
+    ),
+    Mutation(
+        "the squares of a large layer overflow in their sum",
+        "ewa_optax/_wide.py",
+        "largest(u.dtype) / 4 / max(u.size, 1)",
+        "largest(u.dtype) / 4",
+        (mix("float32-float32-novograd"),),
+    ),
+    # The expressions of the family.
+    Mutation(
+        "Nadam corrects the newest gradient as if it were a step older",
+        "ewa_optax/_descent.py",
+        "scale_once(optax.scale(shares(b1)[1]), bias_correct(b1))",
+        "scale_once(optax.scale(shares(b1)[1]), bias_correct_ahead(b1))",
+        (oracle("nadam"),),
+    ),
+    Mutation(
+        "AdaMax keeps squares, but fades them as sizes",
+        "ewa_optax/_adam_family.py",
+        "running_max(b2 * b2, second(storage))",
+        "running_max(b2, second(storage))",
+        (oracle("adamax"),),
+    ),
+    Mutation(
+        "AdaBelief adds its inner eps once, not at each step",
+        "ewa_optax/_adam_family.py",
+        "eps_root=eps_root / shares(b2)[1]",
+        "eps_root=eps_root",
+        (oracle("adabelief"),),
+    ),
+    Mutation(
+        "AdEMAMix corrects the bias of its slow average",
+        "ewa_optax/_adam_family.py",
+        "n = scale_by_ewa_of_share(share_of_growing_half_life(b1, b3, warmup), first(storage), decay=b3)",
+        "n = scale_by_corrected_ewa(b3, first(storage))",
+        (oracle("ademamix"),),
+    ),
+    Mutation(
+        "the sum of the heavy ball overflows under steady gradients",
+        "ewa_optax/_momentum_family.py",
+        "once=optax.scale(k), guard=saturate(terms=k)",
+        "once=optax.scale(k), guard=saturate()",
+        (CONTRACT + "test_no_finite_complex_gradient_breaks_anything",),
+    ),
+    Mutation(
+        "centered RMSprop scales its variance by the decay, not by its inverse",
+        "ewa_optax/_rmsprop_family.py",
+        "optax.scale(1 / decay)",
+        "optax.scale(decay)",
+        (oracle("rmsprop_centered"),),
+    ),
+    Mutation(
+        "NovoGrad takes the second square for the first too",
+        "ewa_optax/_growing.py",
+        "jnp.where(t == 1, 1.0, shares(decay)[1])",
+        "jnp.where(t <= 2, 1.0, shares(decay)[1])",
+        (oracle("novograd"),),
+    ),
+    # Weight decay, and layers.
+    Mutation(
+        "proximal weight decay grows what it should shrink",
+        "ewa_optax/_weight_decay.py",
+        "number / (1 - rate * number)",
+        "number / (1 + rate * number)",
+        (oracle("adan"),),
+    ),
+    Mutation(
+        "LARS asks its schedule of weight decay for the next step",
+        "ewa_optax/_layerwise.py",
+        "rate = weight_decay_at(weight_decay, state.step)",
+        "rate = weight_decay_at(weight_decay, state.step + 1)",
+        ("tests/test_family.py::test_weight_decay_may_be_a_schedule",),
+    ),
+    Mutation(
+        "a layer of zeros never moves",
+        "ewa_optax/_layerwise.py",
+        "jnp.where((size == 0) | (own == 0), 1.0, coefficient",
+        "jnp.where(own == 0, 1.0, coefficient",
+        (oracle("lars"),),
+    ),
+    Mutation(
+        "the clip by a root mean square multiplies by its threshold",
+        "ewa_optax/_layerwise.py",
+        "_rms(x) / threshold",
+        "_rms(x) * threshold",
+        (oracle("adafactor"),),
+    ),
+    # The order of the shuffle.
+    Mutation(
+        "both sides of the grid are odd for some sizes",
+        "ewa_optax/_order.py",
+        "a += a % 2",
+        "a += 1 - a % 2",
+        ("tests/test_order.py::test_it_is_the_formula_and_has_an_inverse_for_sizes_up_to_the_largest",),
+    ),
+    Mutation(
+        "a large order has four rounds instead of six",
+        "ewa_optax/_order.py",
+        "max(6, 2 * math.ceil(48",
+        "max(4, 2 * math.ceil(48",
+        ("tests/test_order.py::test_it_is_random_access_and_stores_nothing",),
+    ),
+    Mutation(
+        "the hash shifts by one bit more",
+        "ewa_optax/_order.py",
+        "return x ^ (x >> 13)",
+        "return x ^ (x >> 14)",
+        ("tests/test_order.py::test_it_is_the_formula_and_has_an_inverse_for_sizes_up_to_the_largest",),
+    ),
+    Mutation(
+        "who lands on the first cell beyond the examples stays there",
+        "ewa_optax/_order.py",
+        "lambda cells: jnp.any(cells >= n)",
+        "lambda cells: jnp.any(cells > n)",
+        ("tests/test_order.py::test_it_takes_every_example_once_for_all_sizes",),
+    ),
+    Mutation(
+        "of 512 examples the order is sorted",
+        "ewa_optax/_order.py",
+        "n >= BIJECTION_FROM",
+        "n > BIJECTION_FROM",
+        ("tests/test_order.py::test_the_default_is_the_bijection_from_512_examples_on",),
+    ),
+    Mutation(
+        "steps have the keys of the epoch before",
+        "ewa_optax/_order.py",
+        "return order_key, other_key",
+        "return order_key, jax.random.split(key)[1]",
+        ("tests/test_fit.py::test_each_step_gets_a_key_of_its_own_and_aux_comes_back",),
+    ),
+    # Storages.
+    Mutation(
+        "codes of 8 bits are rounded to nearest before they are rounded by chance",
+        "ewa_optax/storage.py",
+        "jnp.floor(root * self._top)",
+        "jnp.round(root * self._top)",
+        ("tests/test_storage.py::test_rounding_to_codes_is_unbiased",),
+    ),
+    Mutation(
+        "a small square has the code of 0",
+        "ewa_optax/storage.py",
+        "code = jnp.where(size > 0, jnp.maximum(code, 1), code)",
+        "code = jnp.where(size > 1, jnp.maximum(code, 1), code)",
+        ("tests/test_storage.py::test_a_second_moment_is_never_rounded_to_zero",),
+    ),
+    Mutation(
+        "codes of 8 bits stand for shares of 126",
+        "ewa_optax/storage.py",
+        "return 255 if self.squares else 127",
+        "return 255 if self.squares else 126",
+        ("tests/test_storage.py::test_codes_stand_for_the_powers_that_they_should",),
+    ),
+    Mutation(
+        "the last of 24 bits is cut off, not rounded",
+        "ewa_optax/storage.py",
+        "raw = round_bits(average, 8, bits)",
+        "raw = round_bits(average, 7, bits)",
+        ("tests/test_storage.py::test_second_moments_follow_gradients_down",),
+    ),
+    Mutation(
+        "the last bit of a bfloat16 is cut off, not rounded",
+        "ewa_optax/storage.py",
+        "_upper_half(round_bits(average, 16, bits))",
+        "_upper_half(round_bits(average, 15, bits))",
+        ("tests/test_storage.py::test_rounding_is_unbiased_in_every_binade",),
+    ),
+    Mutation(
+        "the grid of subnormal float16 numbers is too fine",
+        "ewa_optax/storage.py",
+        "2.0**-14) * 2.0**-10",
+        "2.0**-15) * 2.0**-10",
+        ("tests/test_storage.py::test_rounding_is_unbiased_in_every_binade",),
+    ),
+    Mutation(
+        "squares in float16 saturate as early as gradients",
+        "ewa_optax/storage.py",
+        "top**2 if self.squares else top",
+        "top if self.squares else top",
+        ("tests/test_storage.py::test_the_largest_numbers_stay_finite", oracle("adam-float16")),
+    ),
+    Mutation(
+        "rows and columns are divided by each other's length",
+        "ewa_optax/storage.py",
+        "for axis in (-1, -2))",
+        "for axis in (-2, -1))",
+        ("tests/test_storage.py::test_factors_are_exact_for_a_product_and_right_in_the_mean_of_rows_and_columns",),
+    ),
+    Mutation(
+        "a leaf of just the least size stays float32",
+        "ewa_optax/storage.py",
+        "math.prod(shape) >= max(self.min_size, 1)",
+        "math.prod(shape) > max(self.min_size, 1)",
+        ("tests/test_storage.py::test_small_leaves_stay_float32",),
+    ),
+    Mutation(
+        "blocks that would divide an axis are looked for below half",
+        "ewa_optax/_blocks.py",
+        "range(most, most // 2, -1)",
+        "range(most, 0, -1)",
+        ("tests/test_storage.py::test_codes_keep_the_shape_and_scales_are_per_block",),
+    ),
+    # Rounding by chance.
+    Mutation(
+        "the largest finite number is rounded to infinity",
+        "ewa_optax/_rounding.py",
+        "_INFINITY - np.uint32(1)) & coarse",
+        "_INFINITY) & coarse",
+        ("tests/test_storage.py::test_the_largest_numbers_stay_finite",),
+    ),
+    Mutation(
+        "numbers go up only where chance and rest are large",
+        "ewa_optax/_rounding.py",
+        "bits >> (32 - drop)",
+        "bits >> (33 - drop)",
+        ("tests/test_storage.py::test_rounding_is_unbiased_in_every_binade",),
+    ),
+    Mutation(
+        "codes go up as often as if they were evenly spaced",
+        "ewa_optax/_rounding.py",
+        "uniform * (above - below) < x - below",
+        "uniform * unit < x - below",
+        ("tests/test_storage.py::test_rounding_to_codes_is_unbiased",),
+    ),
+    Mutation(
+        "a key gives the numbers of another one at an offset",
+        "ewa_optax/_rounding.py",
+        "index * (_mix(key) | np.uint32(1)) + key",
+        "index + key",
+        ("tests/test_storage.py::test_random_bits_of_different_names_are_independent",),
+    ),
+    Mutation(
+        "all leaves are rounded by the same chance",
+        "ewa_optax/_keeping.py",
+        "key_of(int(self.storage.seed), self.piece, name)",
+        "key_of(int(self.storage.seed), self.piece)",
+        ("tests/test_storage.py::test_leaves_moments_and_steps_of_adam_are_rounded_independently",),
+    ),
+    Mutation(
+        "two averages in one chain are rounded by the same chance",
+        "ewa_optax/_keeping.py",
+        "fold(key, decay, step)",
+        "fold(key, step)",
+        ("tests/test_family.py::test_no_two_averages_are_rounded_by_the_same_chance",),
+    ),
+    Mutation(
+        "squares are rounded by the chance of gradients",
+        "ewa_optax/_keeping.py",
+        "_apart(for_squares(_pair(storage)[1]), -1)",
+        "_apart(for_squares(_pair(storage)[1]), 0)",
+        ("tests/test_family.py::test_no_two_averages_are_rounded_by_the_same_chance",),
+    ),
+    Mutation(
+        "of a pair of storages squares take the first",
+        "ewa_optax/_keeping.py",
+        "for_squares(_pair(storage)[1])",
+        "for_squares(_pair(storage)[0])",
+        ("tests/test_family.py::test_of_a_pair_of_storages_the_first_is_for_gradients_and_the_second_for_squares",),
+    ),
+    # Mini-batches, and the loops over them.
+    Mutation(
+        "the first example of the padding counts",
+        "ewa_optax/_batches.py",
+        "(positions < part)",
+        "(positions <= part)",
+        ("tests/test_minibatch.py::test_a_masked_last_batch_is_a_kept_one",),
+    ),
+    Mutation(
+        "steps that are gathered together have keys of their place in there",
+        "ewa_optax/_batches.py",
+        "jax.random.fold_in(step_key, t), steps)",
+        "jax.random.fold_in(step_key, t), steps - first)",
+        ("tests/test_fit.py::test_each_step_gets_a_key_of_its_own_and_aux_comes_back",),
+    ),
+    Mutation(
+        "all shards are shuffled alike",
+        "ewa_optax/_batches.py",
+        "key=jax.random.fold_in(key, s)",
+        "key=jax.random.fold_in(key, 0 * s)",
+        ("tests/test_minibatch.py::test_each_batch_takes_its_share_of_every_shard",),
+    ),
+    Mutation(
+        "the smaller last batch begins a batch early",
+        "ewa_optax/_loops.py",
+        "batches.gathered(data, shuffle, batches.whole, 1, batches.rest)",
+        "batches.gathered(data, shuffle, batches.whole - 1, 1, batches.rest)",
+        ("tests/test_minibatch.py::test_every_loop_and_every_number_of_shards_sees_the_same",),
+    ),
+    Mutation(
+        "fed batches of files leave out the place of their shard",
+        "ewa_optax/_loops.py",
+        "(np.asarray(rows) + parts).reshape(-1)",
+        "(np.asarray(rows) + 0 * parts).reshape(-1)",
+        ("tests/test_fit.py::test_memory_mapped_arrays_are_as_others",),
+    ),
+    Mutation(
+        "fit's smaller last batch begins a batch early",
+        "ewa_optax/_engines.py",
+        "batches.gathered(data, shuffle, batches.whole, 1, batches.rest)",
+        "batches.gathered(data, shuffle, batches.whole - 1, 1, batches.rest)",
+        ("tests/test_fit.py::test_it_is_the_loop_by_hand",),
+    ),
+    Mutation(
+        "fit shuffles the first epoch only",
+        "ewa_optax/_engines.py",
+        "if self._shuffled[0] != epoch:",
+        "if self._shuffled[0] < 0:",
+        ("tests/test_fit.py::test_it_is_the_loop_by_hand",),
+    ),
+    Mutation(
+        "steps that are run again run on to the end of what is kept",
+        "ewa_optax/_engines.py",
+        "self._kept[: stop - start] if again",
+        "self._kept if again",
+        ("tests/test_fit.py::test_a_nan_in_an_iterable_ends_with_the_last_finite_state",),
+    ),
+    Mutation(
+        "a step in place overwrites what the caller gave",
+        "ewa_optax/_epoch.py",
+        "carry = jax.tree.map(jnp.array, carry)",
+        "carry = jax.tree.map(jnp.asarray, carry)",
+        ("tests/test_minibatch.py::test_what_is_given_is_left_as_it_is",),
+    ),
+    Mutation(
+        "pure training goes on with the order of the first epochs",
+        "ewa_optax/_train.py",
+        "epoch + jnp.arange(epochs)",
+        "0 * epoch + jnp.arange(epochs)",
+        ("tests/test_fit.py::test_train_goes_on_where_it_ended",),
+    ),
+    # What fit does between the steps.
+    Mutation(
+        "the cost of an epoch is a mean over batches, not over examples",
+        "ewa_optax/_history.py",
+        "np.average(costs, weights=examples)",
+        "np.average(costs)",
+        ("tests/test_fit.py::test_it_is_the_loop_by_hand",),
+    ),
+    Mutation(
+        "patience lasts an epoch longer",
+        "ewa_optax/_fit.py",
+        "since_best >= patience",
+        "since_best > patience",
+        ("tests/test_fit.py::test_validation_early_stopping_and_the_best",),
+    ),
+    Mutation(
+        "an epoch of an iterable is saved before it is closed",
+        "ewa_optax/_fit.py",
+        "if run.step != engine.steps and not (run.step and engine.ended):",
+        "if run.step != engine.steps:",
+        ("tests/test_resume.py::test_an_interrupted_run_goes_on",),
+    ),
+    Mutation(
+        "the last steps before a NaN are looked for one short",
+        "ewa_optax/_training.py",
+        "range(1, bad + 1)",
+        "range(1, bad)",
+        (
+            "tests/test_fit.py::test_a_divergence_ends_with_the_last_finite_state_of_all",
+            "tests/test_fit.py::test_a_nan_ends_with_the_last_finite_state",
+        ),
+    ),
+    Mutation(
+        "a state that begins with an infinity ends the run",
+        "ewa_optax/_training.py",
+        "jnp.isfinite(new) | ~jnp.isfinite(old)",
+        "jnp.isfinite(new)",
+        ("tests/test_fit.py::test_optimizers_of_optax_with_a_line_search_or_no_rate",),
+    ),
+    Mutation(
+        "checkpoints drift away from every so many steps",
+        "ewa_optax/_training.py",
+        "every - len(run.history.costs) % every",
+        "every",
+        ("tests/test_resume.py::test_an_interrupted_run_goes_on",),
+    ),
+    Mutation(
+        "an iterable's keys begin anew at a resume",
+        "ewa_optax/_sources.py",
+        "start, None), start):",
+        "start, None)):",
+        ("tests/test_resume.py::test_an_interrupted_run_goes_on",),
+    ),
+    Mutation(
+        "a checkpoint has the last parameters for the best",
+        "ewa_optax/_checkpoint.py",
+        '"best_params": run.best_params}',
+        '"best_params": None if run.best_params is None else run.params}',
+        ("tests/test_resume.py::test_early_stopping_goes_on_counting",),
+    ),
+    Mutation(
+        "a resume takes the steps of its epoch again",
+        "ewa_optax/_checkpoint.py",
+        'step=at["step"])',
+        "step=0)",
+        ("tests/test_resume.py::test_an_interrupted_run_goes_on",),
+    ),
+    Mutation(
+        "the last batch of the validation begins too early",
+        "ewa_optax/_validation.py",
+        "part(n - rest, rest)",
+        "part(n - size, rest)",
+        ("tests/test_fit.py::test_validation_data_of_every_form_is_a_mean_over_examples",),
+    ),
+    Mutation(
+        "the validation is a mean over batches, not over examples",
+        "ewa_optax/_validation.py",
+        "np.float64), weights=sizes",
+        "np.float64), weights=None",
+        ("tests/test_fit.py::test_validation_data_of_every_form_is_a_mean_over_examples",),
+    ),
+    Mutation(
+        "a suggested batch size is twice what fits",
+        "ewa_optax/_batch_size.py",
+        "1 << (fits.bit_length() - 1)",
+        "1 << fits.bit_length()",
+        ("tests/test_fit.py::test_suggested_batch_sizes",),
+    ),
+    # Series.
+    Mutation(
+        "what rounding loses of a step of a recurrence is lost",
+        "ewa_optax/_recurrence.py",
+        "lost = jnp.where(short, 0, change - (fresh - value))",
+        "lost = jnp.where(short, 0, 0 * change)",
+        ("tests/test_series.py::test_variances_deviations_and_covariances_are_those_of_pandas",),
+    ),
+    Mutation(
+        "a group of blocks takes its own sums for those before it",
+        "ewa_optax/_blockwise.py",
+        "_triangle(fading, group, step, 1)",
+        "_triangle(fading, group, step, 0)",
+        ("tests/test_series.py::test_any_length",),
+    ),
+    Mutation(
+        "values are taken as they are, not by what they differ from their level",
+        "ewa_optax/_blockwise.py",
+        "high - low < jnp.abs(median) / 4",
+        "high - low < -jnp.abs(median) / 4",
+        ("tests/test_series.py::test_small_changes_of_large_values_keep_their_digits",),
+    ),
+    Mutation(
+        "sums of some blocks fade in the wrong order",
+        "ewa_optax/_blockwise.py",
+        "fading.powers(step * k[::-1])",
+        "fading.powers(step * k)",
+        ("tests/test_series.py::test_any_length", "tests/test_series.py::test_means_are_those_of_pandas"),
+    ),
+    Mutation(
+        "a piece that overlaps the one before begins with its end",
+        "ewa_optax/_in_cache.py",
+        "jnp.where(i == pieces - 1, length, following - start) - 1",
+        "length - 1",
+        ("tests/test_series.py::test_any_length",),
+    ),
+    Mutation(
+        "a huge value is left in a sum when it is long forgotten",
+        "ewa_optax/_row_by_row.py",
+        "jnp.clip(1 / fading.share, 1, ROWS)",
+        "jnp.clip(1 / fading.share, ROWS, ROWS)",
+        ("tests/test_series.py::test_one_huge_value_is_forgotten",),
+    ),
+    Mutation(
+        "where gaps count as no time, weights fade in them",
+        "ewa_optax/_shares.py",
+        "return jnp.where(observed, faded, 0) if plan.skip else faded",
+        "return faded",
+        ("tests/test_series.py::test_pieces_are_the_whole", "tests/test_series.py::test_means_are_those_of_pandas"),
+    ),
+    Mutation(
+        "a past that has faded away has never been",
+        "ewa_optax/_shares.py",
+        "jnp.where(begun, jnp.maximum(weight, jnp.finfo(weight.dtype).tiny), 0)",
+        "jnp.where(begun, weight, 0)",
+        ("tests/test_series.py::test_means_are_those_of_pandas",),
+    ),
+    Mutation(
+        "differences of short integers wrap round",
+        "ewa_optax/_times.py",
+        "times = times.astype(np.int64) if isinstance",
+        "times = times if isinstance",
+        ("tests/test_series.py::test_differences_of_short_integers_do_not_wrap",),
+    ),
+    Mutation(
+        "a piece that runs backwards goes on at the wrong end",
+        "ewa_optax/_times.py",
+        "(times[-1], times[0]) if reverse",
+        "(times[0], times[-1]) if reverse",
+        ("tests/test_series.py::test_pieces_are_the_whole",),
+    ),
+    Mutation(
+        "an average that goes on after a gap has no past to fade",
+        "ewa_optax/_running.py",
+        "gaps | somewhere((weight > 0) & (weight != 1))",
+        "gaps",
+        ("tests/test_series.py::test_pieces_are_the_whole",),
+    ),
+    Mutation(
+        "the average of nothing is 0 in a state",
+        "ewa_optax/_ewa.py",
+        "jnp.where(weight > 0, average, jnp.nan)",
+        "jnp.where(weight >= 0, average, jnp.nan)",
+        ("tests/test_series.py::test_pieces_are_the_whole",),
+    ),
+    Mutation(
+        "the ends of a divided series are joined forwards",
+        "ewa_optax/_over_devices.py",
+        "jax.lax.scan(join, start, ends, reverse=plan.reverse)",
+        "jax.lax.scan(join, start, ends)",
+        ("tests/test_series.py::test_divided_among_devices",),
+    ),
+    Mutation(
+        "a variance without a past counts one pair too many",
+        "ewa_optax/_covariance.py",
+        "fading.faded(2 * (t - 1))",
+        "fading.faded(2 * t)",
+        ("tests/test_series.py::test_variances_deviations_and_covariances_are_those_of_pandas",),
+    ),
+    Mutation(
+        "one value has a variance without bias",
+        "ewa_optax/_covariance.py",
+        "(jnp.cumsum(observed, 1) > 1)",
+        "(jnp.cumsum(observed, 1) >= 1)",
+        ("tests/test_series.py::test_variances_deviations_and_covariances_are_those_of_pandas",),
+    ),
+    Mutation(
+        "a deviation is that of the biased variance",
+        "ewa_optax/_moments.py",
+        "Kind(bool(bias), True)",
+        "Kind(True, True)",
+        ("tests/test_series.py::test_variances_deviations_and_covariances_are_those_of_pandas",),
+    ),
+    Mutation(
+        "a span is one step longer",
+        "ewa_optax/_decays.py",
+        "(span - 1) / (span + 1)",
+        "span / (span + 2)",
+        ("tests/test_series.py::test_conversions_are_those_of_pandas",),
+    ),
+    # Learning rates.
+    Mutation(
+        "epochs are counted in floats, which have no odd numbers far out",
+        "ewa_optax/_schedules.py",
+        "jnp.asarray(count // steps_per_epoch, float) + first_epoch",
+        "jnp.asarray(count, float) // steps_per_epoch + first_epoch",
+        ("tests/test_worked_numbers.py::test_schedules_are_exact_far_out_and_when_epochs_count_from_zero",),
+    ),
+    Mutation(
+        "a staircase drops an epoch late",
+        "ewa_optax/_schedules.py",
+        "power(factor, epoch // every)",
+        "power(factor, (epoch - 1) // every)",
+        ("tests/test_worked_numbers.py::test_schedules",),
+    ),
+    Mutation(
+        "a schedule is asked for the step after",
+        "ewa_optax/_learning_rate.py",
+        "(state.factor * -rate_at(state.step))",
+        "(state.factor * -rate_at(increment(state.step)))",
+        (CONTRACT + "test_a_schedule_gives_the_rate_of_each_step",),
+    ),
+    Mutation(
+        "the last factor of a learning rate replaces those before it",
+        "ewa_optax/_learning_rate.py",
+        "lambda f: (f * factor).astype(f.dtype)",
+        "lambda f: (f * 0 + factor).astype(f.dtype)",
+        ("tests/test_learning_rate.py::test_it_is_rescaled_in_any_nesting",),
+    ),
+    # Averages and rounding of parameters.
+    Mutation(
+        "the average of parameters takes them a step early",
+        "ewa_optax/_parameter_average.py",
+        "(step > start) & ((step - start) % every == 0)",
+        "(step >= start) & ((step - start) % every == 0)",
+        ("tests/test_parameter_average.py::test_every_so_many_steps_from_a_start",),
+    ),
+    Mutation(
+        "the average is of parameters before the update",
+        "ewa_optax/_parameter_average.py",
+        "jnp.asarray(p + u, jnp.result_type(p))",
+        "jnp.asarray(p, jnp.result_type(p))",
+        ("tests/test_parameter_average.py::test_it_sees_parameters_after_the_update_and_changes_nothing",),
+    ),
+    Mutation(
+        "what rounding loses of the weights of a schedule is lost",
+        "ewa_optax/_parameter_average.py",
+        "jnp.stack([fresh, change - (fresh - total)])",
+        "jnp.stack([fresh, 0 * change])",
+        ("tests/test_parameter_average.py",),
+    ),
+    Mutation(
+        "parameters are rounded by the same chance at every step",
+        "ewa_optax/_parameters.py",
+        "random_bits(fold(key, step), p.shape)",
+        "random_bits(fold(key, 0), p.shape)",
+        ("tests/test_parameters.py::test_seeds_steps_and_leaves_differ",),
+    ),
+    # Stacks of leaves.
+    Mutation(
+        "all leaves of a stack are rounded by the same chance",
+        "ewa_optax/_leaves.py",
+        "number_of(before + name + after)",
+        "number_of(before + after)",
+        ("tests/test_stacks.py::test_no_two_leaves_of_a_stack_are_rounded_by_the_same_chance",),
+    ),
+    Mutation(
+        "the mask of a stack is that of its first leaf",
+        "ewa_optax/_leaves.py",
+        "x[0] if len({*x}) == 1 else np.array(x)",
+        "x[0] if len({*x}) <= 2 else np.array(x)",
+        ("tests/test_stacks.py::test_masks_are_those_of_leaves",),
+    ),
+    Mutation(
+        "a stack has 65 leaves",
+        "ewa_optax/_stacking.py",
+        "len(stacks[-1]) == MOST",
+        "len(stacks[-1]) > MOST",
+        ("tests/test_stacks.py::test_at_most_64_leaves_a_stack_in_the_order_of_the_tree",),
+    ),
+    # Landscapes.
+    Mutation(
+        "far away the plateau loses its slope",
+        "ewa_optax/_surfaces.py",
+        "jnp.where(z < 1, jnp.tanh(z / 2)",
+        "jnp.where(z < 99, jnp.tanh(z / 2)",
+        ("tests/test_landscapes.py::test_the_plateau_keeps_its_digits_near_and_far",),
+    ),
+    Mutation(
+        "a path tells the learning rates of the steps after",
+        "ewa_optax/_path.py",
+        "found.learning_rates[:-1]",
+        "found.learning_rates[1:]",
+        ("tests/test_landscapes.py::test_the_learning_rates_of_a_path_are_those_of_the_schedule",),
+    ),
+    Mutation(
+        "Lanczos makes its vectors orthogonal once, not twice",
+        "ewa_optax/_lanczos.py",
+        "jax.lax.fori_loop(0, 2, lambda _, x: x - (basis @ x) @ basis, x)",
+        "jax.lax.fori_loop(0, 1, lambda _, x: x - (basis @ x) @ basis, x)",
+        (
+            "tests/test_landscapes.py::test_lanczos_goes_on_where_all_eigenvalues_are_equal",
+            "tests/test_landscapes.py::test_each_eigenvalue_of_lanczos_is_within_its_error_of_a_true_one",
+        ),
+    ),
+    Mutation(
+        "an eigenvalue within its error has a sign",
+        "ewa_optax/_curvature.py",
+        "jnp.maximum(tolerance * jnp.max(jnp.abs(found)), errors)",
+        "jnp.maximum(tolerance * jnp.max(jnp.abs(found)), 0 * errors)",
+        ("tests/test_landscapes.py::test_what_is_not_sure_to_be_positive_has_no_sign",),
+    ),
+)
+
+
+def chosen(words: Sequence[str]) -> list[int]:
+    """The numbers, from 1, of the mutations of those numbers, and of those with one of the words; without any, of all.
+
+    A word may be in what is said of a mutation, or in the name of its file.
+    """
+    found = []
+    for number, mutation in enumerate(MUTATIONS, 1):
+        said = f"{mutation.what} {mutation.file}".lower()
+        if not words or any(word == str(number) if word.isdigit() else word.lower() in said for word in words):
+            found.append(number)
+    return found
+
+
+def misfit(mutation: Mutation) -> str | None:
+    """Why it can't be made, in words; None if it can."""
+    path = ROOT / mutation.file
+    if not path.is_file():
+        return f"there is no file {mutation.file}"
+    times = path.read_text().count(mutation.old)
+    missing = [name for name in (x.partition("::")[0] for x in mutation.look) if not (ROOT / name).is_file()]
+    if missing:
+        return f"there is no file {missing[0]} to look"
+    return None if times == 1 else f"{mutation.file} has {times} times, not once: {mutation.old!r}"
+
+
+@contextlib.contextmanager
+def mutated(copy: Path, mutation: Mutation, number: int) -> Iterator[None]:
+    """A copy of the checkout is another one for a while."""
+    path = copy / mutation.file
+    kept, times = path.read_bytes(), path.stat()
+    path.write_bytes(kept.replace(mutation.old.encode(), mutation.new.encode()))
+    os.utime(path, (number, number))  # A time of its own, or Python may take the bytecode of another one for its.
+    try:
+        yield
+    finally:
+        path.write_bytes(kept)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def failures(copy: Path, arguments: Sequence[str]) -> list[str]:
+    """The tests that fail in a copy of the checkout; RuntimeError where pytest runs none."""
+    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *arguments]
+    folders = os.pathsep.join([str(copy), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with subprocess.Popen(
+        command, cwd=copy, env={**os.environ, "PYTHONPATH": folders}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        try:
+            out, _ = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            return []
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+\.py.*?)(?: - .*)?$", out, re.MULTILINE)
+    if not failed and process.returncode:
+        raise RuntimeError(f"pytest {' '.join(arguments)} ran no test:\n{out[-2000:]}")
+    return failed
+
+
+def noticing(copy: Path, mutation: Mutation, number: int, all_tests: bool, suite: bool) -> list[str]:
+    """The tests that notice it: the first one, or all of those that should."""
+    with mutated(copy, mutation, number):
+        found = failures(copy, [*([] if all_tests else ["-x"]), "-n0", *mutation.look])
+        return found if found or not suite else failures(copy, ["-x"])
+
+
+def run(numbers: Sequence[int], options: argparse.Namespace) -> int:
+    """Makes those mutations one after the other, and tells of each; how many were not noticed."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="mutations") as folder:
+        copy = Path(folder) / "checkout"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        for number in numbers:
+            mutation, began = MUTATIONS[number - 1], time.perf_counter()
+            print(f"{number:>3}  {mutation.what:<75}", end="  ", flush=True)
+            by = noticing(copy, mutation, number, options.all_tests, not options.looks_only)
+            seconds = time.perf_counter() - began
+            count = f"{len(by)} tests, first " if options.all_tests and by else ""
+            print(f"{seconds:>5.0f} s  {count}{by[0] if by else 'NOT NOTICED'}", flush=True)
+            found.append({"number": number, "what": mutation.what, "seconds": round(seconds, 1), "noticed_by": by})
+            if options.json:  # After each, so that what ends early is not lost.
+                options.json.write_text(json.dumps(found, indent=2) + "\n")
+        told = list(dict.fromkeys(name for row in found for name in row["noticed_by"][:1]))
+        always = failures(copy, ["-n0", *told]) if told else []
+    for name in always:
+        print(f"fails without any mutation, so it notices none: {name}")
+    missed = [row["number"] for row in found if not row["noticed_by"] or row["noticed_by"][0] in always]
+    print(f"{len(found)} mutations, {sum(row['seconds'] for row in found):.0f} s; not noticed: {missed or 'none'}")
+    return len(missed)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status: 1 if a mutation was not noticed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutations", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=(), metavar="N", help="these numbers, or those with these words")
+    parser.add_argument("--list", action="store_true", help="only list them")
+    parser.add_argument("--all-tests", action="store_true", help="count how many of the tests that should notice do")
+    parser.add_argument("--looks-only", action="store_true", help="leave out the whole suite if none of those notices")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the results")
+    options = parser.parse_args(arguments)
+    if options.json and not options.json.absolute().parent.is_dir():
+        parser.error(f"argument --json: there is no folder {str(options.json.parent)!r}; make it first")
+    numbers = chosen(options.only)
+    if not numbers:
+        parser.error(f"argument --only: there is no mutation of {' '.join(options.only)}; --list shows all")
+    reasons = {number: misfit(MUTATIONS[number - 1]) for number in numbers}
+    if any(reasons.values()):
+        lines = (f"mutation {number}: {reason}" for number, reason in reasons.items() if reason)
+        parser.exit(2, "\n".join([*lines, "bring the table of tests/mutations.py up to date\n"]))
+    if options.list:
+        print("\n".join(f"{n:>3}  {MUTATIONS[n - 1].file:<35}  {MUTATIONS[n - 1].what}" for n in numbers))
+        return 0
+    try:
+        return int(run(numbers, options) > 0)
+    except RuntimeError as error:
+        parser.exit(2, f"\n{error}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
