@@ -114,9 +114,6 @@ def interrupt_at(epoch):
     return callback
 
 
-QUICK = {("arrays", None), ("arrays", 2), ("iterable", 2)}
-
-
 class Batches:
     """An iterable that begins anew each time."""
 
@@ -124,20 +121,28 @@ class Batches:
         return (jax.tree.map(lambda x, i=i: x[i : i + 40], DATA) for i in range(0, 150, 40))
 
 
+SOURCES = {"arrays": dict(data=DATA), "python": dict(data=DATA, loop="python"), "iterable": dict(data=Batches())}
+QUICK = {("arrays", None), ("arrays", 2), ("python", 2), ("iterable", 2)}
+
+
 @pytest.mark.parametrize(
-    ("data", "every"),
+    ("source", "every"),
     [
-        pytest.param(data, every, id=f"{name}-{every}", marks=() if (name, every) in QUICK else pytest.mark.slow)
-        for name, data in (("arrays", DATA), ("iterable", Batches()))
+        pytest.param(source, every, id=f"{name}-{every}", marks=() if (name, every) in QUICK else pytest.mark.slow)
+        for name, source in SOURCES.items()
         for every in (None, 1, 2, 3, 100)
     ],
 )
-def test_an_interrupted_run_goes_on(tmp_path, every, data):
-    keywords = dict(loss=keyed_loss, data=data, has_aux=True, has_key=True, checkpoint_every=every)
+def test_an_interrupted_run_goes_on(tmp_path, every, source):
+    keywords = dict(loss=keyed_loss, **source, has_aux=True, has_key=True, checkpoint_every=every)
     whole = fit(None, **keywords)
     first = fit(tmp_path / "run", callbacks=[interrupt_at(2)], **keywords)
     assert (first.stopped, first.epoch) == ("interrupted", 1)
+    shutil.copytree(tmp_path / "run", tmp_path / "earlier")
     same(fit(tmp_path / "run", **keywords), whole)
+    if every == 2:  # From the checkpoint before, in the midst of an epoch.
+        shutil.rmtree(tmp_path / "earlier" / "6")
+        same(fit(tmp_path / "earlier", **keywords), whole)
 
 
 def test_a_run_that_is_over_is_given_back_and_one_of_more_epochs_goes_on(tmp_path):

@@ -258,7 +258,7 @@ def test_infinities_and_nan_pass_through(name):
     np.testing.assert_array_equal(round_trip(storage.NAMED[name], x), x)
 
 
-@pytest.mark.parametrize("size", [512, 8192, 65_536])
+@pytest.mark.parametrize("size", [pytest.param(512, marks=pytest.mark.slow), 8192, MANY])
 def test_a_block_with_a_nan_does_not_hide_it(size):
     """At some sizes XLA's maximum loses a NaN on a CPU."""
     x = np.ones(size, np.float32)
@@ -327,6 +327,11 @@ def test_random_bits_of_different_names_are_independent(other):
 def test_random_bits_of_neighbours_are_independent(shift):
     bits = bits_at(7, 0)
     assert correlation(bits, np.roll(bits, shift, (0, 1))) < 0.01
+
+
+def test_no_key_gives_the_bits_of_another_one_at_an_offset():
+    here, there = (np.asarray(jax.jit(random_bits, static_argnums=1)(np.uint32(key), (10_000,))) for key in (7, 12))
+    assert correlation(here[5:], there[:-5]) < 0.05
 
 
 def test_random_bits_are_uniform_in_each_bit_and_over_steps():
