@@ -21,6 +21,7 @@ from benchmarks.measuring import Variant, compared
 from benchmarks.peers import Peers
 
 STORAGES = ("bfloat16", "float16", "24bit", "8bit")
+FULL = ()  # No storage: float32.
 MOST_FLATTENED = 1000
 """Leaves: what it takes to compile their concatenation grows with the square, to minutes."""
 GIVEN, TAKEN = "update of given gradients", "step, with the gradient of a loss"
@@ -29,14 +30,14 @@ GIVEN, TAKEN = "update of given gradients", "step, with the gradient of a loss"
 class Sizes(NamedTuple):
     """Turns by parameters of one leaf, trees by name and turns with each, and torch's device: "cpu", or a GPU's.
 
-    Of the trees that are compiled, in as many turns, the shapes alone count.
+    Of the trees whose update is compiled the shapes alone count, and the optimizers.
     """
 
     leaf: dict[int, int]
     trees: dict[str, dict[str, tuple[int, ...]]]
     turns: int
     device: str
-    compiled: dict[str, dict[str, tuple[int, ...]]]
+    compiled: dict[str, tuple[dict[str, tuple[int, ...]], tuple[str, ...], int]]
 
 
 def sizes(quick: bool, platform: str) -> Sizes:
@@ -44,10 +45,16 @@ def sizes(quick: bool, platform: str) -> Sizes:
     device = "cpu" if platform == "cpu" else "cuda"
     if quick:
         small = trees_of(trees.gpt2(32, 1), (10, 10_000), (20, 64))
-        return Sizes({1_000_000: 5}, small, 5, device, trees_of(trees.gpt2(256, 1)))
+        return Sizes({1_000_000: 5}, small, 5, device, compiled_trees(trees.gpt2(256, 1), (10, 10_000), FULL, 2))
     whole = trees.gpt2(256 if device == "cpu" else trees.WIDTH)
-    compiled = trees_of(trees.gpt2(), (1000, 10_000))
+    compiled = compiled_trees(trees.gpt2(), (1000, 10_000), STORAGES, 6)
     return Sizes({10_000_000: 30, 50_000_000: 10}, trees_of(whole, (1000, 10_000), (3000, 64)), 10, device, compiled)
+
+
+def compiled_trees(transformer: dict, equal: tuple[int, int], storages: tuple[str, ...], turns: int) -> dict[str, Any]:
+    """Trees, the storages with which the first is compiled, and turns."""
+    (first, shapes), (second, others) = trees_of(transformer, equal).items()
+    return {first: (shapes, storages, turns), second: (others, FULL, turns)}
 
 
 def trees_of(transformer: dict, *equal: tuple[int, int]) -> dict[str, dict]:
@@ -65,20 +72,20 @@ def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
     for name, shapes in sizes.trees.items():
         for with_loss in (False, True):
             yield many_leaves(name, shapes, with_loss, sizes, peers)
-    for name, shapes in sizes.compiled.items():
+    for name, (shapes, storages, turns) in sizes.compiled.items():
         params = {leaf: jax.ShapeDtypeStruct(shape, jnp.float32) for leaf, shape in shapes.items()}
-        yield from before_the_first_step.programs(f"{name}, float32", optimizers(), params, sizes.turns)
+        yield from before_the_first_step.programs(f"{name}, float32", optimizers(storages), params, turns)
     yield before_the_first_step.imports(sizes.turns)
 
 
-def optimizers() -> dict[str, optax.GradientTransformation]:
+def optimizers(storages: tuple[str, ...]) -> dict[str, optax.GradientTransformation]:
     """Those whose programs are made."""
     return {
         "optax.adam": optax.adam(RATE),
         "ewa_optax.adam": ewa_optax.adam(RATE),
         "optax.adamw": optax.adamw(RATE),
         "ewa_optax.adamw": ewa_optax.adamw(RATE),
-        **{f"ewa_optax.adam, {kept}": ewa_optax.adam(RATE, storage=kept) for kept in STORAGES},
+        **{f"ewa_optax.adam, {kept}": ewa_optax.adam(RATE, storage=kept) for kept in storages},
     }
 
 

@@ -57,19 +57,22 @@ def step(record: dict) -> list[str]:
         return f"{row['trace seconds'] + row['compile seconds']:.3g}" if "trace seconds" in row else ""
 
     def made(part):
-        head = f"{part} the update: milliseconds, / optax.adam"
-        return pivot(head, matching(record, f"(.*leaves.*): to {part} the update"), timed)
+        found = matching(record, f"(.*leaves.*): to {part} the update")
+        return [pivot(f"{part} the update: milliseconds, / optax.adam", found, timed)] if found else []
 
     updates, steps = matching(record, "(.*leaves.*): update.*"), matching(record, "(.*leaves.*): step.*")
-    ((_, imported),) = matching(record, "(the import), .*").items()
+    imported = [
+        markdown(["the import: milliseconds", ""], [[row["name"], milliseconds(row)] for row in table["rows"]])
+        for table in matching(record, "(the import), .*").values()
+    ]
     return [
         leaf,
         pivot("update of given gradients: milliseconds, / optax.adam", updates, timed),
         pivot("step, with the gradient of a loss: milliseconds, / optax.adam", steps, timed),
-        *(made(part) for part in ("trace", "lower", "compile")),
-        pivot("seconds to trace and compile the update, made once", updates, compiled),
-        pivot("seconds to trace and compile the step, made once", steps, compiled),
-        markdown(["the import: milliseconds", ""], [[row["name"], milliseconds(row)] for row in imported["rows"]]),
+        *(table for part in ("trace", "lower", "compile") for table in made(part)),
+        pivot("seconds to trace and compile the update", updates, compiled),
+        pivot("seconds to trace and compile the step", steps, compiled),
+        *imported,
     ]
 
 

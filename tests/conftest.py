@@ -19,7 +19,6 @@ collect_ignore = ["run_to_resume.py", "mutations.py"]  # Programs.
 ROOM = 1_000_000_000
 """Bytes of a process beyond which it lets go of what it has compiled."""
 
-
 jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(100_000, 50, 100)  # Traces make many objects, and few of them in cycles.
 
