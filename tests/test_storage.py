@@ -416,7 +416,7 @@ def test_codes_do_not_depend_on_the_number_of_devices(name):
 def test_a_state_resharded_between_steps_gives_the_same_codes(name):
     run, start = three_steps(name)
     moved = stayed = run(SEVERAL, start)
-    for devices in (8, 2):
+    for devices in (1, 8, 2):
         moved = run(spread(SEVERAL, devices), spread(moved, devices))
         stayed = run(SEVERAL, stayed)
     jax.tree.map(np.testing.assert_array_equal, moved, stayed)
