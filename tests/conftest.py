@@ -12,13 +12,10 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import chex
 import jax
-import psutil
 import pytest
+from helpers import Programs
 
 collect_ignore = ["run_to_resume.py", "mutations.py"]  # Programs.
-ROOM = 1_000_000_000
-"""Bytes of a process beyond which it lets go of what it has compiled."""
-
 jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(100_000, 50, 100)  # Traces make many objects, and few of them in cycles.
 
@@ -31,11 +28,9 @@ def _fresh_trace_counters():
 
 @pytest.fixture(autouse=True)
 def _compiled_programs_are_let_go():
-    """Those of tests that have ended, or a worker would grow to several gigabytes."""
+    """Those of tests that have ended."""
     yield
-    if psutil.Process().memory_info().rss > ROOM:
-        jax.clear_caches()
-        gc.collect()
+    Programs.let_go_if_large()
 
 
 # What the tests cost: a worker tells the main process at its end.

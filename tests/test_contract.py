@@ -15,6 +15,7 @@ import oracles
 import pytest
 from absl.testing import parameterized
 from cases import CASES, DIFFERENT, FAMILY, FULL, ROUGHLY
+from helpers import Programs
 
 import ewa_optax
 
@@ -103,12 +104,12 @@ def run_updates(optimizer, params, gradients, jit=jax.jit):
 
 
 def once(function):
-    """The function under jit, for which it is an error to be traced a second time."""
-    traces = []
+    """The function under jit, for which it is an error to be traced again, unless its program was let go of."""
+    generations = []
 
     def traced(*arguments):
-        traces.append(arguments)
-        assert len(traces) == 1, "it is traced again"
+        assert Programs.generation not in generations, "it is traced again"
+        generations.append(Programs.generation)
         return function(*arguments)
 
     return roughly_compiled(traced)
