@@ -23,7 +23,7 @@ def slow(session: nox.Session) -> None:
 def mutations(session: nox.Session) -> None:
     """Faults made on purpose, each of which the quick tests must notice."""
     session.install("-e", ".[test]")
-    session.run("python", "tests/mutations.py", *session.posargs)
+    session.run("python", "-m", "tests.mutations", *session.posargs)
 
 
 @nox.session
