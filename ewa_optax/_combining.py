@@ -49,8 +49,7 @@ def add(*pieces: optax.GradientTransformation) -> optax.GradientTransformationEx
         TypeError: what is no transformation.
 
     Example:
-        >>> import jax
-    import jax.numpy as jnp, optax
+        >>> import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
         >>> three_times = pieces.add(optax.identity(), optax.scale(2.0))
         >>> print(three_times.update(jnp.array([1.0]), three_times.init(jnp.zeros(1)))[0])
@@ -92,8 +91,7 @@ def beside(piece: optax.GradientTransformation) -> optax.GradientTransformationE
         TypeError: what is no transformation.
 
     Example:
-        >>> import jax
-    import jax.numpy as jnp, optax
+        >>> import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
         >>> both = optax.chain(pieces.beside(optax.scale(2.0)), pieces.combine(1, 1))
         >>> print(both.update(jnp.array([1.0]), both.init(jnp.zeros(1)))[0])
@@ -125,8 +123,7 @@ def take(index: int) -> optax.GradientTransformation:
         TypeError: what comes is not what `beside` hands on.
 
     Example:
-        >>> import jax
-    import jax.numpy as jnp, optax
+        >>> import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
         >>> second = optax.chain(pieces.beside(optax.scale(2.0)), pieces.take(1))
         >>> print(second.update(jnp.array([1.0]), second.init(jnp.zeros(1)))[0])
@@ -156,8 +153,7 @@ def combine(weight: Number, other: Number) -> optax.GradientTransformation:
         TypeError: a weight that is no number, or what comes is not what `beside` hands on.
 
     Example:
-        >>> import jax
-    import jax.numpy as jnp, optax
+        >>> import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
         >>> rest = optax.chain(pieces.beside(optax.scale(0.25)), pieces.combine(1, -1))
         >>> print(rest.update(jnp.array([4.0]), rest.init(jnp.zeros(1)))[0])
@@ -186,8 +182,7 @@ def divide(
         TypeError: what is no transformation.
 
     Example:
-        >>> import jax
-    import jax.numpy as jnp, optax
+        >>> import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
         >>> sign = pieces.divide(optax.identity(), pieces.root_mean_square(optax.identity(), eps=0.0))
         >>> print(sign.update(jnp.array([-3.0, 0.5]), sign.init(jnp.zeros(2)))[0])
