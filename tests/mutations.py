@@ -46,7 +46,7 @@ def oracle(name: str) -> str:
 
 
 def mix(name: str) -> str:
-    """The test that gives an optimizer finite gradients of all sizes and dtypes."""
+    """The test of the largest finite gradients: the dtypes of parameters and of gradients, and the optimizer."""
     return f"{CONTRACT}test_dtypes_hold_and_no_finite_gradient_breaks_anything[some-{name}]"
 
 
@@ -156,7 +156,7 @@ MUTATIONS = (
         "ewa_optax/_rectify.py",
         "length > jnp.maximum(threshold, 4.0)",
         "length > jnp.maximum(threshold, 5.0)",
-        (oracle("radam"),),
+        ("tests/test_family.py::test_the_length_of_radam_keeps_its_digits",),
     ),
     Mutation(
         "AdEMAMix's half-life grows a step late",
@@ -220,7 +220,7 @@ MUTATIONS = (
         "ewa_optax/_momentum_family.py",
         "once=optax.scale(k), guard=saturate(terms=k)",
         "once=optax.scale(k), guard=saturate()",
-        (CONTRACT + "test_no_finite_complex_gradient_breaks_anything",),
+        (CONTRACT + "test_no_finite_complex_gradient_breaks_anything[heavy_ball]",),
     ),
     Mutation(
         "centered RMSprop scales its variance by the decay, not by its inverse",
@@ -302,7 +302,7 @@ MUTATIONS = (
         ("tests/test_order.py::test_the_default_is_the_bijection_from_512_examples_on",),
     ),
     Mutation(
-        "steps have the keys of the epoch before",
+        "steps have the same keys in every epoch",
         "ewa_optax/_order.py",
         "return order_key, other_key",
         "return order_key, jax.random.split(key)[1]",
@@ -335,7 +335,7 @@ MUTATIONS = (
         "ewa_optax/storage.py",
         "raw = round_bits(average, 8, bits)",
         "raw = round_bits(average, 7, bits)",
-        ("tests/test_storage.py::test_second_moments_follow_gradients_down",),
+        ("tests/test_storage.py::test_second_moments_follow_gradients_down[24bit-0.9999]",),
     ),
     Mutation(
         "the last bit of a bfloat16 is cut off, not rounded",
@@ -534,10 +534,7 @@ MUTATIONS = (
         "ewa_optax/_training.py",
         "range(1, bad + 1)",
         "range(1, bad)",
-        (
-            "tests/test_fit.py::test_a_divergence_ends_with_the_last_finite_state_of_all",
-            "tests/test_fit.py::test_a_nan_ends_with_the_last_finite_state",
-        ),
+        ("tests/test_fit.py::test_a_nan_ends_with_the_last_finite_state",),
     ),
     Mutation(
         "a state that begins with an infinity ends the run",
@@ -622,7 +619,7 @@ MUTATIONS = (
         "ewa_optax/_blockwise.py",
         "fading.powers(step * k[::-1])",
         "fading.powers(step * k)",
-        ("tests/test_series.py::test_any_length", "tests/test_series.py::test_means_are_those_of_pandas"),
+        ("tests/test_series.py::test_any_length",),
     ),
     Mutation(
         "a piece that overlaps the one before begins with its end",
@@ -643,14 +640,14 @@ MUTATIONS = (
         "ewa_optax/_shares.py",
         "return jnp.where(observed, faded, 0) if plan.skip else faded",
         "return faded",
-        ("tests/test_series.py::test_pieces_are_the_whole", "tests/test_series.py::test_means_are_those_of_pandas"),
+        ("tests/test_series.py::test_means_are_those_of_pandas",),
     ),
     Mutation(
         "a past that has faded away has never been",
         "ewa_optax/_shares.py",
         "jnp.where(begun, jnp.maximum(weight, jnp.finfo(weight.dtype).tiny), 0)",
         "jnp.where(begun, weight, 0)",
-        ("tests/test_series.py::test_means_are_those_of_pandas",),
+        ("tests/test_series.py::test_pieces_are_the_whole",),
     ),
     Mutation(
         "differences of short integers wrap round",
@@ -742,7 +739,7 @@ MUTATIONS = (
         "ewa_optax/_learning_rate.py",
         "lambda f: (f * factor).astype(f.dtype)",
         "lambda f: (f * 0 + factor).astype(f.dtype)",
-        ("tests/test_learning_rate.py::test_it_is_rescaled_in_any_nesting",),
+        ("tests/test_learning_rate.py::test_a_rescaled_schedule_goes_on_from_where_it_is",),
     ),
     # Averages and rounding of parameters.
     Mutation(
@@ -764,7 +761,7 @@ MUTATIONS = (
         "ewa_optax/_parameter_average.py",
         "jnp.stack([fresh, change - (fresh - total)])",
         "jnp.stack([fresh, 0 * change])",
-        ("tests/test_parameter_average.py",),
+        ("tests/test_parameter_average.py::test_a_schedule_counts_from_one",),
     ),
     Mutation(
         "parameters are rounded by the same chance at every step",
@@ -815,10 +812,7 @@ MUTATIONS = (
         "ewa_optax/_lanczos.py",
         "jax.lax.fori_loop(0, 2, lambda _, x: x - (basis @ x) @ basis, x)",
         "jax.lax.fori_loop(0, 1, lambda _, x: x - (basis @ x) @ basis, x)",
-        (
-            "tests/test_landscapes.py::test_lanczos_goes_on_where_all_eigenvalues_are_equal",
-            "tests/test_landscapes.py::test_each_eigenvalue_of_lanczos_is_within_its_error_of_a_true_one",
-        ),
+        ("tests/test_landscapes.py::test_lanczos_goes_on_where_all_eigenvalues_are_equal",),
     ),
     Mutation(
         "an eigenvalue within its error has a sign",
