@@ -13,8 +13,8 @@ import optax
 from ewa_optax._checks import DECAY, checked
 from ewa_optax._keeping import Keeper, resolve, zeros_like
 from ewa_optax._leaves import Leafwise, map_leaves
-from ewa_optax._numerics import Number, increment, lerp, narrow, shares, weight_sum, widen
-from ewa_optax._recursion import advanced
+from ewa_optax._numerics import Number, increment, narrow, shares, weight_sum, widen
+from ewa_optax._recursion import advanced, moved
 from ewa_optax.storage import Storage
 
 
@@ -23,12 +23,6 @@ class ScaleByEwaState(NamedTuple):
 
     average: Any
     step: Any = None
-
-
-def _moved(decay, average, value, step):
-    del step
-    fresh = lerp(average, value, decay, *shares(decay))
-    return fresh, fresh
 
 
 class BiasCorrectState(NamedTuple):
@@ -75,7 +69,7 @@ def scale_by_ewa(decay: Number, storage: Storage | str | None = None) -> optax.G
         "Improving Deep Neural Networks", week 2, "Exponentially weighted averages".
     """
     keeper = Keeper(resolve(storage), piece=0)
-    advance = Leafwise(_moved, decay)
+    advance = Leafwise(moved, decay)
 
     def init(params):
         return ScaleByEwaState(keeper.init(zeros_like(params)), keeper.storage and jnp.zeros([], jnp.int32))
@@ -84,7 +78,7 @@ def scale_by_ewa(decay: Number, storage: Storage | str | None = None) -> optax.G
         del params
         trees = keeper.trees(state.average)
         step = keeper.storage and increment(state.step)
-        out, average = advanced(advance, None, updates, trees, keeper, step, decay)
+        out, average = advanced(advance, shares(decay), updates, trees, keeper, step, decay)
         return out, ScaleByEwaState(average, step)
 
     return optax.GradientTransformation(init, update)

@@ -24,7 +24,7 @@ from ewa_optax._numerics import (
     shares,
     squared_magnitude,
 )
-from ewa_optax._recursion import recursion
+from ewa_optax._recursion import moved, recursion
 
 
 @checked(decay=DECAY)
@@ -58,7 +58,7 @@ def scale_by_corrected_ewa(decay: Number, storage: Chosen = None) -> optax.Gradi
         Kingma and Ba, "Adam: a method for stochastic optimization", 2015, section 3.
     """
     at = functools.partial(corrected_shares, decay)
-    return recursion("corrected", Leafwise(_moved, decay), storage, decay, at=at)
+    return recursion("corrected", Leafwise(moved, decay), storage, decay, at=at)
 
 
 @checked(decay=FADING)
@@ -108,7 +108,7 @@ def scale_by_ewa_of_share(
         newest = share(step.astype(float))
         return 1 - newest, newest
 
-    return recursion("of share", Leafwise(_moved, decay), storage, decay, at=at)
+    return recursion("of share", Leafwise(moved, decay), storage, decay, at=at)
 
 
 @checked(decay=FADING)
@@ -239,11 +239,6 @@ def scale_by_past_rms(decay: Number, eps: Number = 1e-6, storage: Chosen = None)
         Zeiler, "ADADELTA: an adaptive learning rate method", 2012.
     """
     return recursion("past", Leafwise(_scaled_by_past, decay, eps), storage, decay, real_like)
-
-
-def _moved(decay, average, value, past_and_newest):
-    fresh = lerp(average, value, decay, *past_and_newest)
-    return fresh, fresh
 
 
 def _larger(decay, average, value, step):

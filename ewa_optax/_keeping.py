@@ -43,8 +43,10 @@ class Keeper:
         if not storage:
             return zeros
 
+        first = Leafwise(_first, storage)
+
         def one(_, x):
-            return jax.tree.leaves(Leafwise(_first, storage)(x)) if storage.takes(x.shape) else [x]
+            return jax.tree.leaves(first(x)) if storage.takes(x.shape) else [x]
 
         with_paths, structure = jax.tree_util.tree_flatten_with_path(zeros)
         return self._in_trees(structure, [map_named(len, one, path, x) for path, x in with_paths])

@@ -9,7 +9,7 @@ import optax
 
 from ewa_optax._keeping import Chosen, Keeper, resolve, zeros_like
 from ewa_optax._leaves import Leafwise, map_leaves
-from ewa_optax._numerics import Number, increment, narrow, widen
+from ewa_optax._numerics import Number, increment, lerp, narrow, widen
 
 Advance = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, jax.Array]]
 
@@ -62,6 +62,14 @@ def advanced(
     both = map_leaves(Leafwise(_advanced, advance, keeper, at_step), updates, *trees)
     fresh, out = (map_leaves(lambda _, pair, i=i: pair[i], updates, both) for i in (0, 1))
     return out, keeper.encode(fresh, trees, step, decay)
+
+
+def moved(
+    decay: Number, average: jax.Array, value: jax.Array, past_and_newest: tuple[Number, Number]
+) -> tuple[jax.Array, jax.Array]:
+    """An average and what leaves, which is the same, by the shares of the past and of the newest value."""
+    fresh = lerp(average, value, decay, *past_and_newest)
+    return fresh, fresh
 
 
 def _advanced(advance, keeper, at_step, u, *arrays):
