@@ -3,15 +3,13 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import optax
-from rich.console import Console
-from rich.progress import track
 
-from benchmarks.measuring import rows
+from benchmarks.measuring import in_turns, rows
 
 Seconds = Mapping[str, float]
 PARTS = ("trace", "lower", "compile")
@@ -20,7 +18,7 @@ IMPORT = "the import, in a new interpreter"
 
 def programs(name: str, optimizers: dict[str, optax.GradientTransformation], params: Any, turns: int) -> Iterator[dict]:
     """A table for each part of making the update of given gradients, each time from nothing."""
-    made = {key: lambda optimizer=optimizer: seconds_of(optimizer, params) for key, optimizer in optimizers.items()}
+    made = {key: lambda _, optimizer=optimizer: seconds_of(optimizer, params) for key, optimizer in optimizers.items()}
     found = in_turns(made, turns, f"{name}: before the first step")
     reference = next(iter(optimizers))
     for part in PARTS:
@@ -50,7 +48,7 @@ def seconds_of(optimizer: optax.GradientTransformation, params: Any) -> Seconds:
 
 def imports(turns: int) -> dict:
     """A table: optax, with all that it imports itself, and then this library."""
-    found = in_turns({IMPORT: seconds_of_imports}, turns, IMPORT)[IMPORT]
+    found = in_turns({IMPORT: lambda _: seconds_of_imports()}, turns, IMPORT)[IMPORT]
     first, second = found[0]
     by_name = {name: [seconds[name] for seconds in found] for name in (first, second)}
     return {"title": IMPORT, "turns": turns, "reference": first, "rows": rows(by_name, first)}
@@ -64,14 +62,3 @@ def seconds_of_imports() -> Seconds:
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     return dict(zip(("import optax", "import ewa_optax, after it"), map(float, out.split()), strict=True))
-
-
-def in_turns(measures: dict[str, Callable[[], Seconds]], repeats: int, title: str) -> dict[str, list[Seconds]]:
-    """What each of them says of itself, turn by turn, the first turn left out; each begins with another one."""
-    found: dict[str, list[Seconds]] = {name: [] for name in measures}
-    named = list(measures.items())
-    for i in track(range(repeats + 1), title, console=Console(stderr=True)):
-        first = i % len(named)
-        for name, measure in named[first:] + named[:first]:
-            found[name].append(measure())
-    return {name: each[1:] for name, each in found.items()}

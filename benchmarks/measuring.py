@@ -1,5 +1,6 @@
 """One way to measure: variants take turns in one process, and are compared with a reference turn by turn."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -23,18 +24,30 @@ def turns(variants: list[Variant], repeats: int, title: str) -> dict[str, list[f
     """Seconds of a round by name, turn by turn, the first turn (which compiles) left out.
 
     Those that take less than a second run once more before each turn, or the one that comes after a long one would find
-    all caches cold, and the threads of the one before still spinning. Each turn begins with another variant.
+    all caches cold, and the threads of the one before still spinning.
     """
-    seconds: dict[str, list[float]] = {variant.name: [] for variant in variants}
-    for i in track(range(repeats + 1), title, console=Console(stderr=True)):
-        first = i % len(variants)
-        for variant in variants[first:] + variants[:first]:
-            if i and seconds[variant.name][-1] < 1:
-                variant.run(i)
-            began = time.perf_counter()
+    last: dict[str, float] = {}
+
+    def seconds(variant, i):
+        if i and last[variant.name] < 1:
             variant.run(i)
-            seconds[variant.name].append((time.perf_counter() - began) / variant.share)
-    return {name: values[1:] for name, values in seconds.items()}
+        began = time.perf_counter()
+        variant.run(i)
+        last[variant.name] = (time.perf_counter() - began) / variant.share
+        return last[variant.name]
+
+    return in_turns({variant.name: functools.partial(seconds, variant) for variant in variants}, repeats, title)
+
+
+def in_turns(measures: Mapping[str, Callable[[int], Any]], repeats: int, title: str) -> dict[str, list[Any]]:
+    """What each of them says of itself, turn by turn, the first turn left out. Each turn begins with another one."""
+    found: dict[str, list[Any]] = {name: [] for name in measures}
+    names = list(measures)
+    for i in track(range(repeats + 1), title, console=Console(stderr=True)):
+        first = i % len(names)
+        for name in names[first:] + names[:first]:
+            found[name].append(measures[name](i))
+    return {name: each[1:] for name, each in found.items()}
 
 
 def rows(seconds: dict[str, list[float]], reference: str) -> list[dict]:
