@@ -24,7 +24,7 @@ from ewa_optax._fit_arguments import (
 from ewa_optax._form import form_for
 from ewa_optax._history import empty, with_epoch
 from ewa_optax._order import LARGEST
-from ewa_optax._progress import Progress
+from ewa_optax._progress import FitProgress
 from ewa_optax._sources import engine_for_arrays, engine_for_stream, is_stream, placed
 from ewa_optax._train import gradient_step
 from ewa_optax._training import Fitted, stretches
@@ -161,7 +161,7 @@ def fit(
     check_aux(engine.aux)
     run = form.inside(Fitted(params, opt_state, empty(engine.aux), 0, 0, params if validate else None, None))
     settings = {} if checkpoint is None else settings_of(run, batches, data, key)
-    with Checkpoints(checkpoint, every, settings) as saved, Progress(progress, "compiling", epochs) as shown:
+    with Checkpoints(checkpoint, every, settings) as saved, FitProgress(progress, epochs) as shown:
 
         def end_epoch(run: Fitted, seconds: float) -> Fitted:
             run = _over(run, validate, seconds)

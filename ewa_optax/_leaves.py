@@ -102,26 +102,6 @@ class Stacked:
             found.append(next(iter(of_stack)))
         return Stacked(tuple(found), self.layout)
 
-    def map(self, function: Callable[..., Any], *others: "Stacked") -> "Stacked":
-        """`map_leaves` of each tree in the stacks; what has no arrays, such as what optax masks, stays as it is.
-
-        In the others, a bool in place of a stack goes for all of it.
-        """
-
-        def each(stack, *rest):
-            if not jax.tree.leaves(stack):
-                return stack
-            axes = (0, *(None if isinstance(x, bool) else 0 for x in rest))
-            return jax.vmap(lambda x, *xs: map_leaves(function, x, *xs), axes)(stack, *rest)
-
-        if any(other.layout != self.layout for other in others):
-            raise ValueError(
-                "trees that were stacked apart have different leaves in their stacks; stack them by "
-                "stack_leaves_like(params, tree), or take gradients of stacked parameters."
-            )
-        of_stacks = zip(self.stacks, *(other.stacks for other in others), strict=True)
-        return Stacked(tuple(each(*xs) for xs in of_stacks), self.layout)
-
     def tree_flatten_with_keys(self):
         """For JAX."""
         keys = (StackKey(i, names) for i, names in enumerate(self.layout.names))
@@ -201,10 +181,31 @@ def map_leaves(function: Callable[..., Any], updates: Any, *rest: Any) -> Any:
 
     def each(u, *others):
         if is_stacked(u):
-            return u.map(function, *others)
+            return _map_stacked(function, u, *others)
         return None if u is None else function(u, *others)
 
     return jax.tree.map(each, updates, *rest, is_leaf=lambda x: x is None or is_stacked(x))
+
+
+def _map_stacked(function, stacked, *others):
+    """`map_leaves` of each tree in the stacks; what has no arrays, such as what optax masks, stays as it is.
+
+    In the others, a bool in place of a stack goes for all of it.
+    """
+
+    def each(stack, *rest):
+        if not jax.tree.leaves(stack):
+            return stack
+        axes = (0, *(None if isinstance(x, bool) else 0 for x in rest))
+        return jax.vmap(lambda x, *xs: map_leaves(function, x, *xs), axes)(stack, *rest)
+
+    if any(other.layout != stacked.layout for other in others):
+        raise ValueError(
+            "trees that were stacked apart have different leaves in their stacks; stack them by "
+            "stack_leaves_like(params, tree), or take gradients of stacked parameters."
+        )
+    of_stacks = zip(stacked.stacks, *(other.stacks for other in others), strict=True)
+    return Stacked(tuple(each(*xs) for xs in of_stacks), stacked.layout)
 
 
 def map_chosen(of: Callable[[bool], Callable[[Any, Any], Any]], chosen: Any, updates: Any, params: Any) -> Any:

@@ -1,8 +1,8 @@
-"""What is shown while `fit` runs: a bar on a terminal, a line an epoch elsewhere."""
+"""What is shown while steps run: a bar on a terminal, lines elsewhere."""
 
 import sys
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -13,13 +13,13 @@ from ewa_optax._training import Fitted
 class Progress:
     """A context manager; `rich` draws the bar, where it is installed."""
 
-    def __init__(self, shown: bool, doing: str, epochs: int = 0) -> None:
+    def __init__(self, shown: bool, doing: str) -> None:
         self.shown = shown and jax.process_index() == 0
-        self.doing, self.epochs = doing, epochs
+        self.doing = doing
         self._bar: Any = None
         self._stack = ExitStack()
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         if self.shown and sys.stderr.isatty():
             try:
                 from rich import console, progress
@@ -34,14 +34,33 @@ class Progress:
     def __exit__(self, *failure: Any) -> None:
         self._stack.close()
 
+    def at(self, doing: str, total: int | None, completed: int) -> None:
+        """Moves the bar."""
+        if self._bar:
+            self._bar.update(self._task, description=doing, total=total, completed=completed)
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        if self._bar:
+            self._bar.console.print(text, highlight=False)
+        elif self.shown:
+            print(text, file=sys.stderr, flush=True)
+
+
+class FitProgress(Progress):
+    """What `fit` tells of steps, epochs and its end."""
+
+    def __init__(self, shown: bool, epochs: int) -> None:
+        super().__init__(shown, "compiling")
+        self.epochs = epochs
+
     def step(self, run: Fitted, steps: int | None) -> None:
         """Tells where it is; `steps` of an epoch are None as long as nobody knows."""
         if self._bar and len(run.history.costs):
-            text = f"epoch {min(run.epoch + 1, self.epochs)}/{self.epochs}, cost {run.history.costs[-1]:.4g}" + _rate(
-                run
-            )
+            cost, epoch = run.history.costs[-1], min(run.epoch + 1, self.epochs)
+            text = f"epoch {epoch}/{self.epochs}, cost {cost:.4g}{_rate(run)}"
             total, completed = (steps * self.epochs, run.epoch * steps + run.step) if steps else (None, run.step)
-            self._bar.update(self._task, description=text, total=total, completed=completed)
+            self.at(text, total, completed)
 
     def epoch(self, run: Fitted) -> None:
         """Tells of an epoch that is over."""
@@ -58,13 +77,6 @@ class Progress:
         if len(costs):
             text += f"; the lowest validation cost was {np.min(costs):.4g}, after epoch {np.argmin(costs) + 1}"
         self.line(text)
-
-    def line(self, text: str) -> None:
-        """A line that stays."""
-        if self._bar:
-            self._bar.console.print(text, highlight=False)
-        elif self.shown:
-            print(text, file=sys.stderr, flush=True)
 
 
 def _rate(run):
