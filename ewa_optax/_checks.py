@@ -28,46 +28,46 @@ class Rule(NamedTuple):
     accepts_schedule: bool = False
 
 
-def _rule(text: str, holds: Callable[[Any], bool], remedy: str) -> Rule:
+def rule(text: str, holds: Callable[[Any], bool], remedy: str) -> Rule:
     return Rule(text, lambda x: abs(x) <= sys.float_info.max and holds(x), remedy)
 
 
-DECAY = _rule(
+DECAY = rule(
     "in [0, 1)",
     lambda x: 0 <= x < 1,
     "a decay of 1 - 1/n averages over about n steps (0.9: 10 steps, 0.999: 1000)",
 )
-OPEN_DECAY = _rule("in (0, 1)", lambda x: 0 < x < 1, "0 would keep the newest gradient only, 0.9 averages over 10")
-AVERAGE_DECAY = _rule(
+OPEN_DECAY = rule("in (0, 1)", lambda x: 0 < x < 1, "0 would keep the newest gradient only, 0.9 averages over 10")
+AVERAGE_DECAY = rule(
     "in [0, 1]", lambda x: 0 <= x <= 1, "1 - 1/n averages over about n, and 1 over all of them"
 )._replace(accepts_schedule=True)
-FADING = _rule("in [0, 1]", lambda x: 0 <= x <= 1, "1 forgets nothing, 0.999 forgets half in 700 steps")
-EPSILON = _rule("finite and 0 or more", lambda x: x >= 0, "1e-8 is the usual value")
-INITIAL_RATE = _rule("finite and 0 or more", lambda x: x >= 0, "updates point downhill; to climb, negate the loss")
+FADING = rule("in [0, 1]", lambda x: 0 <= x <= 1, "1 forgets nothing, 0.999 forgets half in 700 steps")
+EPSILON = rule("finite and 0 or more", lambda x: x >= 0, "1e-8 is the usual value")
+INITIAL_RATE = rule("finite and 0 or more", lambda x: x >= 0, "updates point downhill; to climb, negate the loss")
 LEARNING_RATE = INITIAL_RATE._replace(accepts_schedule=True)
-WEIGHT_DECAY = _rule("finite and 0 or more", lambda x: x >= 0, "0 turns weight decay off")._replace(
+WEIGHT_DECAY = rule("finite and 0 or more", lambda x: x >= 0, "0 turns weight decay off")._replace(
     accepts_schedule=True
 )
-DECAY_RATE = _rule("finite and 0 or more", lambda x: x >= 0, "1 halves the rate in epoch 1, 0 keeps it")
-REDUCTION = _rule("in (0, 1]", lambda x: 0 < x <= 1, "0.5 halves the rate each time, 1 keeps it")
-THRESHOLD = _rule("finite and 4 or more", lambda x: x >= 4, "4 is the paper's, 5 that of other libraries")
-CLIP = _rule("finite and more than 0", lambda x: x > 0, "1 is the usual value")
-EXPONENT = _rule("finite and more than 0", lambda x: x > 0, "0.8 is the usual value: an average over t**0.8 steps")
-ALPHA = _rule("finite and 0 or more", lambda x: x >= 0, "5 is the paper's, which warmup=steps lets grow from 0")
-WARMUP = _rule("finite and 0 or more", lambda x: x >= 0, "it counts steps, and 0 is none")
-SHARE = _rule("finite and 0 or more", lambda x: x >= 0, "0.001 is the usual value in LARS, 1 in LAMB")
-SCALE = _rule("finite and 0 or more", lambda x: x >= 0, "1e-3 is the usual value")
-FINITE = _rule("finite", lambda x: True, "1 leaves it as it is")
-POSITIVE = _rule("finite and more than 0", lambda x: x > 0, "1 changes nothing, 0.1 is a tenth")
-SPAN = _rule("finite and 1 or more", lambda x: x >= 1, "1 keeps the newest value only, 10 averages over about ten")
-AGE = _rule("finite and more than 0", lambda x: x > 0, "after that time a weight is half of what it was")
-CENTER_OF_MASS = _rule("finite and 0 or more", lambda x: x >= 0, "0 keeps the newest value only, 9 is a decay of 0.9")
-CONDITION = _rule("finite and 1 or more", lambda x: x >= 1, "1 is a round bowl, 20 a ravine")
-QUARTIC = _rule("finite and 0 or more", lambda x: x >= 0, "0 has no lower bound, 0.25 minima of -1")
-TOLERANCE = _rule("in [0, 1)", lambda x: 0 <= x < 1, "it is a share of the largest eigenvalue; 1e-5 suits float32")
-SECONDS = _rule("finite and more than 0", lambda x: x > 0, "1 is enough for a small model")
-WHOLE = _rule("a whole number, 0 or more", lambda x: x >= 0 and x == int(x), "1 numbers epochs from 1")
-COUNT = _rule("a whole number, 1 or more", lambda x: x >= 1 and x == int(x), "count from 1, and round up")
+DECAY_RATE = rule("finite and 0 or more", lambda x: x >= 0, "1 halves the rate in epoch 1, 0 keeps it")
+REDUCTION = rule("in (0, 1]", lambda x: 0 < x <= 1, "0.5 halves the rate each time, 1 keeps it")
+THRESHOLD = rule("finite and 4 or more", lambda x: x >= 4, "4 is the paper's, 5 that of other libraries")
+CLIP = rule("finite and more than 0", lambda x: x > 0, "1 is the usual value")
+EXPONENT = rule("finite and more than 0", lambda x: x > 0, "0.8 is the usual value: an average over t**0.8 steps")
+ALPHA = rule("finite and 0 or more", lambda x: x >= 0, "5 is the paper's, which warmup=steps lets grow from 0")
+WARMUP = rule("finite and 0 or more", lambda x: x >= 0, "it counts steps, and 0 is none")
+SHARE = rule("finite and 0 or more", lambda x: x >= 0, "0.001 is the usual value in LARS, 1 in LAMB")
+SCALE = rule("finite and 0 or more", lambda x: x >= 0, "1e-3 is the usual value")
+FINITE = rule("finite", lambda x: True, "1 leaves it as it is")
+POSITIVE = rule("finite and more than 0", lambda x: x > 0, "1 changes nothing, 0.1 is a tenth")
+SPAN = rule("finite and 1 or more", lambda x: x >= 1, "1 keeps the newest value only, 10 averages over about ten")
+AGE = rule("finite and more than 0", lambda x: x > 0, "after that time a weight is half of what it was")
+CENTER_OF_MASS = rule("finite and 0 or more", lambda x: x >= 0, "0 keeps the newest value only, 9 is a decay of 0.9")
+CONDITION = rule("finite and 1 or more", lambda x: x >= 1, "1 is a round bowl, 20 a ravine")
+QUARTIC = rule("finite and 0 or more", lambda x: x >= 0, "0 has no lower bound, 0.25 minima of -1")
+TOLERANCE = rule("in [0, 1)", lambda x: 0 <= x < 1, "it is a share of the largest eigenvalue; 1e-5 suits float32")
+SECONDS = rule("finite and more than 0", lambda x: x > 0, "1 is enough for a small model")
+WHOLE = rule("a whole number, 0 or more", lambda x: x >= 0 and x == int(x), "1 numbers epochs from 1")
+COUNT = rule("a whole number, 1 or more", lambda x: x >= 1 and x == int(x), "count from 1, and round up")
 
 
 BY_NAME = {
