@@ -17,6 +17,7 @@ import ewa_optax
 from benchmarks import tasks
 from benchmarks.peers import Peers
 from ewa_optax import storage
+from ewa_optax.storage._formats import NAMED
 
 
 class Kept(NamedTuple):
@@ -34,7 +35,7 @@ def stored(kept: Any) -> Callable[[Any], optax.GradientTransformation]:
 
 def every_leaf(name: str, rounding: str = "stochastic") -> storage.Storage:
     """A storage that encodes small leaves too: what follows is to show what it does."""
-    return dataclasses.replace(storage.NAMED[name], min_size=0, rounding=rounding)
+    return dataclasses.replace(NAMED[name], min_size=0, rounding=rounding)
 
 
 def all_in_bfloat16(rate: Any) -> optax.GradientTransformation:

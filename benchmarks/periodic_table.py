@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 import ewa_optax
-from ewa_optax._family import OPTIMIZERS
+from ewa_optax._optimizers import OPTIMIZERS
 
 STORAGES = ("bfloat16", "8bit")
 LEFT_OUT = {"learning_rate", "storage", "eps", "eps_root", "mask"}

@@ -5,7 +5,7 @@ import re
 import textwrap
 
 from benchmarks.records import ratio
-from ewa_optax._running import FEW_LANES
+from ewa_optax.series._methods import FEW_LANES
 
 LOSS = "mean loss / float32's"
 

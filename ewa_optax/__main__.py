@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ewa_optax import __version__, _compare, _report
+from ewa_optax import __version__
+from ewa_optax._compare import digits, report
 
 PICTURE_TYPES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _add_compare_options(parser: argparse.ArgumentParser) -> None:
-    known, default = list(_compare.LEARNING_RATES), ["gradient_descent", "momentum", "rmsprop", "adam"]
+    known, default = list(digits.LEARNING_RATES), ["gradient_descent", "momentum", "rmsprop", "adam"]
     parser.add_argument(
         "--optimizers",
         nargs="+",
@@ -125,7 +126,7 @@ def compare(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
     from rich.progress import MofNCompleteColumn, Progress
 
     matplotlib.use("agg")
-    train_set, test_set = _compare.load_digits(options.seed)
+    train_set, test_set = digits.load_digits(options.seed)
     if options.batch_size > len(train_set.digit):
         parser.error(
             f"argument --batch-size: must be at most the number of training examples, {len(train_set.digit)}, "
@@ -135,9 +136,9 @@ def compare(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         for name in dict.fromkeys(options.optimizers):
-            rate = options.learning_rate or _compare.LEARNING_RATES[name]
+            rate = options.learning_rate or digits.LEARNING_RATES[name]
             bar = progress.add_task(name, total=options.epochs)
-            for run in _compare.train(
+            for run in digits.train(
                 name,
                 rate,
                 train_set,
@@ -151,9 +152,9 @@ def compare(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
     title = f"{len(train_set.digit)} handwritten digits, mini-batches of {options.batch_size}, epochs: {options.epochs}"
     caption = f"accuracy on {len(test_set.digit)} other digits; seconds are medians, without compilation"
     try:
-        console.print(_report.table(list(runs.values()), title, caption))
+        console.print(report.table(list(runs.values()), title, caption))
     finally:
-        _report.draw(list(runs.values()), options.out)
+        report.draw(list(runs.values()), options.out)
     print(f"picture: {options.out}", flush=True)
     return 0
 

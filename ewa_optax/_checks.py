@@ -48,8 +48,8 @@ LEARNING_RATE = INITIAL_RATE._replace(accepts_schedule=True)
 WEIGHT_DECAY = rule("finite and 0 or more", lambda x: x >= 0, "0 turns weight decay off")._replace(
     accepts_schedule=True
 )
-DECAY_RATE = rule("finite and 0 or more", lambda x: x >= 0, "1 halves the rate in epoch 1, 0 keeps it")
-REDUCTION = rule("in (0, 1]", lambda x: 0 < x <= 1, "0.5 halves the rate each time, 1 keeps it")
+
+
 THRESHOLD = rule("finite and 4 or more", lambda x: x >= 4, "4 is the paper's, 5 that of other libraries")
 CLIP = rule("finite and more than 0", lambda x: x > 0, "1 is the usual value")
 EXPONENT = rule("finite and more than 0", lambda x: x > 0, "0.8 is the usual value: an average over t**0.8 steps")
@@ -65,7 +65,8 @@ CENTER_OF_MASS = rule("finite and 0 or more", lambda x: x >= 0, "0 keeps the new
 CONDITION = rule("finite and 1 or more", lambda x: x >= 1, "1 is a round bowl, 20 a ravine")
 QUARTIC = rule("finite and 0 or more", lambda x: x >= 0, "0 has no lower bound, 0.25 minima of -1")
 TOLERANCE = rule("in [0, 1)", lambda x: 0 <= x < 1, "it is a share of the largest eigenvalue; 1e-5 suits float32")
-SECONDS = rule("finite and more than 0", lambda x: x > 0, "1 is enough for a small model")
+
+
 WHOLE = rule("a whole number, 0 or more", lambda x: x >= 0 and x == int(x), "1 numbers epochs from 1")
 COUNT = rule("a whole number, 1 or more", lambda x: x >= 1 and x == int(x), "count from 1, and round up")
 
@@ -186,3 +187,13 @@ def check_callbacks(callbacks: Any) -> None:
         raise TypeError(
             f"callbacks must be a sequence of functions, got {callbacks!r}; put one in brackets: [callback]."
         )
+
+
+def transformation(function: str, name: str, piece: Any) -> optax.GradientTransformationExtraArgs:
+    """The piece, which takes extra arguments; TypeError for what is no transformation."""
+    if not isinstance(piece, optax.GradientTransformation):
+        raise TypeError(f"{function}: {name} must be a transformation, got {piece!r}; try scale_by_ewa(0.9).")
+    return optax.with_extra_args_support(piece)
+
+
+LARGEST = 2**31 - 1

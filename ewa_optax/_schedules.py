@@ -11,8 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import COUNT, DECAY_RATE, INITIAL_RATE, POSITIVE, REDUCTION, WHOLE, checked
+from ewa_optax._checks import COUNT, INITIAL_RATE, POSITIVE, WHOLE, checked, rule
 from ewa_optax._numerics import Number, power
+
+DECAY_RATE = rule("finite and 0 or more", lambda x: x >= 0, "1 halves the rate in epoch 1, 0 keeps it")
+REDUCTION = rule("in (0, 1]", lambda x: 0 < x <= 1, "0.5 halves the rate each time, 1 keeps it")
+
 
 Integer = int | jax.Array
 

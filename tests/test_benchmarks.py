@@ -22,7 +22,7 @@ import pytest
 import ewa_optax
 from benchmarks import __main__ as command
 from benchmarks import adams, fused_loop, machine, measuring, peers, programs, readme, records, trees
-from ewa_optax._running import FEW_LANES
+from ewa_optax.series._methods import FEW_LANES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -7,6 +7,7 @@ import pytest
 
 import ewa_optax
 from ewa_optax import minibatch, pieces, storage
+from ewa_optax.storage._formats import NAMED
 
 
 def epoch(data, batch_size, **keywords):
@@ -277,7 +278,7 @@ def test_numbers_of_every_kind_are_taken():
         np.testing.assert_allclose(updates, -float(rate), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", storage.NAMED)
+@pytest.mark.parametrize("name", NAMED)
 def test_a_gradient_of_another_shape_is_an_error_with_any_storage(name):
     average = ewa_optax.scale_by_ewa(0.9, name)
     for shape in ((64, 65), (4160,), (3,)):
@@ -287,7 +288,7 @@ def test_a_gradient_of_another_shape_is_an_error_with_any_storage(name):
 
 STORAGES = [
     None,
-    *storage.NAMED,
+    *NAMED,
     storage.EightBit(block=64),
     storage.EightBit(min_size=0),
     ("8bit", storage.Factored()),

@@ -21,14 +21,15 @@ from test_contract import (
 )
 
 import ewa_optax
-from ewa_optax import _keeping, pieces
-from ewa_optax._family import OPTIMIZERS
-from ewa_optax._growing import share_of_growing_half_life
-from ewa_optax.storage import BFloat16, Float16
+from ewa_optax import pieces
+from ewa_optax._optimizers import OPTIMIZERS
+from ewa_optax.pieces._decay_schedules import share_of_growing_half_life
+from ewa_optax.storage import _encoding
+from ewa_optax.storage._formats import BFloat16, Float16
 
 DECAYING = [name for name, x in OPTIMIZERS.items() if "weight_decay" in inspect.signature(x).parameters]
 STORED = [name for name, x in OPTIMIZERS.items() if "storage" in inspect.signature(x).parameters]
-OF_PAIRS = [n for n in STORED if inspect.signature(OPTIMIZERS[n]).parameters["storage"].annotation == _keeping.Pair]
+OF_PAIRS = [n for n in STORED if inspect.signature(OPTIMIZERS[n]).parameters["storage"].annotation == _encoding.Pair]
 
 
 @parametrized([case._replace(slow=case.name not in DIFFERENT) for case in FULL + FAMILY])
@@ -214,7 +215,7 @@ def test_of_a_pair_of_storages_the_first_is_for_gradients_and_the_second_for_squ
 @pytest.mark.parametrize("name", STORED)
 def test_no_two_averages_are_rounded_by_the_same_chance(name, monkeypatch):
     keys = []
-    monkeypatch.setattr(_keeping, "fold", lambda *numbers: keys.append(repr(numbers)) or jnp.uint32(0))
+    monkeypatch.setattr(_encoding, "fold", lambda *numbers: keys.append(repr(numbers)) or jnp.uint32(0))
     decays = inspect.signature(OPTIMIZERS[name]).parameters.keys() & {"decay", "momentum", "b1", "b2", "b3"}
     optimizer = OPTIMIZERS[name](0.1, storage=BFloat16(min_size=0), **dict.fromkeys(decays, 0.5))
     with jax.disable_jit():  # What is traced already would fold no more.
@@ -289,6 +290,6 @@ def test_the_length_of_radam_keeps_its_digits(decay):
 
 def test_storages_keep_their_options_for_each_average():
     kept = dataclasses.replace(BFloat16(), seed=7)
-    assert _keeping.first(kept).seed == 7
-    assert len({_keeping.first(kept).seed, _keeping.first(kept, 1).seed, _keeping.second(kept).seed}) == 3
-    assert _keeping.second((None, kept)).min_size == kept.min_size
+    assert _encoding.first(kept).seed == 7
+    assert len({_encoding.first(kept).seed, _encoding.first(kept, 1).seed, _encoding.second(kept).seed}) == 3
+    assert _encoding.second((None, kept)).min_size == kept.min_size

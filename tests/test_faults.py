@@ -10,10 +10,11 @@ import test_resume
 from test_contract import assert_close_in_size, eight_decades, run_updates
 
 import ewa_optax
-from ewa_optax import _keeping, pieces, series, storage
-from ewa_optax._recurrence import recurrence
-from ewa_optax._rounding import random_bits
-from ewa_optax.storage import BFloat16
+from ewa_optax import pieces, series, storage
+from ewa_optax._random_bits import random_bits
+from ewa_optax.series._recurrence import recurrence
+from ewa_optax.storage import _encoding
+from ewa_optax.storage._formats import BFloat16
 
 
 def test_radam_at_its_default_threshold():
@@ -57,7 +58,7 @@ def test_no_key_gives_the_sequence_of_another_at_an_offset():
 
 def test_averages_of_two_decays_in_one_chain(monkeypatch):
     keys = []
-    monkeypatch.setattr(_keeping, "fold", lambda *numbers: keys.append(repr(numbers)) or jnp.uint32(0))
+    monkeypatch.setattr(_encoding, "fold", lambda *numbers: keys.append(repr(numbers)) or jnp.uint32(0))
     chain = optax.chain(*(ewa_optax.scale_by_ewa(decay, BFloat16(min_size=0)) for decay in (0.5, 0.75)))
     with jax.disable_jit():  # What is traced already would fold no more.
         chain.update(jnp.ones(4), chain.init(jnp.ones(4)))

@@ -23,7 +23,9 @@ import optax
 import pytest
 
 import ewa_optax
-from ewa_optax import _engines, _history, minibatch
+from ewa_optax import minibatch
+from ewa_optax._fit import result
+from ewa_optax.minibatch import _engines
 
 KEY = jax.random.key(1)
 RNG = np.random.default_rng(0)
@@ -547,7 +549,7 @@ def test_the_picture_of_a_history():
     cut = fit(callbacks=[interrupt_at_once], epochs=1).history
     assert ewa_optax.plots.history(cut).get_lines()[0].get_xdata()[-1] == 1
     with pytest.raises(ValueError, match="holds no steps"):
-        ewa_optax.plots.history(_history.empty())
+        ewa_optax.plots.history(result.empty())
 
 
 def interrupt_at_once(run):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import ewa_optax
-from ewa_optax._averages import scale_by_corrected_ewa
-from ewa_optax._scaling import scale_once
+from ewa_optax.pieces._averages import scale_by_corrected_ewa
+from ewa_optax.pieces._scaling import scale_once
 
 settings.register_profile("deterministic", derandomize=True, deadline=None, max_examples=40, database=None)
 settings.load_profile("deterministic")

@@ -7,8 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from ewa_optax import _compare, _drawing, _family, plots
+from ewa_optax import _optimizers, plots
 from ewa_optax.__main__ import main
+from ewa_optax._compare import digits
+from ewa_optax.plots import _axes
 
 
 def test_the_main_job(tmp_path, capsys):
@@ -18,7 +20,7 @@ def test_the_main_job(tmp_path, capsys):
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
     for name in ("gradient_descent", "momentum", "rmsprop", "adam"):
         rate, cost, accuracy, seconds = rows[name]
-        assert float(rate) == _compare.LEARNING_RATES[name]
+        assert float(rate) == digits.LEARNING_RATES[name]
         assert float(cost) < 0.6
         assert float(accuracy.rstrip("%")) > 85
         assert float(seconds) > 0
@@ -148,12 +150,12 @@ def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch, capsys
 
 
 def test_runs_start_alike_and_repeat_to_the_bit():
-    train_set, test_set = _compare.load_digits(seed=1)
+    train_set, test_set = digits.load_digits(seed=1)
     assert train_set.pixels.shape == (1437, 64)
     assert test_set.digit.shape == (360,)
 
     def runs(name):
-        return list(_compare.train(name, 0.01, train_set, test_set, epochs=2, batch_size=100, seed=1))
+        return list(digits.train(name, 0.01, train_set, test_set, epochs=2, batch_size=100, seed=1))
 
     adam, again, momentum = runs("adam")[-1], runs("adam")[-1], runs("momentum")[-1]
     np.testing.assert_array_equal(adam.minibatch_costs, again.minibatch_costs)
@@ -180,9 +182,9 @@ def test_the_picture_of_mini_batches_shows_costs_and_their_average():
 
 
 def test_every_optimizer_has_a_line_of_its_own():
-    styles = [style for *_, style in _drawing.styled({name: [2.0, 1.0] for name in _compare.LEARNING_RATES})]
+    styles = [style for *_, style in _axes.styled({name: [2.0, 1.0] for name in digits.LEARNING_RATES})]
     assert len({(style["color"], str(style["linestyle"])) for style in styles}) == len(styles) == 26
-    assert set(_compare.LEARNING_RATES) == set(_family.OPTIMIZERS)
+    assert set(digits.LEARNING_RATES) == set(_optimizers.OPTIMIZERS)
 
 
 def test_the_picture_of_epochs_draws_on_the_axes_given():

@@ -12,7 +12,8 @@ import optax
 import pytest
 
 import ewa_optax
-from ewa_optax import _loops, minibatch
+from ewa_optax import minibatch
+from ewa_optax.minibatch import _loops
 
 SIZES = [1, 2, 63, 64, 65, 1000, 4097]
 

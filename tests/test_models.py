@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 import ewa_optax
-from ewa_optax import storage
+from ewa_optax.storage._formats import NAMED
 
 X = np.random.default_rng(0).standard_normal((32, 4), np.float32)
 Y = np.sin(X[:, :1]) + X[:, 1:2] * X[:, 2:3]
@@ -187,11 +187,11 @@ def test_a_member_trains_a_model_as_that_of_optax_does(name, train):
     ("name", "train"),
     [  # Haiku keeps the trees that linen keeps.
         pytest.param(*pair, marks=() if pair[0] == "8bit" and pair[1] is not train_haiku else pytest.mark.slow)
-        for pair in itertools.product(storage.NAMED, LIBRARIES)
+        for pair in itertools.product(NAMED, LIBRARIES)
     ],
 )
 def test_a_model_learns_with_some_averages_encoded(train, name):
-    kept = dataclasses.replace(storage.NAMED[name], min_size=32)
+    kept = dataclasses.replace(NAMED[name], min_size=32)
     _, losses, state = train(ewa_optax.adam(1e-2, storage=kept), 200)
     assert losses[-1] < 0.1 * losses[0]
     dtypes = {x.dtype for x in jax.tree.leaves(state) if x.ndim}

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ewa_optax import _order, minibatch
+from ewa_optax import minibatch
+from ewa_optax.minibatch import _order
 
 KINDS = ["permutation", "bijection"]
 

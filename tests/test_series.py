@@ -14,7 +14,7 @@ from jax import export
 from jax.test_util import check_grads
 
 from ewa_optax import series
-from ewa_optax._ewa import _averages
+from ewa_optax.series._ewa import _averages
 
 LENGTHS = [0, 1, 2, 1000, 100_003]
 DECAYS = [0.0, 0.5, 0.9, 0.98, 0.999, 0.99999]

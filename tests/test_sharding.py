@@ -15,8 +15,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import ewa_optax
-from ewa_optax import _epoch, minibatch
-from ewa_optax._batches import split
+from ewa_optax import minibatch
+from ewa_optax.minibatch import _epoch
+from ewa_optax.minibatch._batches import split
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((960, 6)).astype(np.float32)

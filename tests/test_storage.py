@@ -16,13 +16,15 @@ import pytest
 import ewa_optax
 from benchmarks import maps
 from ewa_optax import storage
-from ewa_optax._keeping import Keeper, resolve
-from ewa_optax._rounding import fold, key_of, random_bits, round_bits
+from ewa_optax._random_bits import fold, key_of, random_bits
+from ewa_optax.storage._encoding import Keeper, resolve
+from ewa_optax.storage._formats import NAMED
+from ewa_optax.storage._rounding import round_bits
 
-NAMES = list(storage.NAMED)
+NAMES = list(NAMED)
 QUICK = [pytest.param(x, marks=() if x in ("8bit", "bfloat16") else pytest.mark.slow) for x in NAMES]
 ONE = [pytest.param(x, marks=() if x == "8bit" else pytest.mark.slow) for x in NAMES]
-SQUARES = {name: kept.for_squares() for name, kept in storage.NAMED.items()}
+SQUARES = {name: kept.for_squares() for name, kept in NAMED.items()}
 
 
 def nearest(kept):
@@ -183,7 +185,7 @@ def units_in_the_last_place(x, name):
 )
 def test_rounding_is_unbiased_in_every_binade(name, every):
     """Over 1e6 numbers of both signs, the mean error is within 5 standard errors of 0."""
-    kept = storage.NAMED[name]
+    kept = NAMED[name]
     top = 3e4 if name == "float16" else 2e38
 
     @jax.jit
@@ -227,7 +229,7 @@ def test_every_number_of_16_bits_stays_what_it_is(name, dtype):
     every = np.arange(2**16, dtype=np.uint16).view(dtype)
     wide, finite = every.astype(np.float32), np.isfinite(every.astype(np.float32))
     for seed in range(3):
-        kept = np.asarray(there_and_back(storage.NAMED[name], wide, bits_of(seed, every.shape))[0])
+        kept = np.asarray(there_and_back(NAMED[name], wide, bits_of(seed, every.shape))[0])
         np.testing.assert_array_equal(kept.view(np.uint16)[finite], every.view(np.uint16)[finite])
         np.testing.assert_array_equal(kept.astype(np.float32)[~finite], wide[~finite])
 
@@ -242,7 +244,7 @@ def test_every_number_of_24_bits_stays_what_it_is():
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("squares", [False, True])
 def test_the_largest_numbers_stay_finite(name, squares):
-    kept = SQUARES[name] if squares else storage.NAMED[name]
+    kept = SQUARES[name] if squares else NAMED[name]
     top = np.finfo(np.float32).max
     sizes = np.float32([top, np.nextafter(top, 0), 3.39e38, 65504.0, 65519.0, 0.0] * 100)
     x = np.concatenate([sizes] * 3 if squares else [sizes, -sizes] * 3)
@@ -255,7 +257,7 @@ def test_the_largest_numbers_stay_finite(name, squares):
 def test_infinities_and_nan_pass_through(name):
     raw = np.uint32([0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF, 0xFF800001])
     x = np.tile(raw.view(np.float32), 20)
-    np.testing.assert_array_equal(round_trip(storage.NAMED[name], x), x)
+    np.testing.assert_array_equal(round_trip(NAMED[name], x), x)
 
 
 @pytest.mark.parametrize("size", [pytest.param(512, marks=pytest.mark.slow), 8192, MANY])

@@ -11,7 +11,7 @@ import pytest
 
 import ewa_optax
 from benchmarks import trees
-from ewa_optax._family import OPTIMIZERS
+from ewa_optax._optimizers import OPTIMIZERS
 
 GPT2 = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in trees.gpt2().items()}
 

@@ -11,6 +11,7 @@ import pytest
 import ewa_optax
 from benchmarks import tasks
 from ewa_optax import storage
+from ewa_optax.storage._formats import NAMED
 
 # How far the mean of the final losses may be from float32's, relatively, and less than the seeds differ.
 WITHIN = {"24bit": 0.005, "bfloat16": 0.02, "float16": 0.02, "8bit": 0.05, "factored": 0.05}
@@ -25,7 +26,7 @@ def adamw(kept):
 def every_leaf(name, **options):
     if name == "factored":
         return None, storage.Factored(min_size=0)
-    return dataclasses.replace(storage.NAMED[name], min_size=0, **options)
+    return dataclasses.replace(NAMED[name], min_size=0, **options)
 
 
 def small():

@@ -1,0 +1,1 @@
+"""`python -m ewa_optax compare`: optimizers side by side on handwritten digits."""

@@ -1,0 +1,1 @@
+"""`ewa_optax.fit`: epochs with progress, history, validation, callbacks and checkpoints."""

@@ -1,0 +1,117 @@
+"""The arguments of `fit`: what must hold before anything is done, and what tells one run from another."""
+
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ewa_optax._checks import LARGEST, check_integer
+from ewa_optax._stacks import unstack_leaves
+from ewa_optax.minibatch._batches import Batches, some_examples
+
+ROWS = 64
+"""How many examples stand for all of the data, when a run is told from another."""
+OF_ARRAYS = dict(batch_size=None, remainder="keep", order=None, shards=1, loop="auto")
+
+
+def check_numbers(*, checkpoint_every: Any, patience: Any) -> None:
+    """Raises unless each is None or a number to count by."""
+    if checkpoint_every is not None:
+        check_integer("checkpoint_every", checkpoint_every, 1, LARGEST, "1 saves each step")
+    if patience is not None:
+        check_integer("patience", patience, 1, LARGEST, "1 stops after the first epoch without progress")
+
+
+def check_together(*, patience: Any, validation: Any, validation_loss: Any, has_key: bool) -> None:
+    """Raises ValueError for what only goes with something else."""
+    if validation is None:
+        for name, value in (("patience", patience), ("validation_loss", validation_loss)):
+            if value is not None:
+                raise ValueError(f"{name}={value!r} needs validation data; pass validation=, or leave {name} out.")
+    elif has_key and validation_loss is None:
+        raise ValueError("validation with has_key needs a loss without a key; pass it as validation_loss.")
+
+
+def check_epochs(data: Any, epochs: int) -> None:
+    """Raises ValueError for more epochs than an iterator has; before the first one, lest what it trained is lost."""
+    if isinstance(data, Iterator) and epochs > 1:
+        raise ValueError(
+            f"epochs must be 1 for an iterator such as {data!r}, which can be run through only once, got {epochs}; "
+            "pass an iterable that begins anew, such as a class with a method __iter__."
+        )
+
+
+def check_stream(**given: Any) -> None:
+    """Raises ValueError for what only arrays have."""
+    for name, default in OF_ARRAYS.items():
+        if given[name] != default:
+            raise ValueError(
+                f"{name} must be {default!r} for an iterable of batches, got {given[name]!r}; leave it out, and "
+                "make the batches so."
+            )
+
+
+def check_params(params: Any) -> None:
+    """Raises TypeError for what has no gradient."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        kind = getattr(leaf, "dtype", None) if not isinstance(leaf, float) else float
+        if kind is None or not jnp.issubdtype(kind, jnp.floating):
+            raise TypeError(
+                f"params{jax.tree_util.keystr(path)} must be of floats, got {kind or type(leaf).__name__}; keep what "
+                "is not trained outside of params, such as by eqx.partition(model, eqx.is_inexact_array) or nnx.split."
+            )
+
+
+def check_aux(aux: Any) -> None:
+    """Raises TypeError for what the history can't hold."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(aux):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            raise TypeError(
+                f"aux{jax.tree_util.keystr(path)} must be of numbers, got {leaf.dtype}; return "
+                "jax.random.key_data(key)."
+            )
+
+
+def initial_state(optimizer: optax.GradientTransformation, params: Any, opt_state: Any) -> Any:
+    """Where the optimizer begins; ValueError for the state of another one."""
+    if opt_state is None:
+        return optimizer.init(params)
+    expected = jax.tree.structure(jax.eval_shape(optimizer.init, params))
+    if jax.tree.structure(opt_state) != expected:
+        raise ValueError(
+            f"opt_state is of another optimizer or model: its structure is {jax.tree.structure(opt_state)}, that of "
+            f"optimizer.init(params) {expected}; leave it out to begin anew."
+        )
+    return opt_state
+
+
+def settings_of(run: Any, batches: Batches | None, data: Any, key: jax.Array) -> dict[str, Any]:
+    """What tells the checkpoints of one run from those of another."""
+    settings = dict(
+        key=np.asarray(key if key.dtype == np.uint32 else jax.random.key_data(key)).tolist(),
+        params=fingerprint(unstack_leaves(run.params)),
+        opt_state=fingerprint(unstack_leaves(run.opt_state)),
+        validation=run.best_params is not None,
+        data="an iterable",
+    )
+    if batches is None:
+        return settings
+    some = some_examples(data, np.arange(min(ROWS, batches.num_examples)))
+    return {**settings, **batches.settings, "data": fingerprint(data, some)}
+
+
+def fingerprint(tree: Any, content: Any = ()) -> str:
+    """The names, shapes and dtypes of the arrays of a tree, and what `content` holds, in short."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    code = 0
+    for path, x in leaves:
+        code = zlib.crc32(f"{jax.tree_util.keystr(path)} {x.dtype}{x.shape}".encode(), code)
+    for x in jax.tree.leaves(content):
+        code = zlib.crc32(np.ascontiguousarray(x).tobytes(), code)
+    numbers = sum(x.size for _, x in leaves)
+    kinds = " and ".join(sorted({str(x.dtype) for _, x in leaves}))
+    return f"{numbers} numbers in {len(leaves)} arrays of {kinds} ({code:08x})"

@@ -1,0 +1,81 @@
+"""The record of a training: what it cost, step by step and epoch by epoch."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ewa_optax.minibatch._step import Step, concatenate
+
+
+class History(NamedTuple):
+    """The record of a training by `ewa_optax.fit`, in NumPy arrays.
+
+    Attributes:
+        costs: of each mini-batch, before its step.
+        examples: how many examples each mini-batch had.
+        learning_rates: of each step; None where the state of the optimizer does not tell a single one.
+        aux: the auxiliary outputs of each step, stacked; None without `has_aux`.
+        steps: how many steps each epoch had, of those that are over.
+        epoch_costs: the mean of `costs` over the examples of each epoch, while it was trained on.
+        validation_costs: after each epoch; empty without validation data.
+        seconds: of each epoch, compilation included; after a resume in mid-epoch, of the rest of it.
+    """
+
+    costs: np.ndarray
+    examples: np.ndarray
+    learning_rates: np.ndarray | None
+    aux: Any
+    steps: np.ndarray
+    epoch_costs: np.ndarray
+    validation_costs: np.ndarray
+    seconds: np.ndarray
+
+
+def empty(aux: Any = None) -> History:
+    """The record of nothing; `aux` of shapes and dtypes, where they are known."""
+    none = np.zeros(0)
+    aux = jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), aux)
+    return History(none, none, None, aux, np.zeros(0, int), none, none, none)
+
+
+def with_steps(history: History, steps: Step) -> History:
+    """The record, longer by some steps."""
+    if not len(steps.cost):
+        return history
+    if len(history.costs):
+        before = jax.tree.leaves((history.costs, history.learning_rates, history.examples, history.aux))
+        # Leaves, since restored auxiliary outputs of an iterable have no structure yet.
+        steps = concatenate([jax.tree.unflatten(jax.tree.structure(steps), before), steps])
+    return history._replace(
+        costs=steps.cost, examples=steps.examples, learning_rates=steps.learning_rate, aux=steps.aux
+    )
+
+
+def with_epoch(history: History, steps: int, validation_cost: float | None, seconds: float) -> History:
+    """The record, longer by an epoch, which had the last `steps` steps."""
+    costs, examples = history.costs[-steps:].astype(np.float64), history.examples[-steps:]
+    validation = [] if validation_cost is None else [validation_cost]
+    return history._replace(
+        steps=np.append(history.steps, steps),
+        epoch_costs=np.append(history.epoch_costs, np.average(costs, weights=examples)),
+        validation_costs=np.append(history.validation_costs, validation),
+        seconds=np.append(history.seconds, seconds),
+    )
+
+
+def to_arrays(history: History) -> dict[str, np.ndarray]:
+    """Its arrays by name."""
+    named = {name: value for name, value in history._asdict().items() if name != "aux" and value is not None}
+    return {**named, **{f"aux {i:06}": leaf for i, leaf in enumerate(jax.tree.leaves(history.aux))}}
+
+
+def with_arrays(history: History, arrays: Mapping[str, np.ndarray]) -> History:
+    """The record of those arrays, with auxiliary outputs in the structure of this one, or as a list if unknown."""
+    aux = [arrays[name] for name in sorted(arrays) if name.startswith("aux ")]
+    structure = jax.tree.structure(history.aux)
+    named = {name: value for name, value in arrays.items() if not name.startswith("aux ")}
+    return history._replace(
+        **named, aux=jax.tree.unflatten(structure, aux) if structure.num_leaves == len(aux) else aux
+    )

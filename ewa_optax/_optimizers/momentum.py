@@ -1,0 +1,238 @@
+r"""The optimizers that step along gradients or averages of them, in order of growing complexity.
+
+All of them share a contract: arithmetic in float32 or wider whatever comes in; updates in the dtype of the gradients;
+a state of arrays that keeps its dtypes and structure from `init` on; a learning rate that `get_learning_rate` reads and
+`rescale_learning_rate` changes; and TypeErrors for gradients that are neither float nor complex.
+"""
+
+import optax
+
+from ewa_optax._checks import OPEN_DECAY, Rate, checked, checked_by_name
+from ewa_optax._numerics import Number, shares
+from ewa_optax.pieces._bias_correction import scale_by_ewa
+from ewa_optax.pieces._combining import beside, combine
+from ewa_optax.pieces._descent import descent
+from ewa_optax.pieces._learning_rate import scale_by_learning_rate
+from ewa_optax.pieces._optimizer import saturate, wide_chain
+from ewa_optax.pieces._weight_decay import Mask, add_decayed_weights
+from ewa_optax.storage._encoding import Chosen, for_gradients
+
+
+@checked_by_name
+def gradient_descent(learning_rate: Rate) -> optax.GradientTransformation:
+    r"""Gradient descent: $W \leftarrow W - \alpha\, g_t$.
+
+    Args:
+        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+
+    Returns:
+        An optimizer that keeps nothing per parameter.
+
+    Raises:
+        ValueError: a learning rate that is negative or not finite.
+        TypeError: a learning rate that is neither a number nor a schedule.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.gradient_descent(0.1)
+        >>> u, state = optimizer.update(jnp.array([2.0]), optimizer.init(jnp.zeros(1)))
+        >>> print(u)
+        [-0.2]
+
+    Reference:
+        Cauchy, 1847; with mini-batches, Robbins and Monro, 1951. Same as `optax.sgd(learning_rate)`.
+    """
+    return wide_chain(scale_by_learning_rate(learning_rate))
+
+
+@checked_by_name
+def momentum(learning_rate: Rate, decay: Number = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
+    r"""Gradient descent with momentum, in the form of an average, without bias correction.
+
+    $$v_t = \beta v_{t-1} + (1 - \beta) g_t, \qquad W \leftarrow W - \alpha v_t$$
+
+    Args:
+        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+        decay: $\beta$ in [0, 1): the average spans about $1/(1-\beta)$ steps, 10 for 0.9.
+        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", or a `Storage` with options.
+
+    Returns:
+        An optimizer that keeps one number per parameter. Gradients saturate at a quarter of the largest
+            number of their dtype (at least float32's), so that no finite ones overflow.
+
+    Raises:
+        ValueError: a learning rate that is negative or not finite, a decay outside [0, 1), or an unknown storage.
+        TypeError: an argument that is no number (or schedule), or no storage.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.momentum(1.0, decay=0.5)
+        >>> u, state = optimizer.update(jnp.array([2.0]), optimizer.init(jnp.zeros(1)))
+        >>> print(u)
+        [-1.]
+
+    Reference:
+        Polyak, 1964. The same path as `heavy_ball`, `optax.sgd(momentum=decay)` and `torch.optim.SGD` at $1-\beta$
+        times this learning rate.
+    """
+    return descent(learning_rate, scale_by_ewa(decay, for_gradients(storage)), guard=saturate())
+
+
+@checked_by_name
+def heavy_ball(learning_rate: Rate, decay: Number = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
+    r"""Momentum in the form of a sum: `momentum` without the $1 - \beta$.
+
+    $$v_t = \beta v_{t-1} + g_t, \qquad W \leftarrow W - \alpha v_t$$
+
+    Args:
+        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+        decay: $\beta$ in [0, 1), the friction: a steady gradient ends at $1/(1-\beta)$ times its step, 10 for 0.9.
+        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", or a `Storage` with options.
+
+    Returns:
+        An optimizer that keeps one number per parameter. Gradients saturate at a quarter of the largest
+            number of their dtype (at least float32's), so that no finite ones overflow.
+
+    Raises:
+        ValueError: a learning rate that is negative or not finite, a decay outside [0, 1), or an unknown storage.
+        TypeError: an argument that is no number (or schedule), or no storage.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.heavy_ball(1.0, decay=0.5)
+        >>> u, state = optimizer.update(jnp.array([2.0]), optimizer.init(jnp.zeros(1)))
+        >>> print(u)
+        [-2.]
+
+    Reference:
+        Polyak, 1964. Same as `optax.sgd(learning_rate, momentum=decay)` and `torch.optim.SGD`.
+    """
+    m, k = scale_by_ewa(decay, for_gradients(storage)), 1 / shares(decay)[1]
+    return descent(learning_rate, m, once=optax.scale(k), guard=saturate(terms=k))
+
+
+@checked_by_name
+def nesterov(learning_rate: Rate, decay: Number = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
+    r"""Nesterov's momentum: `heavy_ball` that looks a step ahead.
+
+    $$v_t = \beta v_{t-1} + g_t, \qquad W \leftarrow W - \alpha (g_t + \beta v_t)$$
+
+    Args:
+        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+        decay: $\beta$ in [0, 1), the friction: a steady gradient ends at $1/(1-\beta)$ times its step, 10 for 0.9.
+        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", or a `Storage` with options.
+
+    Returns:
+        An optimizer that keeps one number per parameter. Gradients saturate at a quarter of the largest number of their
+            dtype (at least float32's), so that no finite ones overflow.
+
+    Raises:
+        ValueError: a learning rate that is negative or not finite, a decay outside [0, 1), a storage of unknown name.
+        TypeError: an argument that is no number (or schedule), or no storage.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.nesterov(1.0, decay=0.5)
+        >>> u, state = optimizer.update(jnp.array([2.0]), optimizer.init(jnp.zeros(1)))
+        >>> print(u)
+        [-3.]
+
+    Reference:
+        Nesterov, 1983; in this form Sutskever et al., "On the importance of initialization and momentum in deep
+        learning", 2013. Same as `optax.sgd(learning_rate, momentum=decay, nesterov=True)`
+        and `torch.optim.SGD(nesterov=True)`; keras sums learning rates with the gradients.
+    """
+    m, k = scale_by_ewa(decay, for_gradients(storage)), 1 / shares(decay)[1]
+    return descent(learning_rate, beside(m), combine(1, k * decay), guard=saturate(terms=k))
+
+
+@checked_by_name
+def signum(learning_rate: Rate, decay: Number = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
+    r"""Signum: steps of one size, in the direction of the average's sign.
+
+    $$m_t = \beta m_{t-1} + (1 - \beta) g_t, \qquad W \leftarrow W - \alpha\, \mathrm{sign}(m_t)$$
+
+    Args:
+        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule. Each step moves a
+            parameter by it.
+        decay: $\beta$ in [0, 1): the average spans about $1/(1-\beta)$ steps, 10 for 0.9.
+        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", or a `Storage` with options.
+
+    Returns:
+        An optimizer that keeps one number per parameter. Gradients saturate at a quarter of the largest number of their
+            dtype (at least float32's), so that no finite ones overflow.
+
+    Raises:
+        ValueError: a learning rate that is negative or not finite, a decay outside [0, 1), a storage of unknown name.
+        TypeError: an argument that is no number (or schedule), or no storage.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.signum(0.1)
+        >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
+        >>> print([f"{x:.3f}" for x in u])
+        ['-0.100', '0.100']
+
+    Reference:
+        Bernstein et al., "signSGD: compressed optimisation for non-convex problems", 2018. Same as `optax.signum`; a
+        decay of 0 gives signSGD, `optax.sign_sgd`.
+    """
+    m = scale_by_ewa(decay, for_gradients(storage))
+    return descent(learning_rate, m, optax.scale_by_sign(), guard=saturate())
+
+
+@checked(b2=OPEN_DECAY)
+@checked_by_name
+def lion(
+    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.99, weight_decay: Rate = 1e-3, mask: Mask = None, *,
+    storage: Chosen = None,
+) -> optax.GradientTransformation:  # fmt: skip
+    r"""Lion: `signum` that hands on one interpolation and keeps another, with decoupled weight decay.
+
+    $$c_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad m_t = \beta_2 m_{t-1} + (1 - \beta_2) g_t$$
+    $$W \leftarrow W - \alpha (\mathrm{sign}(c_t) + \lambda W)$$
+
+    It forms $c_t$ from $m_t$, as $\frac{\beta_1}{\beta_2} m_t + (1 - \frac{\beta_1}{\beta_2}) g_t$: then no copy of
+    $m_{t-1}$ has to be made.
+
+    Args:
+        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule. A third to a tenth
+            of that of `adamw`.
+        b1: $\beta_1$ in [0, 1), of what gives the sign.
+        b2: $\beta_2$ in (0, 1), not far below $\beta_1$, of the average that is kept, over about
+            $1/(1-\beta_2)$ steps, 100 for 0.99.
+        weight_decay: $\lambda$, 0 or more, per unit of learning rate: a number, a scalar array or a schedule. Three to
+            ten times that of `adamw`.
+        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
+            one): True where weights decay. All do by default.
+        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", or a `Storage` with options.
+
+    Returns:
+        An optimizer that keeps one number per parameter. Its `update` needs the parameters. Gradients saturate at a
+            quarter of the largest number of their dtype (at least float32's), so that no finite ones overflow.
+
+    Raises:
+        ValueError: a learning rate or weight decay that is negative or not finite, a `b1` outside [0, 1) or a `b2`
+            outside (0, 1), a storage of unknown name, or no parameters.
+        TypeError: an argument that is no number (or schedule), or no storage.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.lion(0.1, weight_decay=0.5)
+        >>> w = jnp.array([1.0])
+        >>> u, state = optimizer.update(jnp.array([300.0]), optimizer.init(w), w)
+        >>> print([f"{x:.3f}" for x in u])
+        ['-0.150']
+
+    Reference:
+        Chen et al., "Symbolic discovery of optimization algorithms", 2023. `optax.lion` has the same arguments in the
+        same order, less `mu_dtype` before `weight_decay`; `keras.optimizers.Lion` has no weight decay by default.
+    """
+    m, c = scale_by_ewa(b2, for_gradients(storage)), combine(1 - b1 / b2, b1 / b2)
+    decayed = add_decayed_weights(weight_decay, mask)
+    return descent(learning_rate, beside(m), c, optax.scale_by_sign(), decayed, guard=saturate())

@@ -1,0 +1,257 @@
+r"""The optimizers that divide gradients by an average of their size, in order of growing complexity.
+
+They share the contract of `_momentum_family`.
+"""
+
+import optax
+
+from ewa_optax._checks import OPEN_DECAY, Rate, checked, checked_by_name
+from ewa_optax._numerics import Number, shares
+from ewa_optax.pieces._averages import scale_by_corrected_ewa, scale_by_past_rms
+from ewa_optax.pieces._bias_correction import scale_by_ewa
+from ewa_optax.pieces._combining import beside, combine, divide, take
+from ewa_optax.pieces._descent import descent
+from ewa_optax.pieces._learning_rate import scale_by_learning_rate
+from ewa_optax.pieces._optimizer import saturate, wide_chain
+from ewa_optax.pieces._rms import root_mean_square, scale_by_rms
+from ewa_optax.pieces._scaling import scale_once
+from ewa_optax.storage._encoding import Chosen, Pair, first, for_squares, second
+
+
+@checked_by_name
+def rmsprop(
+    learning_rate: Rate, decay: Number = 0.9, eps: Number = 1e-8, eps_root: Number = 0.0, *, storage: Chosen = None
+) -> optax.GradientTransformation:
+    r"""RMSprop: gradients divided by the root of the average of their squares.
+
+    $$s_t = \beta s_{t-1} + (1 - \beta) g_t^2, \qquad
+      W \leftarrow W - \alpha \frac{g_t}{\sqrt{s_t + \varepsilon_{root}} + \varepsilon}$$
+
+    Args:
+        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+        decay: $\beta$ in [0, 1): the average spans about $1/(1-\beta)$ steps, 10 for 0.9.
+        eps: added outside the root, in units of the gradient.
+        eps_root: added inside the root, in units of its square; `eps=0, eps_root=e` is the other convention.
+        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", or a `Storage` with options.
+
+    Returns:
+        An optimizer that keeps one number per parameter. Gradients saturate at 9e18 in float32, where
+            the square would overflow, so that one spike moves a parameter by an ordinary step.
+
+    Raises:
+        ValueError: a learning rate or eps negative or not finite, a decay outside [0, 1), or an unknown storage.
+        TypeError: an argument that is no number (or schedule), or no storage.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.rmsprop(0.1, decay=0.75)
+        >>> u, state = optimizer.update(jnp.array([300.0]), optimizer.init(jnp.zeros(1)))
+        >>> print(u)
+        [-0.2]
+
+    Reference:
+        Tieleman and Hinton, "Lecture 6.5: rmsprop", 2012. `optax.rmsprop` has its eps inside the root by default
+        (`eps_in_sqrt=True`), `torch.optim.RMSprop` outside, with a decay of 0.99.
+    """
+    s = scale_by_ewa(decay, for_squares(storage))
+    return descent(learning_rate, scale_by_rms(s, eps, eps_root=eps_root))
+
+
+@checked_by_name
+def adadelta(
+    learning_rate: Rate = 1.0, decay: Number = 0.95, eps: Number = 1e-6, *, storage: Chosen = None
+) -> optax.GradientTransformation:
+    r"""AdaDelta: RMSprop whose step is as long as its steps were before, so that no learning rate need be chosen.
+
+    $$s_t = \beta s_{t-1} + (1 - \beta) g_t^2, \qquad
+      u_t = \frac{\sqrt{e_{t-1} + \varepsilon}}{\sqrt{s_t + \varepsilon}} g_t, \qquad
+      e_t = \beta e_{t-1} + (1 - \beta) u_t^2, \qquad W \leftarrow W - \alpha u_t$$
+
+    | | differs in |
+    |---|---|
+    | `optax.adadelta` | its learning rate must be given, decay 0.9 |
+    | `torch.optim.Adadelta` | decay 0.9 |
+    | `keras.optimizers.Adadelta` | learning rate 0.001, eps 1e-7 |
+
+    Args:
+        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule. The paper's is 1.
+        decay: $\beta$ in [0, 1): the averages span about $1/(1-\beta)$ steps, 20 for 0.95.
+        eps: 0 or more, inside both roots: the first steps are about
+            $\sqrt{\varepsilon / (1 - \beta)}$ long. With 0 nothing moves.
+        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", or a `Storage` with options.
+
+    Returns:
+        An optimizer that keeps two numbers per parameter, averages of squares. Gradients saturate where their squares
+            would overflow, at 9e18 in float32, so that one spike moves a parameter by an ordinary step.
+
+    Raises:
+        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
+            name.
+        TypeError: an argument that is no number (or schedule), or no storage.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.adadelta(eps=1e-4)
+        >>> u, state = optimizer.update(jnp.array([300.0, -2.0]), optimizer.init(jnp.zeros(2)))
+        >>> print([f"{x:.3f}" for x in u])
+        ['-0.045', '0.045']
+
+    Reference:
+        Zeiler, "ADADELTA: an adaptive learning rate method", 2012.
+    """
+    s, e = scale_by_ewa(decay, for_squares(storage)), scale_by_past_rms(decay, eps, for_squares(storage))
+    return descent(learning_rate, scale_by_rms(s, 0.0, eps_root=eps), e)
+
+
+@checked_by_name
+def laprop(
+    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-15, *, storage: Pair = None
+) -> optax.GradientTransformation:
+    r"""LaProp: an average of RMSprop's steps, where Adam divides an average of gradients.
+
+    $$v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \qquad
+      m_t = \beta_1 m_{t-1} + (1 - \beta_1) \frac{g_t}{\sqrt{v_t / (1 - \beta_2^t)} + \varepsilon}, \qquad
+      W \leftarrow W - \alpha \frac{m_t}{1 - \beta_1^t}$$
+
+    Args:
+        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+        b1: $\beta_1$ in [0, 1), of the steps' average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
+        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
+        eps: added outside the root, in units of the gradient.
+        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of steps and of squares.
+
+    Returns:
+        An optimizer that keeps two numbers per parameter. Gradients saturate where their squares would overflow, at
+            9e18 in float32, so that one spike moves a parameter by an ordinary step.
+
+    Raises:
+        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
+            name.
+        TypeError: an argument that is no number (or schedule), or no storage.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.laprop(0.1)
+        >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
+        >>> print([f"{x:.3f}" for x in u])
+        ['-0.100', '0.100']
+
+    Reference:
+        Ziyin, Wang and Ueda, "LaProp: separating momentum and adaptivity in Adam", 2020. optax, torch and keras have
+        none.
+    """
+    m, v = scale_by_corrected_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
+    return descent(learning_rate, scale_by_rms(v, eps), m)
+
+
+@checked_by_name
+def rmsprop_momentum(
+    learning_rate: Rate, decay: Number = 0.9, eps: Number = 1e-8, eps_root: Number = 0.0,
+    momentum: Number = 0.9, *,
+    storage: Pair = None,
+) -> optax.GradientTransformation:  # fmt: skip
+    r"""RMSprop with momentum: its steps add up, as those of `heavy_ball`.
+
+    $$s_t = \beta s_{t-1} + (1 - \beta) g_t^2, \qquad
+      v_t = \mu v_{t-1} + \frac{g_t}{\sqrt{s_t + \varepsilon_{root}} + \varepsilon}, \qquad
+      W \leftarrow W - \alpha v_t$$
+
+    | | differs in |
+    |---|---|
+    | `optax.rmsprop(momentum=...)` | eps inside the root; learning rates are summed with the steps |
+    | `torch.optim.RMSprop(momentum=...)` | decay 0.99 |
+    | `keras.optimizers.RMSprop(momentum=...)` | eps 1e-7 inside the root; learning rates are summed with the steps |
+
+    Args:
+        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+        decay: $\beta$ in [0, 1), of the squares' average: over about $1/(1-\beta)$ steps, 10 for 0.9.
+        eps: added outside the root, in units of the gradient.
+        eps_root: added inside the root, in units of its square.
+        momentum: $\mu$ in [0, 1): steady steps end at $1/(1-\mu)$ times their length, 10 for 0.9.
+        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of steps and of squares.
+
+    Returns:
+        An optimizer that keeps two numbers per parameter. Gradients saturate where their squares would overflow, at
+            9e18 in float32, so that one spike moves a parameter by an ordinary step.
+
+    Raises:
+        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
+            name.
+        TypeError: an argument that is no number (or schedule), or no storage.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.rmsprop_momentum(0.1, decay=0.75)
+        >>> u, state = optimizer.update(jnp.array([300.0]), optimizer.init(jnp.zeros(1)))
+        >>> print([f"{x:.3f}" for x in u])
+        ['-0.200']
+
+    Reference:
+        Tieleman and Hinton, "Lecture 6.5: rmsprop", 2012, which names it; the sum is that of Polyak, 1964.
+    """
+    s, v = scale_by_ewa(decay, second(storage)), scale_by_ewa(momentum, first(storage))
+    once = optax.scale(1 / shares(momentum)[1])
+    return descent(learning_rate, scale_by_rms(s, eps, eps_root=eps_root), v, once=once)
+
+
+@checked(decay=OPEN_DECAY)
+@checked_by_name
+def rmsprop_centered(
+    learning_rate: Rate, decay: Number = 0.95, eps: Number = 0.0, eps_root: Number = 1e-4,
+    momentum: Number = 0.9, *,
+    storage: Pair = None,
+) -> optax.GradientTransformation:  # fmt: skip
+    r"""RMSprop with momentum, divided by the standard deviation of gradients instead of their size.
+
+    $$m_t = \beta m_{t-1} + (1 - \beta) g_t, \qquad s_t = \beta s_{t-1} + (1 - \beta) g_t^2$$
+    $$v_t = \mu v_{t-1} + \alpha \frac{g_t}{\sqrt{s_t - m_t^2 + \varepsilon_{root}} + \varepsilon}, \qquad
+      W \leftarrow W - v_t$$
+
+    The variance is formed as $s_t - m_t^2 = \frac{1}{\beta} \sum (1-\beta) \beta^{t-i} (g_i - m_i)^2$, which is never
+    negative, and in float32 true down to deviations of 1e-6 of the mean.
+
+    | | differs in |
+    |---|---|
+    | `optax.rmsprop(centered=True)` | decay 0.9, eps 1e-8, momentum 0 |
+    | `torch.optim.RMSprop(centered=True)` | decay 0.99, eps 1e-8 outside, momentum 0; $\alpha$ outside the sum |
+    | `keras.optimizers.RMSprop(centered=True)` | decay 0.9, eps 1e-7, momentum 0 |
+
+    Args:
+        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+        decay: $\beta$ in (0, 1), of both averages: over about $1/(1-\beta)$ steps, 20 for 0.95.
+        eps: added outside the root, in units of the gradient.
+        eps_root: added inside the root, in units of its square. Steady gradients have a deviation of 0: without it they
+            would be divided by 0.
+        momentum: $\mu$ in [0, 1): steady steps end at $1/(1-\mu)$ times their length, 10 for 0.9.
+        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
+            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and steps
+            and of squares.
+
+    Returns:
+        An optimizer that keeps three numbers per parameter. Gradients saturate where squares of their differences would
+            overflow, at 4e18 in float32.
+
+    Raises:
+        ValueError: a learning rate or eps that is negative or not finite, a `decay` outside (0, 1) or a `momentum`
+            outside [0, 1), or a storage of unknown name.
+        TypeError: an argument that is no number (or schedule), or no storage.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.rmsprop_centered(0.1, decay=0.5, eps_root=0.0)
+        >>> u, state = optimizer.update(jnp.array([300.0]), optimizer.init(jnp.zeros(1)))
+        >>> print([f"{x:.3f}" for x in u])
+        ['-0.200']
+
+    Reference:
+        Graves, "Generating sequences with recurrent neural networks", 2013, equations 38 to 45.
+    """
+    m, v = scale_by_ewa(decay, first(storage)), scale_by_ewa(momentum, first(storage, 1))
+    variance = optax.chain(scale_by_ewa(decay, second(storage)), optax.scale(1 / decay))
+    deviation = optax.chain(combine(1, -1), root_mean_square(variance, eps, eps_root=eps_root))
+    rate = scale_once(scale_by_learning_rate(learning_rate), optax.scale(1 / shares(momentum)[1]))
+    return wide_chain(saturate(power=2, terms=2), beside(m), divide(take(0), deviation), rate, v)

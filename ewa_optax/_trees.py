@@ -1,0 +1,133 @@
+r"""Maps over trees of parameters, whose leaves are arrays, or stand in stacks of arrays of one shape.
+
+What a piece does to an array it does to each array of a stack, by `jax.vmap`: so that norms, blocks, random bits and
+masks are those of the leaves, while a program has one loop for all of them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from ewa_optax._stacks import Stacked, StackKey, is_stacked
+
+
+@jax.tree_util.register_pytree_node_class
+class Leafwise:
+    """A function of one leaf, with its first arguments: traced once for each shape and dtype, not once for each leaf.
+
+    A program then has one function where it would have as many copies of it as leaves; outside of `jax.jit` each leaf
+    is one program, compiled once. Arrays among what is given, traced or not, are arguments of that program. All else
+    is a part of it: numbers of Python keep their digits, and two of these with equal numbers share what was traced.
+    """
+
+    def __init__(self, function: Callable[..., Any], *given: Any) -> None:
+        leaves, structure = jax.tree.flatten(given)
+        self._arrays = tuple(x for x in leaves if isinstance(x, jax.Array))
+        self._program = (function, structure, tuple(None if isinstance(x, jax.Array) else _number(x) for x in leaves))
+
+    def __call__(self, *leaves: Any) -> Any:
+        """Of the given and then of the leaves."""
+        return _called(self, *leaves)
+
+    def traced(self, *leaves: Any) -> Any:
+        """The same, as a part of what is being traced."""
+        function, structure, others = self._program
+        arrays = iter(self._arrays)
+        return function(*structure.unflatten(next(arrays) if x is None else x for x in others), *leaves)
+
+    def tree_flatten(self):
+        """For JAX."""
+        return self._arrays, self._program
+
+    @classmethod
+    def tree_unflatten(cls, program, arrays):
+        """For JAX."""
+        new = object.__new__(cls)
+        new._program, new._arrays = program, tuple(arrays)
+        return new
+
+
+@jax.jit
+def _called(leafwise, *leaves):
+    return leafwise.traced(*leaves)
+
+
+def _number(x):
+    """What is static must be hashable: a scalar of NumPy as a number of Python."""
+    return x.item() if isinstance(x, np.ndarray | np.generic) else x
+
+
+def map_leaves(function: Callable[..., Any], updates: Any, *rest: Any) -> Any:
+    """`jax.tree.map` in which a leaf of `updates` may be None: it gives None, whatever the other trees hold there.
+
+    Of stacks, `function` sees one array after the other.
+    """
+
+    def each(u, *others):
+        if is_stacked(u):
+            return _map_stacked(function, u, *others)
+        return None if u is None else function(u, *others)
+
+    return jax.tree.map(each, updates, *rest, is_leaf=lambda x: x is None or is_stacked(x))
+
+
+def _map_stacked(function, stacked, *others):
+    """`map_leaves` of each tree in the stacks; what has no arrays, such as what optax masks, stays as it is.
+
+    In the others, a bool in place of a stack goes for all of it.
+    """
+
+    def each(stack, *rest):
+        if not jax.tree.leaves(stack):
+            return stack
+        axes = (0, *(None if isinstance(x, bool) else 0 for x in rest))
+        return jax.vmap(lambda x, *xs: map_leaves(function, x, *xs), axes)(stack, *rest)
+
+    if any(other.layout != stacked.layout for other in others):
+        raise ValueError(
+            "trees that were stacked apart have different leaves in their stacks; stack them by "
+            "stack_leaves_like(params, tree), or take gradients of stacked parameters."
+        )
+    of_stacks = zip(stacked.stacks, *(other.stacks for other in others), strict=True)
+    return Stacked(tuple(each(*xs) for xs in of_stacks), stacked.layout)
+
+
+def map_chosen(of: Callable[[bool], Callable[[Any, Any], Any]], chosen: Any, updates: Any, params: Any) -> Any:
+    """`map_leaves` of the function of what is chosen, by a tree of booleans like the unstacked."""
+
+    def flags(p, of_tree):
+        if not is_stacked(p):
+            return of_tree
+        said = p.layout.by_stacks(p.layout.structure.flatten_up_to(of_tree))
+        return Stacked(tuple(x[0] if len({*x}) == 1 else np.array(x) for x in said), p.layout)
+
+    yes, no = of(True), of(False)
+
+    def one(u, p, chosen):
+        if isinstance(chosen, bool):
+            return (yes if chosen else no)(u, p)
+        return jax.numpy.where(chosen, yes(u, p), no(u, p))
+
+    return map_leaves(one, updates, params, jax.tree.map(flags, params, chosen, is_leaf=is_stacked))
+
+
+def shapes_of(tree: Any) -> Any:
+    """The tree itself; where it is stacked, its shapes and dtypes in the form that it had before."""
+    return jax.tree.map(lambda x: x.shapes() if is_stacked(x) else x, tree, is_leaf=is_stacked)
+
+
+def map_named(
+    number_of: Callable[[str], int], function: Callable[..., Any], path: tuple[Any, ...], x: jax.Array, *others: Any
+) -> Any:
+    """`function(number_of(name), x, *others)` of the leaf at a path, or of each leaf of the stack there.
+
+    The name of a leaf is its path in the tree, stacked or not.
+    """
+    for i, key in enumerate(path):
+        if isinstance(key, StackKey):
+            before, after = jax.tree_util.keystr(path[:i]), jax.tree_util.keystr(path[i + 1 :])
+            numbers = np.array([number_of(before + name + after) for name in key.names], np.uint32)
+            return jax.vmap(function)(numbers, x, *others)
+    return function(np.uint32(number_of(jax.tree_util.keystr(path))), x, *others)

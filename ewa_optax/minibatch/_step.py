@@ -1,0 +1,81 @@
+"""One step on a mini-batch, and what is known of it."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ewa_optax._stacks import unstack_leaves
+from ewa_optax.pieces._learning_rate import get_learning_rate
+
+
+class Step(NamedTuple):
+    """What is known of a step when it is over."""
+
+    cost: Any
+    learning_rate: Any
+    """None, where the state of the optimizer does not tell a single one."""
+    examples: Any
+    aux: Any
+
+
+def concatenate(parts: list[Step]) -> Step:
+    """Steps end to end; without any, no costs."""
+    if not parts:
+        return Step(np.zeros(0, np.float32), None, np.zeros(0, np.float32), None)
+
+    def join(path, *xs):
+        shapes = sorted({x.shape[1:] for x in xs})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"loss returned an aux{jax.tree_util.keystr(path[1:])} of shapes {shapes} for mini-batches of unlike "
+                "sizes, which can't be stacked; return something of one shape, such as a mean, or pass "
+                "remainder='mask' or 'drop'."
+            )
+        return np.concatenate(xs)
+
+    return jax.tree_util.tree_map_with_path(join, *parts)
+
+
+def gradient_step(loss: Callable[..., Any], optimizer: optax.GradientTransformation, has_aux: bool) -> Callable:
+    """`((params, opt_state), batch, **others) -> ((params, opt_state), Step)`."""
+    update = optax.with_extra_args_support(optimizer).update
+
+    def step(carry, batch, **others):
+        params, opt_state = carry
+        objective = functools.partial(objective_of, loss, has_aux, batch, others)
+        (cost, aux), gradients = jax.value_and_grad(objective, has_aux=True)(params)
+        # What line searches and plateau schedules of optax ask for; others do not see it.
+        told = dict(value=cost, grad=gradients, value_fn=lambda params: objective(params)[0])
+        updates, opt_state = update(gradients, opt_state, params, **told)
+        examples = others["mask"].sum() if "mask" in others else jnp.float32(jax.tree.leaves(batch)[0].shape[0])
+        return (optax.apply_updates(params, updates), opt_state), Step(cost, _rate(opt_state), examples, aux)
+
+    return step
+
+
+def objective_of(loss: Callable[..., Any], has_aux: bool, batch: Any, others: dict[str, Any], params: Any) -> Any:
+    """The cost and the auxiliary output, or None, of parameters on a mini-batch."""
+    out = loss(unstack_leaves(params), batch, **others)
+    if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+        raise TypeError(f"with has_aux, loss must return (cost, aux), got {type(out).__name__}; return both.")
+    if not has_aux and isinstance(out, tuple):
+        raise TypeError(f"loss must return a scalar, got a tuple of {len(out)}; for (cost, aux) pass has_aux=True.")
+    cost, aux = out if has_aux else (out, None)
+    cost = jnp.asarray(cost)
+    if cost.shape:
+        raise ValueError(f"loss must return a scalar, got shape {cost.shape}; average it, by jnp.mean, over the batch.")
+    if not jnp.issubdtype(cost.dtype, jnp.floating):
+        raise TypeError(f"loss must return a real number, got {cost.dtype}; return a float.")
+    return cost, aux
+
+
+def _rate(opt_state):
+    try:
+        return get_learning_rate(opt_state)
+    except ValueError:
+        return None

@@ -1,0 +1,260 @@
+r"""Pieces that take pieces: the sum of two, one beside the other, one divided by the other.
+
+`optax.chain` hands the update of one piece to the next. Here several see the same update.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ewa_optax._checks import FINITE, checked, transformation
+from ewa_optax._numerics import Number, is_just, narrow, widen
+from ewa_optax._trees import Leafwise, map_leaves
+
+
+def divided(n: Any, d: Any) -> jax.Array:
+    """A leaf by another one, formed in float32 or wider, in the dtype of the first."""
+    x, y = widen(n), widen(d)
+    return narrow(x / y.astype(x.dtype), jnp.result_type(n))
+
+
+class Beside(NamedTuple):
+    """An update, and what a piece made of it: two trees of one structure."""
+
+    update: Any
+    other: Any
+
+
+class DivideState(NamedTuple):
+    """The states of the two transformations that `divide` was given."""
+
+    numerator: Any
+    divisor: Any
+
+
+def add(*pieces: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    r"""The sum of what several pieces make of the same update: $u_t = a(g_t) + b(g_t) + \dots$.
+
+    Args:
+        pieces: transformations, one or more. `optax.scale` behind one of them gives it a weight.
+
+    Returns:
+        A transformation whose state is the tuple of theirs. Updates leave in the dtype they came in.
+
+    Raises:
+        ValueError: no piece at all.
+        TypeError: what is no transformation.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from ewa_optax import pieces
+        >>> three_times = pieces.add(optax.identity(), optax.scale(2.0))
+        >>> print(three_times.update(jnp.array([1.0]), three_times.init(jnp.zeros(1)))[0])
+        [3.]
+
+    Reference:
+        Pagliardini et al., "The AdEMAMix optimizer: better, faster, older", 2024, adds two averages.
+    """
+    if not pieces:
+        raise ValueError("add: there must be one piece or more, got none; optax.set_to_zero() gives zeros.")
+    each = [transformation("add", "every piece", piece) for piece in pieces]
+
+    def init(params):
+        return tuple(piece.init(params) for piece in each)
+
+    def update(updates, state, params=None, **extra_args):
+        done = [piece.update(updates, s, params, **extra_args) for piece, s in zip(each, state, strict=True)]
+        total, *others = (out for out, _ in done)
+        for other in others:
+            total = map_leaves(Leafwise(_sum), total, other)
+        return total, tuple(s for _, s in done)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def beside(piece: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    r"""Hands on the update and, beside it, what a piece makes of it: $(g_t, a(g_t))$.
+
+    Then numerator and divisor of a `divide` can both use what was kept once. Behind it must come a `take`, which takes
+    one of the two, a `combine`, or a `divide` of these: an update is not two.
+
+    Args:
+        piece: $a$, a transformation.
+
+    Returns:
+        A transformation whose state is that of `piece`, and which hands on two trees for one.
+
+    Raises:
+        TypeError: what is no transformation.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from ewa_optax import pieces
+        >>> both = optax.chain(pieces.beside(optax.scale(2.0)), pieces.combine(1, 1))
+        >>> print(both.update(jnp.array([1.0]), both.init(jnp.zeros(1)))[0])
+        [3.]
+
+    Reference:
+        Zhuang et al., "AdaBelief optimizer", 2020, divides an average by how far gradients are from it.
+    """
+    inner = transformation("beside", "piece", piece)
+
+    def update(updates, state, params=None, **extra_args):
+        other, state = inner.update(updates, state, params, **extra_args)
+        return Beside(updates, other), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def take(index: int) -> optax.GradientTransformation:
+    r"""One of the two that `beside` hands on.
+
+    Args:
+        index: 0 for the update, 1 for what the piece made of it.
+
+    Returns:
+        A transformation without a state.
+
+    Raises:
+        ValueError: another index.
+        TypeError: what comes is not what `beside` hands on.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from ewa_optax import pieces
+        >>> second = optax.chain(pieces.beside(optax.scale(2.0)), pieces.take(1))
+        >>> print(second.update(jnp.array([1.0]), second.init(jnp.zeros(1)))[0])
+        [2.]
+
+    Reference:
+        Zhuang et al., "AdaBelief optimizer", 2020.
+    """
+    if index not in (0, 1):
+        raise ValueError(f"take: index must be 0 or 1, got {index!r}; 0 is the update, 1 what stands beside it.")
+    return optax.stateless(lambda both, params: _beside("take", both)[index])
+
+
+@checked(weight=FINITE, other=FINITE)
+def combine(weight: Number, other: Number) -> optax.GradientTransformation:
+    r"""The weighted sum of an update and what stands beside it: $a\, g_t + b\, x_t$.
+
+    Args:
+        weight: $a$, a number or a scalar array.
+        other: $b$, the same.
+
+    Returns:
+        A transformation without a state, of what `beside` hands on. Updates leave in the dtype they came in.
+
+    Raises:
+        ValueError: a weight that is not finite.
+        TypeError: a weight that is no number, or what comes is not what `beside` hands on.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from ewa_optax import pieces
+        >>> rest = optax.chain(pieces.beside(optax.scale(0.25)), pieces.combine(1, -1))
+        >>> print(rest.update(jnp.array([4.0]), rest.init(jnp.zeros(1)))[0])
+        [3.]
+
+    Reference:
+        Zhuang et al., "AdaBelief optimizer", 2020: how far gradients are from their average.
+    """
+    weighted = Leafwise(_weighted, weight, other)
+    return optax.stateless(lambda both, params: map_leaves(weighted, *_beside("combine", both)))
+
+
+def divide(
+    numerator: optax.GradientTransformation, divisor: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    r"""The quotient of what two pieces make of the same update: $u_t = n(g_t) / d(g_t)$.
+
+    Args:
+        numerator: $n$, a transformation.
+        divisor: $d$, a transformation, such as `root_mean_square`.
+
+    Returns:
+        A transformation. The quotient is formed in float32 or wider, and has the dtype of the numerator.
+
+    Raises:
+        TypeError: what is no transformation.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from ewa_optax import pieces
+        >>> sign = pieces.divide(optax.identity(), pieces.root_mean_square(optax.identity(), eps=0.0))
+        >>> print(sign.update(jnp.array([-3.0, 0.5]), sign.init(jnp.zeros(2)))[0])
+        [-1.  1.]
+
+    Reference:
+        Kingma and Ba, "Adam", 2015.
+    """
+    n, d = (transformation("divide", *x) for x in (("numerator", numerator), ("divisor", divisor)))
+    return quotient(n, d, DivideState)
+
+
+def quotient(
+    numerator: Any,
+    divisor: Any,
+    state_type: Callable[[Any, Any], Any],
+    ratio: Callable[[Any, Any], Any] = Leafwise(divided),
+) -> Any:
+    """`divide` of two transformations that take extra arguments, whose states go into a tuple of that type."""
+
+    def init(params):
+        return state_type(numerator.init(params), divisor.init(params))
+
+    def update(updates, state, params=None, **extra_args):
+        n, numerator_state = numerator.update(updates, state[0], params, **extra_args)
+        d, divisor_state = divisor.update(updates, state[1], params, **extra_args)
+        return map_leaves(ratio, n, d), state_type(numerator_state, divisor_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def in_float32(piece: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """`piece`, to which updates come in float32 or wider; they leave in the dtype that they came in."""
+    inner = optax.with_extra_args_support(piece)
+
+    def update(updates, state, params=None, **extra_args):
+        wide, state = inner.update(map_leaves(widen, updates), state, params, **extra_args)
+        return map_leaves(_as_it_came, updates, wide), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _as_it_came(u, wide):
+    dtype = jnp.result_type(u)
+    return wide if wide.dtype == dtype else Leafwise(_narrowed, dtype)(wide)
+
+
+def _narrowed(dtype, x):
+    return narrow(x, dtype)
+
+
+def _beside(function: str, updates: Any) -> Beside:
+    if not isinstance(updates, Beside):
+        raise TypeError(
+            f"{function} needs an update and what stands beside it, got {type(updates).__name__}; "
+            "put beside(...) in front of it."
+        )
+    return updates
+
+
+def _weighted(weight, other, a, b):
+    x, y = widen(a), widen(b)
+    first, second = _times(weight, x), y.astype(x.dtype)
+    # Not a sum with -y, which would be one operation more.
+    total = first - second if is_just(other, -1) else first + _times(other, second)
+    return narrow(total, jnp.result_type(a))
+
+
+def _sum(a, b):
+    x, y = widen(a), widen(b)
+    return narrow(x + y.astype(x.dtype), jnp.result_type(a))
+
+
+def _times(number, x):
+    return x if is_just(number, 1) else jnp.asarray(number, x.dtype) * x

@@ -1,0 +1,257 @@
+r"""What looks at a whole array of parameters at once, a layer: its norm, its mean, its rows and columns."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ewa_optax._checks import CLIP, EPSILON, SCALE, SHARE, WEIGHT_DECAY, Rate, checked, transformation
+from ewa_optax._numerics import Number, increment, is_just, largest, narrow, squared_magnitude, widen
+from ewa_optax._trees import Leafwise, map_leaves
+from ewa_optax.pieces._weight_decay import Mask, weight_decay_at, with_parameters
+from ewa_optax.storage._formats import Factored, Factors
+
+
+class ScaleByTrustRatioState(NamedTuple):
+    """The number of updates so far, int32, which a schedule of weight decay is called with."""
+
+    step: jax.Array
+
+
+@checked(coefficient=SHARE, weight_decay=WEIGHT_DECAY)
+def scale_by_trust_ratio(
+    coefficient: Number = 1.0, weight_decay: Rate = 0.0, mask: Mask = None
+) -> optax.GradientTransformation:
+    r"""Makes the update of each array a share of the norm of its parameters.
+
+    $$u_t = c \frac{\lVert w \rVert}{\lVert g_t \rVert + \lambda \lVert w \rVert} (g_t + \lambda w)$$
+
+    The mask is of the decay. For the ratio of some arrays only: `optax.masked(scale_by_trust_ratio(), mask)`.
+
+    Args:
+        coefficient: $c$, 0 or more: the share.
+        weight_decay: $\lambda$, 0 or more, of a decay that is coupled to the gradient, and counts in the ratio: a
+            number, a scalar array or a schedule.
+        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
+            one): True where weights decay. All do by default.
+
+    Returns:
+        A transformation whose state is the step count, and whose `update` needs the parameters. Where one of the norms
+        is 0, the ratio is 1. Updates leave in their own dtype.
+
+    Raises:
+        ValueError: a number that is negative or not finite, or no parameters.
+        TypeError: an argument that is no number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ewa_optax import pieces
+        >>> scale = pieces.scale_by_trust_ratio(0.1)
+        >>> w = jnp.array([3.0, 4.0])
+        >>> print(scale.update(jnp.array([0.0, 2.0]), scale.init(w), w)[0])
+        [0.  0.5]
+
+    Reference:
+        You et al., "Large batch training of convolutional networks", 2017 (LARS), and "Large batch optimization for
+        deep learning: training BERT in 76 minutes", 2020 (LAMB).
+    """
+
+    def init(params):
+        del params
+        return ScaleByTrustRatioState(jnp.zeros([], jnp.int32))
+
+    def update(updates, state, params=None):
+        rate = weight_decay_at(weight_decay, state.step)
+
+        def of(decays):
+            return Leafwise(_trusted, coefficient, rate if decays else None)
+
+        decaying = False if is_just(weight_decay, 0) else mask
+        out = with_parameters("scale_by_trust_ratio", of, updates, params, decaying)
+        return out, ScaleByTrustRatioState(increment(state.step))
+
+    return optax.GradientTransformation(init, update)
+
+
+@checked(threshold=CLIP)
+def clip_by_rms(threshold: Number = 1.0) -> optax.GradientTransformation:
+    r"""Scales the update of each array down to a root mean square: $u_t = g_t / \max(1, \mathrm{RMS}(g_t) / d)$.
+
+    Args:
+        threshold: $d$, more than 0.
+
+    Returns:
+        A transformation without a state. Updates leave in their own dtype.
+
+    Raises:
+        ValueError: a threshold of 0 or less.
+        TypeError: a threshold that is no number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ewa_optax import pieces
+        >>> clip = pieces.clip_by_rms(1.0)
+        >>> print(clip.update(jnp.array([3.0, 3.0]), clip.init(jnp.zeros(2)))[0])
+        [1. 1.]
+
+    Reference:
+        Shazeer and Stern, "Adafactor", 2018, section 6.
+    """
+    clip = Leafwise(_clipped, threshold)
+    return optax.stateless(lambda updates, params: map_leaves(clip, updates))
+
+
+@checked(min_scale=SCALE)
+def scale_by_parameter_rms(min_scale: Number = 1e-3) -> optax.GradientTransformation:
+    r"""Multiplies the update of each array by the size of its parameters, formed in float32 or wider.
+
+    $$u_t = \max(\varepsilon, \mathrm{RMS}(w))\, g_t$$
+
+    Args:
+        min_scale: $\varepsilon$, 0 or more, so that parameters leave 0.
+
+    Returns:
+        A transformation without a state, whose `update` needs the parameters. Updates leave in their own dtype.
+
+    Raises:
+        ValueError: a number that is negative or not finite, or no parameters.
+        TypeError: an argument that is no number.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from ewa_optax import pieces
+        >>> scale = pieces.scale_by_parameter_rms()
+        >>> w = jnp.array([2.0, -2.0])
+        >>> print(scale.update(jnp.array([0.5, 1.0]), scale.init(w), w)[0])
+        [1. 2.]
+
+    Reference:
+        Shazeer and Stern, "Adafactor", 2018, section 8.
+    """
+    scale = Leafwise(_scaled, min_scale)
+    return optax.stateless(
+        lambda updates, params: with_parameters("scale_by_parameter_rms", lambda decays: scale, updates, params, None)
+    )
+
+
+def of_arrays(average: optax.GradientTransformation) -> optax.GradientTransformation:
+    r"""An average of the sum over each array, one number for all of it.
+
+    Args:
+        average: an average, such as `scale_by_ewa`, which gets one number for each array: its sum, which saturates at a
+            quarter of the largest number.
+
+    Returns:
+        A transformation that keeps one number per array of parameters; scalars, in float32 or wider, leave.
+
+    Raises:
+        TypeError: what is no transformation.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> from ewa_optax import pieces
+        >>> average = pieces.of_arrays(ewa_optax.scale_by_ewa(0.5))
+        >>> print(average.update(jnp.array([3.0, 5.0]), average.init(jnp.zeros(2)))[0])
+        4.0
+
+    Reference:
+        Ginsburg et al., "Stochastic gradient methods with layer-wise adaptive moments", 2019 (NovoGrad).
+    """
+    return _of_summaries(transformation("of_arrays", "average", average), Leafwise(_total), None)
+
+
+@checked(eps=EPSILON)
+def of_rows_and_columns(average: optax.GradientTransformation, eps: Number = 0.0) -> optax.GradientTransformation:
+    r"""An average of the means of rows and of columns; what leaves is their product, over the mean of all.
+
+    $$V = R\,C / \bar R, \qquad R = a(\text{means of } g_t + \varepsilon \text{ over the last axis}), \quad
+      C = a(\text{those over the one before it})$$
+
+    Args:
+        average: $a$, an average of squares, such as `scale_by_ewa`.
+        eps: $\varepsilon$, 0 or more, added to each square.
+
+    Returns:
+        A transformation that keeps two vectors for a matrix (and for each matrix of an array with more axes), but all
+        of an array with fewer than two axes.
+
+    Raises:
+        TypeError: what is no transformation.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> from ewa_optax import pieces
+        >>> average = pieces.of_rows_and_columns(ewa_optax.scale_by_ewa(0.0))
+        >>> print(average.update(jnp.array([[1.0, 3.0], [2.0, 6.0]]), average.init(jnp.zeros((2, 2))))[0])
+        [[1. 3.]
+         [2. 6.]]
+
+    Reference:
+        Shazeer and Stern, "Adafactor", 2018, section 3.
+    """
+    inner = transformation("of_rows_and_columns", "average", average)
+    return _of_summaries(inner, Leafwise(_factors, eps), Leafwise(_product))
+
+
+def _of_summaries(average, summarize, expand):
+    def summary(p):
+        # Of integers the average itself complains, and knows their name.
+        return summarize(p) if jnp.issubdtype(jnp.result_type(p), jnp.inexact) else p
+
+    def init(params):
+        return average.init(jax.eval_shape(functools.partial(map_leaves, summary), params))
+
+    def update(updates, state, params=None):
+        del params
+        averages, state = average.update(map_leaves(summarize, updates), state)
+        return (map_leaves(expand, updates, averages) if expand else averages), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _total(u):
+    x = widen(u)
+    return jnp.minimum(jnp.sum(x), largest(x.dtype) / 4)
+
+
+_FACTORED = Factored(min_size=0)
+
+
+def _factors(eps, u):
+    x = widen(u)
+    x = x if is_just(eps, 0) else x + jnp.asarray(eps, x.dtype)
+    return _FACTORED.encode(x, x) if _FACTORED.takes(x.shape) else x
+
+
+def _product(u, kept):
+    del u
+    return _FACTORED.decode(kept) if isinstance(kept, Factors) else kept
+
+
+def _trusted(coefficient, rate, u, p):
+    g, w = widen(u), widen(p)
+    size, own = _norm(w), _norm(g)
+    if rate is not None:
+        g, own = g + jnp.asarray(rate, w.dtype) * w, own + jnp.asarray(rate, size.dtype) * size
+    ratio = jnp.where((size == 0) | (own == 0), 1.0, coefficient * size / jnp.where(own == 0, 1.0, own))
+    return narrow(ratio.astype(g.dtype) * g, jnp.result_type(u))
+
+
+def _clipped(threshold, u):
+    x = widen(u)
+    return narrow(x / jnp.maximum(1.0, _rms(x) / threshold).astype(x.dtype), jnp.result_type(u))
+
+
+def _scaled(min_scale, u, p):
+    x = widen(u)
+    return narrow(jnp.maximum(_rms(widen(p)), min_scale).astype(x.dtype) * x, jnp.result_type(u))
+
+
+def _norm(x):
+    return jnp.sqrt(jnp.sum(squared_magnitude(x)))
+
+
+def _rms(x):
+    return jnp.sqrt(jnp.sum(squared_magnitude(x)) / max(x.size, 1))

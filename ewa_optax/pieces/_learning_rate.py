@@ -1,0 +1,153 @@
+"""The last piece of a chain: a learning rate that one can read, and change while training runs.
+
+Both live in the state, so they are saved with it, and changing them compiles nothing anew.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ewa_optax._checks import LEARNING_RATE, POSITIVE, checked
+from ewa_optax._numerics import increment
+from ewa_optax.pieces._scaling import scale_leaves
+
+
+class ScaleByLearningRateState(NamedTuple):
+    """How many updates there were (int32), the factor on every later rate, and the rate of the last update."""
+
+    step: jax.Array
+    factor: jax.Array
+    learning_rate: jax.Array
+
+
+@checked(learning_rate=LEARNING_RATE)
+def scale_by_learning_rate(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    r"""Multiplies updates by minus the learning rate: $u_t = -\alpha_t g_t$.
+
+    Args:
+        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not), or a schedule, which is called
+            with the number of updates before this one, 0 at the first.
+
+    Returns:
+        A transformation whose state can be read by `get_learning_rate` and changed by `rescale_learning_rate`. The
+        product is formed in float32 or wider; updates leave in the dtype they came in.
+
+    Raises:
+        ValueError: a number that is negative or not finite, or an array (a schedule's too) that is no scalar.
+        TypeError: neither a number nor a schedule, or an update that is neither float nor complex.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> scale = ewa_optax.scale_by_learning_rate(0.5)
+        >>> u, state = scale.update(jnp.array([2.0]), scale.init(jnp.zeros(1)))
+        >>> print(u)
+        [-1.]
+
+    Reference:
+        Robbins and Monro, "A stochastic approximation method", 1951.
+    """
+
+    def rate_at(step):
+        rate = learning_rate(step) if callable(learning_rate) else learning_rate
+        if jnp.shape(rate) != ():
+            raise ValueError(f"a learning rate must be a scalar, but the schedule returned shape {jnp.shape(rate)}.")
+        return jnp.asarray(rate).astype(float)
+
+    def init(params):
+        del params
+        step = jnp.zeros([], jnp.int32)
+        return ScaleByLearningRateState(step, jnp.ones([], float), jnp.array(rate_at(step)))
+
+    def update(updates, state, params=None):
+        del params
+        downhill = (state.factor * -rate_at(state.step)).astype(state.factor.dtype)
+        return scale_leaves(updates, downhill), ScaleByLearningRateState(increment(state.step), state.factor, -downhill)
+
+    return optax.GradientTransformation(init, update)
+
+
+def get_learning_rate(opt_state: Any) -> jax.Array:
+    """The learning rate that the last update used; before the first update, what the schedule begins with.
+
+    Args:
+        opt_state: the state of an optimizer with one `scale_by_learning_rate` in it, however deep in chains, masks,
+            `optax.MultiSteps` or `optax.partition`. All optimizers of this library have one.
+
+    Returns:
+        A float scalar array. A change by `rescale_learning_rate` shows after the next update.
+
+    Raises:
+        ValueError: there is none in the state, or more than one.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.adam(ewa_optax.schedule_inverse_time(0.2, 1.0))
+        >>> print(f"{ewa_optax.get_learning_rate(optimizer.init(jnp.zeros(3))):.3f}")
+        0.100
+
+    Reference:
+        Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay" (manual decay).
+    """
+    found = _states(opt_state)
+    if len(found) > 1:
+        raise ValueError(
+            f"the optimizer state holds {len(found)} learning rates, so which one is meant is unclear; "
+            "pass the part of the state that holds the one you mean."
+        )
+    (rate,) = jax.tree.leaves(found[0].learning_rate)
+    return rate
+
+
+@checked(factor=POSITIVE)
+def rescale_learning_rate(opt_state: Any, factor: float | jax.Array) -> Any:
+    """The state in which every later learning rate is multiplied by `factor`: decay by hand, while training runs.
+
+    Args:
+        opt_state: the state of an optimizer; where it holds several learning rates, all are rescaled.
+        factor: more than 0; 0.1 lowers the rate tenfold, and 10 raises it back. Factors of several calls multiply.
+            Number or schedule, the rate goes on from where it is, times `factor`.
+
+    Returns:
+        A new state of the same structure, shapes and dtypes, so that no compiled step compiles again.
+
+    Raises:
+        ValueError: there is no learning rate in the state, or `factor` is a number not above 0 or an array that is
+            no scalar.
+        TypeError: `factor` is no number.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.momentum(0.1)
+        >>> state = ewa_optax.rescale_learning_rate(optimizer.init(jnp.zeros(3)), 0.5)
+        >>> _, state = optimizer.update(jnp.ones(3), state)
+        >>> print(f"{ewa_optax.get_learning_rate(state):.3f}")
+        0.050
+
+    Reference:
+        Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay" (manual decay).
+    """
+    _states(opt_state)
+
+    def rescale(x):
+        if not _is_state(x):
+            return x
+        # Not x.factor itself: flax's nnx keeps each array of a state in a variable, a tree of one leaf.
+        return x._replace(factor=jax.tree.map(lambda f: (f * factor).astype(f.dtype), x.factor))
+
+    return jax.tree.map(rescale, opt_state, is_leaf=_is_state)
+
+
+def _is_state(x):
+    return isinstance(x, ScaleByLearningRateState)
+
+
+def _states(opt_state):
+    found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(x)]
+    if not found:
+        raise ValueError(
+            f"there is no learning rate in this {type(opt_state).__name__}; pass the state of an optimizer that ends "
+            "with ewa_optax.scale_by_learning_rate, and restore checkpoints into the types of optimizer.init(params)."
+        )
+    return found

@@ -1,0 +1,197 @@
+"""The arguments of averages of series: checked where the user wrote them, and brought into one form."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from ewa_optax._checks import DECAY, check, check_choice
+from ewa_optax._numerics import Number, wide_dtype
+from ewa_optax.series._gaps import METHODS, Gaps, Plan
+from ewa_optax.series._recurrence import Fading
+from ewa_optax.series._times import passed_between
+
+LONGEST = 2**31 - 2**16
+"""So that loops can count places in integers of 32 bits."""
+
+
+class EwaState(NamedTuple):
+    """What an average carries on from one piece of a series to the next.
+
+    The last average (NaN before the first value), the weight of the past (0 before the first value), and, with
+    `times=`, the last time. The first two are trees like the series, without its axis, in float32 or wider.
+    """
+
+    average: Any
+    weight: Any
+    time: jax.Array | None
+
+
+class Part(NamedTuple):
+    """One array of a series, what comes before it, and what it has of gaps."""
+
+    x: jax.Array
+    average: jax.Array
+    weight: jax.Array
+    observed: jax.Array | None
+    passed: jax.Array | None
+    fading: Fading
+
+
+class Request(NamedTuple):
+    """All arrays of a series, each with its axis of time; how their tree is made; and the last time."""
+
+    parts: list[tuple[Part, int]]
+    structure: Any
+    time: Any
+
+
+def plan_of(debias: Any, reverse: Any, missing: Any, method: Any) -> Plan:
+    """The options that are no arrays."""
+    check_choice("missing", missing, ("decay", "skip"))
+    check_choice("method", method, (None, *METHODS))
+    return Plan(bool(debias), bool(reverse), missing == "skip", method)
+
+
+def read(
+    function: str, x: Any, decay: Number, plan: Plan, *, state: Any, axis: int, initial: Any, where: Any, times: Any
+) -> Request:
+    """The arguments of an average, checked; `function` is what the user called."""
+    known = isinstance(decay, jax.Array) and not isinstance(decay, jax.core.Tracer) and decay.shape == ()
+    check(function, "decay", float(decay) if known else decay, DECAY)
+    leaves, structure = jax.tree.flatten(x)
+    leaves = [check_array(leaf) for leaf in leaves]
+    axes = [check_axis(axis, leaf) for leaf in leaves]
+    for leaf, time in zip(leaves, axes, strict=True):
+        if math.prod(leaf.shape[time:]) > LONGEST:
+            raise ValueError(
+                f"a series must have at most {LONGEST} values (with those beside it in memory) in one piece, got shape "
+                f"{leaf.shape}; take it in pieces by ewa_with_state."
+            )
+    if not (state is None or isinstance(state, EwaState)):
+        raise TypeError(
+            f"state must be an EwaState, got {type(state).__name__}; pass on what the call before returned."
+        )
+    lengths = {leaf.shape[axis] for leaf, axis in zip(leaves, axes, strict=True)}
+    passed, last = passed_between(times, lengths, state is not None, state and state.time, plan.reverse)
+    shapes = [without(leaf.shape, axis) for leaf, axis in zip(leaves, axes, strict=True)]
+    pasts = (
+        _begun(initial, leaves, shapes, structure, plan)
+        if state is None
+        else _continued(state, initial, leaves, shapes, structure)
+    )
+    parts = [
+        (Part(leaf, *past, _observed(there, leaf), passed, Fading.of(decay, _real(leaf))), axis)
+        for leaf, past, there, axis in zip(leaves, pasts, spread("where", where, structure), axes, strict=True)
+    ]
+    return Request(parts, structure, last)
+
+
+def in_three_axes(part: Part, axis: int, plan: Plan) -> tuple[jax.Array, jax.Array, jax.Array, Gaps]:
+    """The array as (series, time, lanes), its past as (series, lanes), and its gaps."""
+    x = part.x
+    shape = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
+    lanes = shape[0], shape[2]
+    observed = None if part.observed is None else part.observed.reshape(shape)
+    passed = part.passed[::-1] if plan.reverse and part.passed is not None else part.passed
+    return x.reshape(shape), part.average.reshape(lanes), part.weight.reshape(lanes), Gaps(observed, passed)
+
+
+def check_array(leaf: Any) -> jax.Array:
+    """One array of a series; integers as floats."""
+    try:
+        x = jnp.asarray(leaf)
+    except (TypeError, ValueError) as error:
+        kind = getattr(leaf, "dtype", None) or type(leaf).__name__
+        raise TypeError(f"a series must be an array of numbers, got {kind}; leave out what is none.") from error
+    if x.ndim == 0:
+        raise ValueError(
+            f"a series must have an axis of time, got the scalar {leaf!r}; make an array: jnp.array([x]) of one value, "
+            "jnp.array(x) of a list, which is a tree of scalars."
+        )
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
+
+
+def check_axis(axis: Any, x: jax.Array) -> int:
+    """The axis, counted from 0."""
+    if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
+        raise TypeError(f"axis must be an integer, got {axis!r} ({type(axis).__name__}); 0 is the first axis.")
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(
+            f"axis must be from {-x.ndim} to {x.ndim - 1} for shape {x.shape}, got {axis}; 0 is the first."
+        )
+    return int(axis) % x.ndim
+
+
+def without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """A shape without one of its axes."""
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def spread(name: str, value: Any, structure: Any) -> list[Any]:
+    """One value for each array: of a tree those at the same place, else the same for all; None stays None."""
+    if value is None:
+        return [None] * structure.num_leaves
+    try:
+        return jax.tree.leaves(jax.tree.broadcast(value, structure.unflatten(range(structure.num_leaves))))
+    except ValueError as error:
+        raise ValueError(f"{name} must be one for all arrays, or a tree like the series; {error}") from error
+
+
+def fitting(name: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
+    """`value` as an array that broadcasts to that shape."""
+    array = value if isinstance(value, jax.Array) else np.asarray(value)
+    if array.dtype.kind in "USOmM":
+        raise TypeError(f"{name} must be an array of numbers, got {value!r}; make one, such as jnp.array([1.0]).")
+    array = jnp.asarray(array)
+    try:
+        fits = np.broadcast_shapes(array.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} must broadcast to shape {shape}, got shape {array.shape}; add or drop axes of it.")
+    return array
+
+
+def _begun(initial, leaves, shapes, structure, plan):
+    """Average and weight of the past before the first value."""
+    pasts = []
+    for value, leaf, shape in zip(spread("initial", initial, structure), leaves, shapes, strict=True):
+        known = value is not None or not plan.debias
+        if jnp.iscomplexobj(value) and not jnp.iscomplexobj(leaf):
+            raise TypeError(f"initial must be real for a real series, got {value!r}; take the part that you mean.")
+        average = fitting("initial", 0.0 if value is None else value, shape).astype(wide_dtype(leaf.dtype))
+        average = jnp.broadcast_to(average, shape)
+        pasts.append((average, jnp.where(jnp.isnan(average), 0, float(known)).astype(_real(leaf))))
+    return pasts
+
+
+def _continued(state, initial, leaves, shapes, structure):
+    if initial is not None:
+        raise ValueError(
+            "initial must be None beside a state, which holds the average so far; give it to the first piece."
+        )
+    averages, weights = (jax.tree.leaves(tree) for tree in state[:2])
+    found = [v.shape for v in averages]
+    if any(jax.tree.structure(tree) != structure for tree in state[:2]) or found != shapes:
+        raise ValueError(
+            f"a state of shapes {found} came for series of shapes {shapes} (without their axis), or of another tree; "
+            "pieces differ in length only."
+        )
+    wide = [(wide_dtype(leaf.dtype), _real(leaf)) for leaf in leaves]
+    return [(v.astype(kinds[0]), w.astype(kinds[1])) for v, w, kinds in zip(averages, weights, wide, strict=True)]
+
+
+def _observed(where, leaf):
+    if where is None:
+        return None
+    there = fitting("where", where, leaf.shape)
+    if there.dtype != bool:
+        raise TypeError(f"where must be boolean, got {there.dtype}; write where=array > 0, for example.")
+    return jnp.broadcast_to(there, leaf.shape)
+
+
+def _real(leaf):
+    return jnp.finfo(wide_dtype(leaf.dtype)).dtype

@@ -1,0 +1,146 @@
+r"""The share $s_t$ of each value in the average after it: $v_t = v_{t-1} + s_t (x_t - v_{t-1})$.
+
+With the bias corrected, all weights count: their sum is $w_t = \beta w_{t-1} + (1-\beta)$ where there is a value, and
+the share is $(1-\beta)/w_t$. Otherwise the past weighs 1 after each value, so the share is $1-\beta$, and after a gap
+of $k$ steps $(1-\beta)/(\beta^k + 1 - \beta)$; of irregular times it is what has faded since the last value.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ewa_optax.series._recurrence import Fading, recurrence
+
+METHODS = ("serial", "associative", "blocks")
+
+
+class Plan(NamedTuple):
+    """What is known of an average when it is compiled."""
+
+    debias: bool
+    reverse: bool
+    skip: bool
+    """A missing value counts as no time."""
+    method: str | None
+
+
+def turned(x: jax.Array, plan: Plan) -> jax.Array:
+    """`x` (series, time, ...) in the order of the average, or back in its own."""
+    return jnp.flip(x, 1) if plan.reverse else x
+
+
+class Gaps(NamedTuple):
+    """Which values are there (series, time, lanes), and, unless always 1, the time since the one before (time,).
+
+    None of the first leaves it to NaN.
+    """
+
+    observed: Any
+    passed: Any
+
+
+class Past(NamedTuple):
+    """The weight of the past, as `kept` plus `gained`; without correction of the bias, the time since the last value.
+
+    Two parts, because a sum of many small steps stalls in float32 when each is added to a large number.
+    """
+
+    kept: jax.Array
+    gained: jax.Array
+    begun: jax.Array
+
+    @classmethod
+    def of(cls, weight: jax.Array, fading: Fading, plan: Plan) -> "Past":
+        """What comes before the first value."""
+        nothing = jnp.zeros_like(weight)
+        return cls(weight, nothing, weight > 0) if plan.debias else cls(nothing, _since(weight, fading), weight > 0)
+
+    def settled(self, plan: Plan, now: Any) -> "Past":
+        """The same, ready for more steps, if it is time for that."""
+        if not plan.debias:
+            return self
+        kept = jnp.where(now, _weight(self.kept + self.gained, self.begun), self.kept)
+        return Past(kept, jnp.where(now, 0, self.gained), self.begun)
+
+    def weight(self, fading: Fading, plan: Plan) -> jax.Array:
+        """The weight itself, once `settled`; 0 stands for no past at all."""
+        return self.kept if plan.debias else _weight(fading.powers(self.gained), self.begun)
+
+
+class Shares(NamedTuple):
+    """Of a value in the average after it, and of the past, each with digits of its own."""
+
+    newest: jax.Array
+    past: jax.Array
+
+
+def next_share(past: Past, observed: Any, passed: Any, fading: Fading, plan: Plan) -> tuple[Shares, Past]:
+    """The shares at one value, and the past after it."""
+    begun = past.begun | observed
+    if plan.debias:
+        faded = _faded(observed, passed, fading, plan)
+        gained = past.gained - faded * (past.kept + past.gained)
+        shares = _shares(observed, past.kept + gained, fading.share)
+        return shares, Past(past.kept, gained + jnp.where(observed, fading.share, 0), begun)
+    since = past.gained + _passed(observed, passed, plan)
+    return _plain_shares(observed, passed, since, fading), Past(past.kept, jnp.where(observed, 0, since), begun)
+
+
+def all_shares(
+    weight: jax.Array, gaps: Gaps, fading: Fading, plan: Plan
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The shares of all values and of the past before them, where the average has begun, and the weight at the end."""
+    observed = gaps.observed
+    passed = None if gaps.passed is None else gaps.passed[None, :, None]
+    time = jnp.arange(observed.shape[1])[None, :, None]
+    first = jnp.where(observed.any(1), jnp.argmax(observed, 1), observed.shape[1])
+    first = jnp.where(weight > 0, -1, first)[:, None]
+    if plan.debias:
+        faded = _faded(observed, passed, fading, plan)
+        kept = 1 - fading.share if passed is None else fading.powers(passed)
+        kept = jnp.where(observed, kept, 1) if plan.skip else kept
+        total = recurrence(jnp.where(observed, fading.share, 0), faded, kept, weight, plan.method)
+        before = kept * jnp.concatenate([weight[:, None], total[:, :-1]], 1)
+        shares, last = _shares(observed, before, fading.share), total[:, -1]
+    else:
+        steps, before = _passed(observed, passed, plan).astype(weight.dtype), _since(weight, fading)
+        there = observed.astype(weight.dtype)
+        since = recurrence(jnp.where(observed, 0, steps), there, 1 - there, before, plan.method)
+        before = jnp.concatenate([before[:, None], since[:, :-1]], 1) + steps
+        shares, last = _plain_shares(observed, passed, before, fading), fading.powers(since[:, -1])
+    begun = time >= first
+    newest, past = jnp.where(time == first, 1, shares.newest), jnp.where(time == first, 0, shares.past)
+    return newest, past, begun, _weight(last, begun[:, -1])
+
+
+def _since(weight, fading):
+    """How long ago the last value was, whose weight has faded to this one; without a past, long ago."""
+    long_ago = jnp.asarray(1e30, weight.dtype)
+    return jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1)) / fading.log, long_ago)
+
+
+def _weight(weight, begun):
+    """What has faded out of the range of floats is still not 0, which would be no past at all."""
+    return jnp.where(begun, jnp.maximum(weight, jnp.finfo(weight.dtype).tiny), 0)
+
+
+def _faded(observed, passed, fading, plan):
+    faded = fading.share if passed is None else fading.faded(passed)
+    return jnp.where(observed, faded, 0) if plan.skip else faded
+
+
+def _passed(observed, passed, plan):
+    passed = jnp.broadcast_to(1 if passed is None else passed, observed.shape)
+    return jnp.where(observed, passed, 0) if plan.skip else passed
+
+
+def _shares(observed, before, newest):
+    total = jnp.where(observed, before + newest, 1)
+    return Shares(jnp.where(observed, jnp.minimum(newest / total, 1), 0), jnp.where(observed, before / total, 1))
+
+
+def _plain_shares(observed, passed, since, fading):
+    if passed is None:
+        return _shares(observed, fading.powers(since), fading.share)
+    return Shares(jnp.where(observed, fading.faded(since), 0), jnp.where(observed, fading.powers(since), 1))

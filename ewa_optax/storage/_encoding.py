@@ -1,0 +1,224 @@
+"""The averages of all leaves between steps: which leaves a storage encodes, and by which random bits."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ewa_optax._numerics import Number, narrow, wide_dtype
+from ewa_optax._random_bits import HALF, fold, key_of, random_bits
+from ewa_optax._trees import Leafwise, map_leaves, map_named
+from ewa_optax.storage._formats import NAMED, Storage
+
+_ROLES, _FAR = 3, 2**40  # Seeds so far apart are nobody's.
+Chosen = Storage | str | None
+Pair = Chosen | tuple[Chosen, Chosen]
+
+
+class Encoded(NamedTuple):
+    """What a storage keeps: for each array that it makes of an average, a tree of these, like the parameters.
+
+    A leaf that the storage does not take stands, as it is, in the first tree, and is None in the others. The codes of a
+    complex average have a first axis more, of its real and its imaginary part.
+    """
+
+    arrays: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Keeper:
+    """Keeps averages by a storage; without one, as they are.
+
+    `piece` tells averages with one storage apart, so that not the same chance rounds them.
+    """
+
+    storage: Storage | None
+    piece: int | str
+
+    def init(self, zeros: Any) -> Any:
+        """What is kept at first of a tree of averages, which are zeros."""
+        storage = self.storage
+        if not storage:
+            return zeros
+
+        first = Leafwise(_first, storage)
+
+        def one(_, x):
+            return jax.tree.leaves(first(x)) if storage.takes(x.shape) else [x]
+
+        with_paths, structure = jax.tree_util.tree_flatten_with_path(zeros)
+        return self._in_trees(structure, [map_named(len, one, path, x) for path, x in with_paths])
+
+    def trees(self, kept: Any) -> tuple[Any, ...]:
+        """The trees whose leaves `decode` takes."""
+        if isinstance(kept, Encoded) != (self.storage is not None):
+            raise ValueError(
+                f"this state was made {'with' if isinstance(kept, Encoded) else 'without'} a storage, but came to one "
+                f"whose storage is {self.storage}; update it with the storage that it was made with."
+            )
+        return kept.arrays if self.storage else (kept,)
+
+    def decode(self, shape: tuple[int, ...], *arrays: Any) -> jax.Array:
+        """The average of that shape that one leaf of each tree makes up."""
+        if not self.storage:
+            return arrays[0]
+        found = [(x.shape, x.dtype) for x in arrays if x is not None]
+        if not self.storage.takes(shape) and len(found) == 1 and found[0][1] == wide_dtype(found[0][1]):
+            return arrays[0]
+        for with_parts in (shape, (2, *shape)) if self.storage.takes(shape) else ():
+            expected = _kept(self.storage, with_parts)
+            if [(x.shape, x.dtype) for x in jax.tree.leaves(expected)] == found:
+                average = self.storage.decode(jax.tree.unflatten(jax.tree.structure(expected), arrays))
+                return average if with_parts == shape else jax.lax.complex(average[0], average[1])
+        kept = ", ".join(f"{dtype}{list(shape)}" for shape, dtype in found)
+        raise ValueError(
+            f"an update of shape {shape} came for a parameter of another one, or its state was made with another "
+            f"storage than {self.storage}: its average is kept as {kept}. Give it a gradient of its own shape, and the "
+            "storage, with its options, that the state was made with."
+        )
+
+    def read(self, kept: Any) -> Any:
+        """The averages, real ones, in what is kept of them."""
+        storage = self.storage
+        if not storage:
+            return kept
+
+        return map_leaves(Leafwise(_read, storage), *self.trees(kept))
+
+    def encode(self, averages: Any, trees: tuple[Any, ...], step: jax.Array | None, decay: Number) -> Any:
+        """What is kept of a tree of averages at a step; where one is None, what was kept before."""
+
+        def key(name):
+            # Not the number of the leaf: it keeps its bits when others are masked, or stacked.
+            return key_of(int(self.storage.seed), self.piece, name) if self.storage else 0
+
+        # The decay, because two averages in one hand-made chain have the same storage and piece.
+        chance = Leafwise(_chance, decay if isinstance(decay, jax.Array) else float(decay), step)
+        encode = Leafwise(_encoded, self.storage)
+
+        def one(key, x, *old):
+            if not self.storage or not self.storage.takes(x.shape):
+                return [narrow(x, old[0].dtype)]
+            return jax.tree.leaves(encode(chance(key), x))
+
+        with_paths, structure = jax.tree_util.tree_flatten_with_path(averages, is_leaf=lambda x: x is None)
+        before = zip(*(structure.flatten_up_to(tree) for tree in trees), strict=True)
+        new = [
+            list(old) if x is None else map_named(key, one, path, x, *old)
+            for (path, x), old in zip(with_paths, before, strict=True)
+        ]
+        return self._in_trees(structure, new)
+
+    def _in_trees(self, structure, leaves):
+        if not self.storage:
+            return structure.unflatten([arrays[0] for arrays in leaves])
+        count = len(jax.tree.leaves(_kept(self.storage, (128, 128))))
+        if (most := max(map(len, leaves), default=0)) > count:
+            raise ValueError(
+                f"{type(self.storage).__name__} makes {most} arrays of one average and {count} of another; "
+                "give encode one structure for all shapes, with empty arrays where there is nothing to keep."
+            )
+        filled = [(arrays + [None] * count)[:count] for arrays in leaves]
+        return Encoded(tuple(structure.unflatten([arrays[i] for arrays in filled]) for i in range(count)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _kept(storage, shape):
+    """What a storage makes of an average of that shape, as shapes and dtypes."""
+    return jax.eval_shape(storage.init, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def _first(storage, average):
+    return storage.init(_real(average))
+
+
+def _chance(decay, step, key):
+    return fold(key, decay, step)
+
+
+def _encoded(storage, key, average):
+    x = _real(average)
+    bits = jnp.full(x.shape, HALF) if storage.rounding == "nearest" else Leafwise(_bits, x.shape)(key)
+    return storage.encode(x, bits)
+
+
+def _bits(shape, key):
+    return random_bits(key, shape)
+
+
+def _read(storage, first, *others):
+    arrays = [x for x in (first, *others) if x is not None]
+    if len(arrays) < 2 and first.dtype == wide_dtype(first.dtype) and not storage.takes(first.shape):
+        return first
+    return storage.decode(jax.tree.unflatten(jax.tree.structure(_kept(storage, (128, 128))), arrays))
+
+
+def _real(x):
+    """A complex average as one of real numbers, with its parts along a new first axis."""
+    return narrow(jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x, jnp.float32)
+
+
+def zeros_like(params: Any) -> Any:
+    """Averages of 0 for parameters, in float32 or wider."""
+
+    def zeros(path, p):
+        dtype = jnp.result_type(p)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"the parameter at {jax.tree_util.keystr(path) or 'the root'} has dtype {dtype}, but an average "
+                "needs a float or complex one; leave it out with optax.masked, optax.partition or a None leaf."
+            )
+        return jnp.zeros_like(p, dtype=wide_dtype(dtype))
+
+    return jax.tree_util.tree_map_with_path(zeros, params)
+
+
+def resolve(storage: Chosen) -> Storage | None:
+    """The storage of that name; a storage, or None, is itself."""
+    if isinstance(storage, str) and storage in NAMED:
+        return NAMED[storage]
+    if storage is None or isinstance(storage, Storage):
+        return storage
+    names = ", ".join(map(repr, NAMED))
+    remedy = "optimizers with two moments, no others, also take a pair"
+    if isinstance(storage, type):
+        remedy = "name a dtype in quotes, and make an object of a class of storages"
+    raise (ValueError if isinstance(storage, str | tuple) else TypeError)(
+        f"storage must be None (float32), {names} or a Storage such as ewa_optax.storage.EightBit(block=128), "
+        f"got {storage!r}; {remedy}."
+    )
+
+
+def for_gradients(storage: Chosen) -> Storage | None:
+    """The storage for an average of gradients."""
+    resolved = resolve(storage)
+    return resolved and resolved.for_gradients()
+
+
+def for_squares(storage: Chosen) -> Storage | None:
+    """The storage for an average of squares."""
+    resolved = resolve(storage)
+    return resolved and resolved.for_squares()
+
+
+def first(storage: Pair, number: int = 0) -> Storage | None:
+    """What a storage, or a pair of them, says of the average of gradients; if there are more, of one by its number."""
+    return _apart(for_gradients(_pair(storage)[0]), number)
+
+
+def second(storage: Pair) -> Storage | None:
+    """What a storage, or a pair of them, says of the average of squares."""
+    return _apart(for_squares(_pair(storage)[1]), -1)
+
+
+def _apart(storage, number):
+    """The storage with another seed, for averages that may have the same decay."""
+    return storage and dataclasses.replace(storage, seed=int(storage.seed) + number % _ROLES * _FAR)
+
+
+def _pair(storage):
+    if isinstance(storage, tuple) and len(storage) == 2:
+        return storage
+    return storage, storage
