@@ -1,18 +1,31 @@
 """All optimizers by their names, in the order of their modules: of growing complexity within each family."""
 
-import inspect
 from collections.abc import Callable
-from types import ModuleType
 
 import optax
 
-from ewa_optax._optimizers import adam, layerwise, momentum, rmsprop
+from ewa_optax._optimizers.adam import (
+    adabelief,
+    adam,
+    adamax,
+    adamw,
+    adan,
+    ademamix,
+    amsgrad,
+    nadam,
+    nadamw,
+    radam,
+    yogi,
+)
+from ewa_optax._optimizers.layerwise import adafactor, lamb, lars, novograd
+from ewa_optax._optimizers.momentum import gradient_descent, heavy_ball, lion, momentum, nesterov, signum
+from ewa_optax._optimizers.rmsprop import adadelta, laprop, rmsprop, rmsprop_centered, rmsprop_momentum
 
-FAMILIES = (momentum, rmsprop, adam, layerwise)
+__all__ = [
+    "gradient_descent", "momentum", "heavy_ball", "nesterov", "signum", "lion",
+    "rmsprop", "adadelta", "laprop", "rmsprop_momentum", "rmsprop_centered",
+    "adam", "adamw", "adamax", "amsgrad", "yogi", "radam", "nadam", "nadamw", "adabelief", "ademamix", "adan",
+    "lars", "novograd", "lamb", "adafactor",
+]  # fmt: skip  # noqa: RUF022  # By complexity.
 
-
-def _members(module: ModuleType) -> dict[str, Callable[..., optax.GradientTransformation]]:
-    return {name: x for name, x in vars(module).items() if inspect.isfunction(x) and x.__module__ == module.__name__}
-
-
-OPTIMIZERS = {name: optimizer for module in FAMILIES for name, optimizer in _members(module).items()}
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {name: globals()[name] for name in __all__}
