@@ -17,7 +17,7 @@ import ewa_optax
 from benchmarks import tasks
 from benchmarks.peers import Peers
 from ewa_optax import storage
-from ewa_optax.storage._formats import NAMED
+from ewa_optax.storage._argument import NAMED
 
 
 class Kept(NamedTuple):

@@ -12,8 +12,8 @@ import optax
 import oracles
 
 import ewa_optax
-from ewa_optax.storage._encoding import Chosen, Pair
-from ewa_optax.storage._formats import NAMED, Factored, Storage
+from ewa_optax.storage._argument import NAMED, Chosen, Pair
+from ewa_optax.storage._formats import Factored, Storage
 
 # Options of the compiler for laws that machine code of any quality keeps: it is made in a third of the time.
 ROUGHLY: dict[str, bool | int] = {"xla_backend_optimization_level": 0}

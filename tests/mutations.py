@@ -374,7 +374,7 @@ MUTATIONS = (
     ),
     Mutation(
         "blocks that would divide an axis are looked for below half",
-        "ewa_optax/storage/_blocks.py",
+        "ewa_optax/storage/_formats.py",
         "range(most, most // 2, -1)",
         "range(most, 0, -1)",
         ("tests/test_storage.py::test_codes_keep_the_shape_and_scales_are_per_block",),
@@ -424,14 +424,14 @@ MUTATIONS = (
     ),
     Mutation(
         "squares are rounded by the chance of gradients",
-        "ewa_optax/storage/_encoding.py",
+        "ewa_optax/storage/_argument.py",
         "_apart(for_squares(_pair(storage)[1]), -1)",
         "_apart(for_squares(_pair(storage)[1]), 0)",
         ("tests/test_family.py::test_no_two_averages_are_rounded_by_the_same_chance",),
     ),
     Mutation(
         "of a pair of storages squares take the first",
-        "ewa_optax/storage/_encoding.py",
+        "ewa_optax/storage/_argument.py",
         "for_squares(_pair(storage)[1])",
         "for_squares(_pair(storage)[0])",
         ("tests/test_family.py::test_of_a_pair_of_storages_the_first_is_for_gradients_and_the_second_for_squares",),

@@ -7,7 +7,7 @@ import pytest
 
 import ewa_optax
 from ewa_optax import minibatch, pieces, storage
-from ewa_optax.storage._formats import NAMED
+from ewa_optax.storage._argument import NAMED
 
 
 def epoch(data, batch_size, **keywords):

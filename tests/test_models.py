@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 import ewa_optax
-from ewa_optax.storage._formats import NAMED
+from ewa_optax.storage._argument import NAMED
 
 X = np.random.default_rng(0).standard_normal((32, 4), np.float32)
 Y = np.sin(X[:, :1]) + X[:, 1:2] * X[:, 2:3]

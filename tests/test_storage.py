@@ -17,8 +17,8 @@ import ewa_optax
 from benchmarks import maps
 from ewa_optax import storage
 from ewa_optax._random_bits import fold, key_of, random_bits
-from ewa_optax.storage._encoding import Keeper, resolve
-from ewa_optax.storage._formats import NAMED
+from ewa_optax.storage._argument import NAMED, resolve
+from ewa_optax.storage._encoding import Keeper
 from ewa_optax.storage._rounding import round_bits
 
 NAMES = list(NAMED)

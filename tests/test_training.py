@@ -11,7 +11,7 @@ import pytest
 import ewa_optax
 from benchmarks import tasks
 from ewa_optax import storage
-from ewa_optax.storage._formats import NAMED
+from ewa_optax.storage._argument import NAMED
 
 # How far the mean of the final losses may be from float32's, relatively, and less than the seeds differ.
 WITHIN = {"24bit": 0.005, "bfloat16": 0.02, "float16": 0.02, "8bit": 0.05, "factored": 0.05}

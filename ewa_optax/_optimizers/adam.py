@@ -22,7 +22,7 @@ from ewa_optax.pieces._optimizer import saturate, wide_chain
 from ewa_optax.pieces._rectify import rectify
 from ewa_optax.pieces._rms import root_mean_square, scale_by_rms
 from ewa_optax.pieces._weight_decay import Mask, add_decayed_weights, proximal_weight_decay
-from ewa_optax.storage._encoding import Pair, first, second
+from ewa_optax.storage._argument import Pair, first, second
 
 
 @checked_by_name

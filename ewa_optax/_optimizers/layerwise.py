@@ -23,7 +23,7 @@ from ewa_optax.pieces._optimizer import saturate_norm, wide_chain
 from ewa_optax.pieces._rms import scale_by_rms
 from ewa_optax.pieces._scaling import scale_once
 from ewa_optax.pieces._weight_decay import Mask, add_decayed_weights
-from ewa_optax.storage._encoding import Chosen, Pair, first, for_gradients, second
+from ewa_optax.storage._argument import Chosen, Pair, first, for_gradients, second
 
 
 @checked_by_name

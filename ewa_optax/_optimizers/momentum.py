@@ -15,7 +15,7 @@ from ewa_optax.pieces._descent import descent
 from ewa_optax.pieces._learning_rate import scale_by_learning_rate
 from ewa_optax.pieces._optimizer import saturate, wide_chain
 from ewa_optax.pieces._weight_decay import Mask, add_decayed_weights
-from ewa_optax.storage._encoding import Chosen, for_gradients
+from ewa_optax.storage._argument import Chosen, for_gradients
 
 
 @checked_by_name

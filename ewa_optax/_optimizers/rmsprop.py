@@ -15,7 +15,7 @@ from ewa_optax.pieces._learning_rate import scale_by_learning_rate
 from ewa_optax.pieces._optimizer import saturate, wide_chain
 from ewa_optax.pieces._rms import root_mean_square, scale_by_rms
 from ewa_optax.pieces._scaling import scale_once
-from ewa_optax.storage._encoding import Chosen, Pair, first, for_squares, second
+from ewa_optax.storage._argument import Chosen, Pair, first, for_squares, second
 
 
 @checked_by_name

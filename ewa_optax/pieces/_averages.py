@@ -24,7 +24,7 @@ from ewa_optax._numerics import (
 )
 from ewa_optax._trees import Leafwise
 from ewa_optax.pieces._recursion import moved, recursion
-from ewa_optax.storage._encoding import Chosen
+from ewa_optax.storage._argument import Chosen
 
 
 @checked(decay=DECAY)

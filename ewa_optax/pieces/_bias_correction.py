@@ -14,7 +14,8 @@ from ewa_optax._checks import DECAY, checked
 from ewa_optax._numerics import Number, increment, narrow, shares, weight_sum, widen
 from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.pieces._recursion import advanced, moved
-from ewa_optax.storage._encoding import Keeper, resolve, zeros_like
+from ewa_optax.storage._argument import resolve
+from ewa_optax.storage._encoding import Keeper, zeros_like
 from ewa_optax.storage._formats import Storage
 
 

@@ -11,7 +11,7 @@ from ewa_optax.pieces._combining import add
 from ewa_optax.pieces._learning_rate import scale_by_learning_rate
 from ewa_optax.pieces._optimizer import saturate, wide_chain
 from ewa_optax.pieces._scaling import scale_once
-from ewa_optax.storage._encoding import Chosen
+from ewa_optax.storage._argument import Chosen
 
 
 def descent(

@@ -11,7 +11,8 @@ import optax
 from ewa_optax._checks import AVERAGE_DECAY, COUNT, WHOLE, checked
 from ewa_optax._numerics import Number, corrected_shares, increment, lerp, narrow, shares, widen
 from ewa_optax._trees import Leafwise, map_leaves
-from ewa_optax.storage._encoding import Keeper, resolve, zeros_like
+from ewa_optax.storage._argument import resolve
+from ewa_optax.storage._encoding import Keeper, zeros_like
 from ewa_optax.storage._formats import Storage
 
 

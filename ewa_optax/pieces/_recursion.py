@@ -9,7 +9,8 @@ import optax
 
 from ewa_optax._numerics import Number, increment, lerp, narrow, widen
 from ewa_optax._trees import Leafwise, map_leaves
-from ewa_optax.storage._encoding import Chosen, Keeper, resolve, zeros_like
+from ewa_optax.storage._argument import Chosen, resolve
+from ewa_optax.storage._encoding import Keeper, zeros_like
 
 Advance = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, jax.Array]]
 

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,6 @@ import numpy as np
 
 from ewa_optax._numerics import clip, largest
 from ewa_optax._random_bits import HALF
-from ewa_optax.storage._blocks import from_blocks, into_blocks
 from ewa_optax.storage._rounding import round_bits, up_or_down
 
 
@@ -280,4 +280,30 @@ def _upper_half(raw):
     return jax.lax.bitcast_convert_type((raw >> 16).astype(jnp.uint16), jnp.bfloat16)
 
 
-NAMED = {"bfloat16": BFloat16(), "float16": Float16(), "8bit": EightBit(), "24bit": Float24()}
+def into_blocks(x: jax.Array, block: int) -> jax.Array:
+    """`(..., n)` as `(..., blocks, width)`, the last block filled up with zeros."""
+    *rest, n = _without_ones(x.shape)
+    width = _width(n, block)
+    x = x.reshape(*rest, n)
+    if missing := -n % width:
+        x = jnp.pad(x, [(0, 0)] * len(rest) + [(0, missing)])
+    return x.reshape(*rest, -1, width)
+
+
+def from_blocks(blocks: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """The array of that shape that was cut into blocks."""
+    *rest, n = _without_ones(shape)
+    return blocks.reshape(*rest, -1)[..., :n].reshape(shape)
+
+
+def _width(n, block):
+    """At most `block`: the largest width that divides `n`, so that nothing is filled up, but not less than half."""
+    most = min(block, n)
+    return next((width for width in range(most, most // 2, -1) if n % width == 0), most)
+
+
+def _without_ones(shape):
+    shape = tuple(shape)
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape or (1,)
