@@ -70,8 +70,8 @@ from ewa_optax._stacks import Stacked as Stacked
 from ewa_optax._stacks import stack_leaves as stack_leaves
 from ewa_optax._stacks import stack_leaves_like as stack_leaves_like
 from ewa_optax._stacks import unstack_leaves as unstack_leaves
+from ewa_optax.pieces._averages import scale_by_ewa as scale_by_ewa
 from ewa_optax.pieces._bias_correction import bias_correct as bias_correct
-from ewa_optax.pieces._bias_correction import scale_by_ewa as scale_by_ewa
 from ewa_optax.pieces._learning_rate import get_learning_rate as get_learning_rate
 from ewa_optax.pieces._learning_rate import rescale_learning_rate as rescale_learning_rate
 from ewa_optax.pieces._learning_rate import scale_by_learning_rate as scale_by_learning_rate

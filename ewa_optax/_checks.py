@@ -38,10 +38,8 @@ DECAY = rule(
     "a decay of 1 - 1/n averages over about n steps (0.9: 10 steps, 0.999: 1000)",
 )
 OPEN_DECAY = rule("in (0, 1)", lambda x: 0 < x < 1, "0 would keep the newest gradient only, 0.9 averages over 10")
-AVERAGE_DECAY = rule(
-    "in [0, 1]", lambda x: 0 <= x <= 1, "1 - 1/n averages over about n, and 1 over all of them"
-)._replace(accepts_schedule=True)
-FADING = rule("in [0, 1]", lambda x: 0 <= x <= 1, "1 forgets nothing, 0.999 forgets half in 700 steps")
+
+
 EPSILON = rule("finite and 0 or more", lambda x: x >= 0, "1e-8 is the usual value")
 INITIAL_RATE = rule("finite and 0 or more", lambda x: x >= 0, "updates point downhill; to climb, negate the loss")
 LEARNING_RATE = INITIAL_RATE._replace(accepts_schedule=True)

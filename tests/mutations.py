@@ -146,14 +146,14 @@ MUTATIONS = (
     ),
     Mutation(
         "RAdam's length loses its digits in the first steps",
-        "ewa_optax/pieces/_rectify.py",
+        "ewa_optax/pieces/_rms.py",
         "jnp.where(t * a < 1, early, late)",
         "jnp.where(t * a < 0, early, late)",
         ("tests/test_family.py::test_the_length_of_radam_keeps_its_digits",),
     ),
     Mutation(
         "RAdam begins to divide a little later",
-        "ewa_optax/pieces/_rectify.py",
+        "ewa_optax/pieces/_rms.py",
         "length > jnp.maximum(threshold, 4.0)",
         "length > jnp.maximum(threshold, 5.0)",
         ("tests/test_family.py::test_the_length_of_radam_keeps_its_digits",),
@@ -189,7 +189,7 @@ MUTATIONS = (
     # The expressions of the family.
     Mutation(
         "Nadam corrects the newest gradient as if it were a step older",
-        "ewa_optax/pieces/_descent.py",
+        "ewa_optax/pieces/_bias_correction.py",
         "scale_once(optax.scale(shares(b1)[1]), bias_correct(b1))",
         "scale_once(optax.scale(shares(b1)[1]), bias_correct_ahead(b1))",
         (oracle("nadam"),),

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 import ewa_optax
 from ewa_optax.pieces._averages import scale_by_corrected_ewa
-from ewa_optax.pieces._scaling import scale_once
+from ewa_optax.pieces._learning_rate import scale_once
 
 settings.register_profile("deterministic", derandomize=True, deadline=None, max_examples=40, database=None)
 settings.load_profile("deterministic")

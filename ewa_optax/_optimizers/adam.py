@@ -12,15 +12,14 @@ from ewa_optax.pieces._averages import (
     running_max,
     scale_by_additive_ewa,
     scale_by_corrected_ewa,
+    scale_by_ewa,
     scale_by_ewa_of_share,
 )
-from ewa_optax.pieces._bias_correction import bias_correct, scale_by_ewa
+from ewa_optax.pieces._bias_correction import bias_correct, look_ahead
 from ewa_optax.pieces._combining import add, beside, combine, divide, take
 from ewa_optax.pieces._decay_schedules import growing, share_of_growing_half_life
-from ewa_optax.pieces._descent import descent, look_ahead
-from ewa_optax.pieces._optimizer import saturate, wide_chain
-from ewa_optax.pieces._rectify import rectify
-from ewa_optax.pieces._rms import root_mean_square, scale_by_rms
+from ewa_optax.pieces._optimizer import descent, saturate, wide_chain
+from ewa_optax.pieces._rms import rectify, root_mean_square, scale_by_rms
 from ewa_optax.pieces._weight_decay import Mask, add_decayed_weights, proximal_weight_decay
 from ewa_optax.storage._argument import Pair, first, second
 

@@ -7,10 +7,8 @@ import optax
 
 from ewa_optax._checks import Rate, checked_by_name
 from ewa_optax._numerics import Number, shares
-from ewa_optax.pieces._averages import scale_by_corrected_ewa, scale_by_ewa_of_share
-from ewa_optax.pieces._bias_correction import scale_by_ewa
+from ewa_optax.pieces._averages import scale_by_corrected_ewa, scale_by_ewa, scale_by_ewa_of_share
 from ewa_optax.pieces._decay_schedules import relative_step, share_after_the_first, share_of_power
-from ewa_optax.pieces._descent import descent
 from ewa_optax.pieces._layerwise import (
     clip_by_rms,
     of_arrays,
@@ -18,10 +16,9 @@ from ewa_optax.pieces._layerwise import (
     scale_by_parameter_rms,
     scale_by_trust_ratio,
 )
-from ewa_optax.pieces._learning_rate import scale_by_learning_rate
-from ewa_optax.pieces._optimizer import saturate_norm, wide_chain
+from ewa_optax.pieces._learning_rate import scale_by_learning_rate, scale_once
+from ewa_optax.pieces._optimizer import descent, saturate_norm, wide_chain
 from ewa_optax.pieces._rms import scale_by_rms
-from ewa_optax.pieces._scaling import scale_once
 from ewa_optax.pieces._weight_decay import Mask, add_decayed_weights
 from ewa_optax.storage._argument import Chosen, Pair, first, for_gradients, second
 

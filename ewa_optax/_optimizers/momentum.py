@@ -9,11 +9,10 @@ import optax
 
 from ewa_optax._checks import OPEN_DECAY, Rate, checked, checked_by_name
 from ewa_optax._numerics import Number, shares
-from ewa_optax.pieces._bias_correction import scale_by_ewa
+from ewa_optax.pieces._averages import scale_by_ewa
 from ewa_optax.pieces._combining import beside, combine
-from ewa_optax.pieces._descent import descent
 from ewa_optax.pieces._learning_rate import scale_by_learning_rate
-from ewa_optax.pieces._optimizer import saturate, wide_chain
+from ewa_optax.pieces._optimizer import descent, saturate, wide_chain
 from ewa_optax.pieces._weight_decay import Mask, add_decayed_weights
 from ewa_optax.storage._argument import Chosen, for_gradients
 

@@ -6,25 +6,92 @@ the newest value changes with time; what leaves is not what is kept; the largest
 
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import DECAY, EPSILON, FADING, checked
+from ewa_optax._checks import DECAY, EPSILON, checked, rule
 from ewa_optax._numerics import (
     Number,
     check_alike,
     corrected_shares,
+    increment,
     is_just,
     lerp,
+    narrow,
     real_like,
     shares,
     squared_magnitude,
+    widen,
 )
-from ewa_optax._trees import Leafwise
-from ewa_optax.pieces._recursion import moved, recursion
-from ewa_optax.storage._argument import Chosen
+from ewa_optax._trees import Leafwise, map_leaves
+from ewa_optax.storage._argument import Chosen, resolve
+from ewa_optax.storage._encoding import Keeper, zeros_like
+from ewa_optax.storage._formats import Storage
+
+FADING = rule("in [0, 1]", lambda x: 0 <= x <= 1, "1 forgets nothing, 0.999 forgets half in 700 steps")
+
+
+class ScaleByEwaState(NamedTuple):
+    """The average of each leaf, in float32 or wider or as its storage keeps it, and, with a storage, the step."""
+
+    average: Any
+    step: Any = None
+
+
+@checked(decay=DECAY)
+def scale_by_ewa(decay: Number, storage: Storage | str | None = None) -> optax.GradientTransformation:
+    r"""Replaces each update by the exponentially weighted average of the updates so far.
+
+    $$v_0 = 0, \qquad v_t = \beta v_{t-1} + (1 - \beta) g_t$$
+
+    Args:
+        decay: $\beta$ in [0, 1): the average spans about $1/(1-\beta)$ steps (0.9: 10 steps, 0.999: 1000). A Python
+            number or a scalar array, traced or not; as a Python number, $1-\beta$ keeps its digits however close to 1.
+        storage: how the average is kept between steps: None (float32, or the parameter's own dtype where that is
+            wider), "bfloat16", "float16", "8bit", "24bit", or an object of `ewa_optax.storage`, with its options. An
+            average of squares needs `storage.EightBit(squares=True)` or `storage.Float16(squares=True)`, which the
+            optimizers choose by themselves.
+
+    Returns:
+        A transformation whose state holds one average per parameter, of the parameter's shape. What leaves is the
+        fresh average in float32 or wider; only what is kept is rounded. Updates of any float or complex dtype; they
+        leave in the dtype they came in. None leaves, for parameters that are not trained, stay None and leave their
+        average alone.
+
+    Raises:
+        ValueError: `decay` outside [0, 1), or an array that is no scalar; a storage of unknown name.
+        TypeError: `decay` is no number, or `storage` no storage; a parameter or an update is neither float nor
+            complex, or an update is complex where the parameter is real.
+
+    Example:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> average = ewa_optax.scale_by_ewa(0.98)
+        >>> state = average.init(jnp.zeros(()))
+        >>> v, state = average.update(jnp.array(40.0), state)
+        >>> print(f"{v:.4f}")
+        0.8000
+
+    Reference:
+        Polyak, "Some methods of speeding up the convergence of iteration methods", 1964; Andrew Ng et al.,
+        "Improving Deep Neural Networks", week 2, "Exponentially weighted averages".
+    """
+    keeper = Keeper(resolve(storage), piece=0)
+    advance = Leafwise(moved, decay)
+
+    def init(params):
+        return ScaleByEwaState(keeper.init(zeros_like(params)), keeper.storage and jnp.zeros([], jnp.int32))
+
+    def update(updates, state, params=None):
+        del params
+        trees = keeper.trees(state.average)
+        step = keeper.storage and increment(state.step)
+        out, average = advanced(advance, shares(decay), updates, trees, keeper, step, decay)
+        return out, ScaleByEwaState(average, step)
+
+    return optax.GradientTransformation(init, update)
 
 
 @checked(decay=DECAY)
@@ -267,3 +334,69 @@ def _scaled_by_past(decay, eps, average, value, step):
     del step
     out = jnp.sqrt(average + jnp.asarray(eps, average.dtype)).astype(value.dtype) * value
     return lerp(average, squared_magnitude(out), decay, *shares(decay)), out
+
+
+Advance = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, jax.Array]]
+
+
+class RecursionState(NamedTuple):
+    """The number of updates so far, int32, and the average (or maximum, or last value) of each leaf, as it is kept."""
+
+    step: jax.Array
+    average: Any
+
+
+def recursion(
+    name: str,
+    advance: Advance,
+    storage: Chosen,
+    decay: Number,
+    like: Callable[[Any], Any] = lambda p: p,
+    at: Callable[[jax.Array], Any] = lambda step: step,
+) -> optax.GradientTransformation:
+    """What `advance(average, update, at(step))` gives for each leaf: what is kept of it, and what leaves.
+
+    Arithmetic is in float32 or wider, the first step is 1, averages start at 0. The name and the decay of a recursion
+    tell its random rounding apart from that of others. `like` makes of a parameter what the average is like, and `at`
+    of a step what `advance` needs of it, once for all leaves.
+    """
+    keeper = Keeper(resolve(storage), name)
+
+    def init(params):
+        return RecursionState(jnp.zeros([], jnp.int32), keeper.init(zeros_like(jax.tree.map(like, params))))
+
+    def update(updates, state, params=None):
+        del params
+        trees, step = keeper.trees(state.average), increment(state.step)
+        out, average = advanced(advance, at(step), updates, trees, keeper, step, decay)
+        return out, RecursionState(step, average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def advanced(
+    advance: Advance,
+    at_step: Any,
+    updates: Any,
+    trees: tuple[Any, ...],
+    keeper: Keeper,
+    step: jax.Array | None,
+    decay: Number,
+) -> tuple[Any, Any]:
+    """What leaves at a step, in the dtypes of the updates, and what is kept."""
+    both = map_leaves(Leafwise(_advanced, advance, keeper, at_step), updates, *trees)
+    fresh, out = (map_leaves(lambda _, pair, i=i: pair[i], updates, both) for i in (0, 1))
+    return out, keeper.encode(fresh, trees, step, decay)
+
+
+def moved(
+    decay: Number, average: jax.Array, value: jax.Array, past_and_newest: tuple[Number, Number]
+) -> tuple[jax.Array, jax.Array]:
+    """An average and what leaves, which is the same, by the shares of the past and of the newest value."""
+    fresh = lerp(average, value, decay, *past_and_newest)
+    return fresh, fresh
+
+
+def _advanced(advance, keeper, at_step, u, *arrays):
+    fresh, out = advance(keeper.decode(jnp.shape(u), *arrays), widen(u), at_step)
+    return fresh, narrow(out, jnp.result_type(u))

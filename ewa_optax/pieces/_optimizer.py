@@ -1,13 +1,16 @@
 """What makes a chain an optimizer: float32 or wider from end to end, and no infinity from finite gradients."""
 
 import math
+from typing import Any
 
 import optax
 
+from ewa_optax._checks import Rate
 from ewa_optax._numerics import Number, clip, largest
 from ewa_optax._stacks import Optimizer
 from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.pieces._combining import in_float32
+from ewa_optax.pieces._learning_rate import scale_by_learning_rate, scale_once
 from ewa_optax.storage._donation import after_parameters
 
 
@@ -53,3 +56,18 @@ def _saturated(power, terms, u):
 
 def _norm_saturated(u):
     return clip(u, math.sqrt(largest(u.dtype) / 4 / max(u.size, 1)))
+
+
+def descent(
+    learning_rate: Rate,
+    *pieces: optax.GradientTransformation,
+    once: optax.GradientTransformation | None = None,
+    guard: optax.GradientTransformation = saturate(power=2),
+) -> Any:
+    """The pieces between a guard against overflow and the learning rate.
+
+    `once` is a scaling of all leaves by one number, which is multiplied into the learning rate, and comes behind it:
+    a division XLA does once, but it would repeat a product in the loop of every leaf.
+    """
+    rate = scale_by_learning_rate(learning_rate)
+    return wide_chain(guard, *pieces, scale_once(rate, once) if once else rate)

@@ -8,12 +8,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import AVERAGE_DECAY, COUNT, WHOLE, checked
+from ewa_optax._checks import COUNT, WHOLE, checked, rule
 from ewa_optax._numerics import Number, corrected_shares, increment, lerp, narrow, shares, widen
 from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.storage._argument import resolve
 from ewa_optax.storage._encoding import Keeper, zeros_like
 from ewa_optax.storage._formats import Storage
+
+AVERAGE_DECAY = rule(
+    "in [0, 1]", lambda x: 0 <= x <= 1, "1 - 1/n averages over about n, and 1 over all of them"
+)._replace(accepts_schedule=True)
 
 
 @jax.tree_util.register_dataclass

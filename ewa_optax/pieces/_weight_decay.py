@@ -10,8 +10,7 @@ import optax
 from ewa_optax._checks import LEARNING_RATE, WEIGHT_DECAY, checked
 from ewa_optax._numerics import increment, is_just, narrow, widen
 from ewa_optax._trees import Leafwise, map_chosen, shapes_of
-from ewa_optax.pieces._learning_rate import scale_by_learning_rate
-from ewa_optax.pieces._scaling import scale_leaves, scaled
+from ewa_optax.pieces._learning_rate import scale_by_learning_rate, scale_leaves, scaled
 
 Mask = Any | Callable[[optax.Params], Any] | None
 
