@@ -57,9 +57,8 @@ SHARE = rule("finite and 0 or more", lambda x: x >= 0, "0.001 is the usual value
 SCALE = rule("finite and 0 or more", lambda x: x >= 0, "1e-3 is the usual value")
 FINITE = rule("finite", lambda x: True, "1 leaves it as it is")
 POSITIVE = rule("finite and more than 0", lambda x: x > 0, "1 changes nothing, 0.1 is a tenth")
-SPAN = rule("finite and 1 or more", lambda x: x >= 1, "1 keeps the newest value only, 10 averages over about ten")
-AGE = rule("finite and more than 0", lambda x: x > 0, "after that time a weight is half of what it was")
-CENTER_OF_MASS = rule("finite and 0 or more", lambda x: x >= 0, "0 keeps the newest value only, 9 is a decay of 0.9")
+
+
 CONDITION = rule("finite and 1 or more", lambda x: x >= 1, "1 is a round bowl, 20 a ravine")
 QUARTIC = rule("finite and 0 or more", lambda x: x >= 0, "0 has no lower bound, 0.25 minima of -1")
 TOLERANCE = rule("in [0, 1)", lambda x: 0 <= x < 1, "it is a share of the largest eigenvalue; 1e-5 suits float32")

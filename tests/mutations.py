@@ -623,7 +623,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a piece that overlaps the one before begins with its end",
-        "ewa_optax/series/_in_cache.py",
+        "ewa_optax/series/_blocks.py",
         "jnp.where(i == pieces - 1, length, following - start) - 1",
         "length - 1",
         ("tests/test_series.py::test_any_length",),
@@ -651,14 +651,14 @@ MUTATIONS = (
     ),
     Mutation(
         "differences of short integers wrap round",
-        "ewa_optax/series/_times.py",
+        "ewa_optax/series/_arguments.py",
         "times = times.astype(np.int64) if isinstance",
         "times = times if isinstance",
         ("tests/test_series.py::test_differences_of_short_integers_do_not_wrap",),
     ),
     Mutation(
         "a piece that runs backwards goes on at the wrong end",
-        "ewa_optax/series/_times.py",
+        "ewa_optax/series/_arguments.py",
         "(times[-1], times[0]) if reverse",
         "(times[0], times[-1]) if reverse",
         ("tests/test_series.py::test_pieces_are_the_whole",),
@@ -686,14 +686,14 @@ MUTATIONS = (
     ),
     Mutation(
         "a variance without a past counts one pair too many",
-        "ewa_optax/series/_covariance.py",
+        "ewa_optax/series/_moments.py",
         "fading.faded(2 * (t - 1))",
         "fading.faded(2 * t)",
         ("tests/test_series.py::test_variances_deviations_and_covariances_are_those_of_pandas",),
     ),
     Mutation(
         "one value has a variance without bias",
-        "ewa_optax/series/_covariance.py",
+        "ewa_optax/series/_moments.py",
         "(jnp.cumsum(observed, 1) > 1)",
         "(jnp.cumsum(observed, 1) >= 1)",
         ("tests/test_series.py::test_variances_deviations_and_covariances_are_those_of_pandas",),

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ewa_optax.series._recurrence import Fading
+from ewa_optax.series._plan import Fading, Plan, differing_as, turned
+from ewa_optax.series._recurrence import recurrence
 
 BLOCK = 32
 
@@ -119,3 +120,80 @@ def _carried(sums: jax.Array, levels: tuple[Level, ...]) -> jax.Array:
 def _like(x: Any, other: jax.Array, axis: int) -> jax.Array:
     """`x` with axes of one element before and behind its own, so that it lies along `other` from that axis on."""
     return x.reshape(*[1] * axis, *x.shape, *[1] * (other.ndim - axis - x.ndim))
+
+
+TILE = 16_384
+"""Values a piece: 64 KiB of float32 in each of about five arrays, in a second-level cache of 512 KiB or more."""
+
+
+def blocks_in_cache(
+    x: jax.Array, average: jax.Array, weight: jax.Array, fading: Fading, plan: Plan, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """All averages in `dtype`, and the last one in full."""
+    series, time, lanes = x.shape
+    tail = (lanes,) * (lanes > 1)
+    size = min(BLOCK, time)
+    pieces = -(-time * lanes // TILE)
+    if pieces == 1 and time % size:
+        pieces = 2
+    length = size * -(-time // (pieces * size))
+    pieces = -(-time // length)
+    together = min(series, max(1, TILE // (length * lanes)))
+    flat = x.reshape(series, time * lanes)
+    average, weight = (jnp.broadcast_to(a, (series, lanes)).reshape(series, *tail) for a in (average, weight))
+    weights = Weights.of(fading, length, size)
+    kept, gained = weights.kept.reshape(-1), weights.gained.reshape(-1)
+
+    def some(turn, carry):
+        out, ends = carry
+        first = jnp.minimum(turn * together, series - together)
+
+        def value(t):
+            at = first, (time - 1 - t if plan.reverse else t) * lanes
+            return jax.lax.dynamic_slice(flat, at, (together, lanes)).astype(average.dtype).reshape(together, *tail)
+
+        def level_from(start, v):
+            return level_of(v, value(start + length // 3), value(start + 2 * length // 3))
+
+        def piece(i, carry):
+            out, v, w, level = carry
+            start = jnp.minimum(i * length, time - length)  # The last piece overlaps the one before it.
+            place = time - length - start if plan.reverse else start
+            z = jax.lax.dynamic_slice(flat, (first, place * lanes), (together, length * lanes))
+            z = turned(z.astype(v.dtype).reshape(together, length, *tail), plan)
+            y = blockwise(z, v, w, level, weights, plan.debias)
+            following = jnp.minimum((i + 1) * length, time - length)
+            last = jnp.where(i == pieces - 1, length, following - start) - 1
+            v, w = jax.lax.dynamic_index_in_dim(y, last, 1, False), kept[last] * w + gained[last]
+            y = turned(y, plan).reshape(together, length * lanes).astype(dtype)
+            # For the next piece: within it, every element would compute the level anew.
+            return jax.lax.dynamic_update_slice(out, y, (first, place * lanes)), v, w, level_from(following, v)
+
+        v, w = (jax.lax.dynamic_slice_in_dim(a, first, together) for a in (average, weight))
+        level = level_from(0, jnp.where(w > 0, v, value(0)) if plan.debias else v)
+        out, v, _, _ = jax.lax.fori_loop(0, pieces, piece, (out, v, w, level))
+        return out, jax.lax.dynamic_update_slice_in_dim(ends, v, first, 0)
+
+    turns = -(-series // together)
+    carry = differing_as(flat, jnp.zeros(flat.shape, dtype), jnp.zeros_like(average))
+    out, ends = jax.lax.fori_loop(0, turns, some, carry) if turns > 1 else some(0, carry)
+    return out.reshape(x.shape), ends.reshape(series, lanes)
+
+
+def _even_at_once(x, average, weight, fading, plan, dtype):
+    time = x.shape[1]
+    z = turned(x, plan).astype(average.dtype)
+    average, weight = (jnp.broadcast_to(a, (x.shape[0], x.shape[2])) for a in (average, weight))
+    if plan.method == "associative":
+        t = jnp.arange(1, time + 1)[None, :, None]
+        shares = jnp.broadcast_to(fading.share, (1, time, 1))
+        if plan.debias:
+            shares = fading.share / (fading.powers(t) * weight[:, None] + fading.faded(t))
+        y = recurrence(shares * z, shares, 1 - shares, average, plan.method)
+    else:
+        size = min(BLOCK, time)
+        padded = jnp.pad(z, ((0, 0), (0, -time % size), (0, 0)), mode="edge")
+        weights = Weights.of(fading, padded.shape[1], size)
+        level = level_of(jnp.where(weight > 0, average, z[:, 0]), z[:, time // 3], z[:, 2 * time // 3])
+        y = blockwise(padded, average, weight, level, weights, plan.debias)[:, :time]
+    return turned(y, plan).astype(dtype), y[:, -1]

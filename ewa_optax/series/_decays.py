@@ -9,9 +9,13 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ewa_optax._checks import AGE, CENTER_OF_MASS, DECAY, SPAN, check_integer, checked
+from ewa_optax._checks import DECAY, check_integer, checked, rule
 from ewa_optax._numerics import Number
-from ewa_optax.series._recurrence import Fading
+from ewa_optax.series._plan import Fading
+
+SPAN = rule("finite and 1 or more", lambda x: x >= 1, "1 keeps the newest value only, 10 averages over about ten")
+AGE = rule("finite and more than 0", lambda x: x > 0, "after that time a weight is half of what it was")
+CENTER_OF_MASS = rule("finite and 0 or more", lambda x: x >= 0, "0 keeps the newest value only, 9 is a decay of 0.9")
 
 
 @checked(window=SPAN)

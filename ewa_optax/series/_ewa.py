@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from ewa_optax._numerics import Number
-from ewa_optax.series._arguments import EwaState, plan_of, read
+from ewa_optax.series._arguments import EwaState, kept_time, plan_of, read
 from ewa_optax.series._sharding import layout_of, over_devices
-from ewa_optax.series._times import kept_time
 
 
 def ewa(

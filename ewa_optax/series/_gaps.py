@@ -10,34 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ewa_optax.series._recurrence import Fading, recurrence
-
-METHODS = ("serial", "associative", "blocks")
-
-
-class Plan(NamedTuple):
-    """What is known of an average when it is compiled."""
-
-    debias: bool
-    reverse: bool
-    skip: bool
-    """A missing value counts as no time."""
-    method: str | None
-
-
-def turned(x: jax.Array, plan: Plan) -> jax.Array:
-    """`x` (series, time, ...) in the order of the average, or back in its own."""
-    return jnp.flip(x, 1) if plan.reverse else x
-
-
-class Gaps(NamedTuple):
-    """Which values are there (series, time, lanes), and, unless always 1, the time since the one before (time,).
-
-    None of the first leaves it to NaN.
-    """
-
-    observed: Any
-    passed: Any
+from ewa_optax.series._plan import Fading, Gaps, Plan, turned
+from ewa_optax.series._recurrence import recurrence
 
 
 class Past(NamedTuple):
@@ -144,3 +118,12 @@ def _plain_shares(observed, passed, since, fading):
     if passed is None:
         return _shares(observed, fading.powers(since), fading.share)
     return Shares(jnp.where(observed, fading.faded(since), 0), jnp.where(observed, fading.powers(since), 1))
+
+
+def _uneven_at_once(x, average, weight, fading, gaps, plan, dtype):
+    average, weight = (jnp.broadcast_to(a, (x.shape[0], x.shape[2])) for a in (average, weight))
+    observed = turned(jnp.broadcast_to(gaps.observed, x.shape), plan)
+    z = jnp.where(observed, turned(x, plan), 0).astype(average.dtype)
+    shares, kept, begun, after = all_shares(weight, gaps._replace(observed=observed), fading, plan)
+    y = jnp.where(begun, recurrence(shares * z, shares, kept, average, plan.method), jnp.nan)
+    return turned(y, plan).astype(dtype), y[:, -1], after

@@ -11,10 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ewa_optax.series._blocks import BLOCK, Weights, blockwise, level_of
-from ewa_optax.series._gaps import Gaps, Plan, all_shares, turned
-from ewa_optax.series._in_cache import blocks_in_cache
-from ewa_optax.series._recurrence import Fading, differing_as, recurrence
+from ewa_optax.series._blocks import _even_at_once, blocks_in_cache
+from ewa_optax.series._gaps import _uneven_at_once
+from ewa_optax.series._plan import Fading, Gaps, Plan, differing_as
 from ewa_optax.series._rows import rows_in_cache
 
 FEW_LANES = 2
@@ -133,31 +132,3 @@ def _at_once(x, average, weight, fading, gaps, plan, dtype):
         return *_even_at_once(x, start, weight, fading, plan, dtype), _after(x, weight, fading, plan)
 
     return jax.lax.cond(_has_gaps(x, weight, plan), uneven, even, x, average) if _even(gaps) else uneven(x, average)
-
-
-def _even_at_once(x, average, weight, fading, plan, dtype):
-    time = x.shape[1]
-    z = turned(x, plan).astype(average.dtype)
-    average, weight = (jnp.broadcast_to(a, (x.shape[0], x.shape[2])) for a in (average, weight))
-    if plan.method == "associative":
-        t = jnp.arange(1, time + 1)[None, :, None]
-        shares = jnp.broadcast_to(fading.share, (1, time, 1))
-        if plan.debias:
-            shares = fading.share / (fading.powers(t) * weight[:, None] + fading.faded(t))
-        y = recurrence(shares * z, shares, 1 - shares, average, plan.method)
-    else:
-        size = min(BLOCK, time)
-        padded = jnp.pad(z, ((0, 0), (0, -time % size), (0, 0)), mode="edge")
-        weights = Weights.of(fading, padded.shape[1], size)
-        level = level_of(jnp.where(weight > 0, average, z[:, 0]), z[:, time // 3], z[:, 2 * time // 3])
-        y = blockwise(padded, average, weight, level, weights, plan.debias)[:, :time]
-    return turned(y, plan).astype(dtype), y[:, -1]
-
-
-def _uneven_at_once(x, average, weight, fading, gaps, plan, dtype):
-    average, weight = (jnp.broadcast_to(a, (x.shape[0], x.shape[2])) for a in (average, weight))
-    observed = turned(jnp.broadcast_to(gaps.observed, x.shape), plan)
-    z = jnp.where(observed, turned(x, plan), 0).astype(average.dtype)
-    shares, kept, begun, after = all_shares(weight, gaps._replace(observed=observed), fading, plan)
-    y = jnp.where(begun, recurrence(shares * z, shares, kept, average, plan.method), jnp.nan)
-    return turned(y, plan).astype(dtype), y[:, -1], after

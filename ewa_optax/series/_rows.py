@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ewa_optax.series._gaps import Gaps, Past, Plan, next_share
-from ewa_optax.series._recurrence import Fading, differing_as
+from ewa_optax.series._gaps import Past, next_share
+from ewa_optax.series._plan import Fading, Gaps, Plan, differing_as
 
 ROWS = 64
 

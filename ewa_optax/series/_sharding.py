@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ewa_optax.series._arguments import Part, in_three_axes, without
-from ewa_optax.series._gaps import Gaps, Plan
 from ewa_optax.series._methods import running
-from ewa_optax.series._recurrence import Fading
+from ewa_optax.series._plan import Fading, Gaps, Plan
 
 
 class Layout(NamedTuple):
