@@ -33,7 +33,7 @@ from ewa_optax import plots as plots
 from ewa_optax import series as series
 from ewa_optax import storage as storage
 from ewa_optax._fit.fit import fit as fit
-from ewa_optax._fit.loop import Fitted as Fitted
+from ewa_optax._fit.result import Fitted as Fitted
 from ewa_optax._fit.result import History as History
 from ewa_optax._optimizers.adam import adabelief as adabelief
 from ewa_optax._optimizers.adam import adam as adam

@@ -1,20 +1,14 @@
 """The arguments of `fit`: what must hold before anything is done, and what tells one run from another."""
 
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ewa_optax._checks import LARGEST, check_integer
-from ewa_optax._stacks import unstack_leaves
-from ewa_optax.minibatch._batches import Batches, some_examples
 
-ROWS = 64
-"""How many examples stand for all of the data, when a run is told from another."""
 OF_ARRAYS = dict(batch_size=None, remainder="keep", order=None, shards=1, loop="auto")
 
 
@@ -87,31 +81,3 @@ def initial_state(optimizer: optax.GradientTransformation, params: Any, opt_stat
             f"optimizer.init(params) {expected}; leave it out to begin anew."
         )
     return opt_state
-
-
-def settings_of(run: Any, batches: Batches | None, data: Any, key: jax.Array) -> dict[str, Any]:
-    """What tells the checkpoints of one run from those of another."""
-    settings = dict(
-        key=np.asarray(key if key.dtype == np.uint32 else jax.random.key_data(key)).tolist(),
-        params=fingerprint(unstack_leaves(run.params)),
-        opt_state=fingerprint(unstack_leaves(run.opt_state)),
-        validation=run.best_params is not None,
-        data="an iterable",
-    )
-    if batches is None:
-        return settings
-    some = some_examples(data, np.arange(min(ROWS, batches.num_examples)))
-    return {**settings, **batches.settings, "data": fingerprint(data, some)}
-
-
-def fingerprint(tree: Any, content: Any = ()) -> str:
-    """The names, shapes and dtypes of the arrays of a tree, and what `content` holds, in short."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    code = 0
-    for path, x in leaves:
-        code = zlib.crc32(f"{jax.tree_util.keystr(path)} {x.dtype}{x.shape}".encode(), code)
-    for x in jax.tree.leaves(content):
-        code = zlib.crc32(np.ascontiguousarray(x).tobytes(), code)
-    numbers = sum(x.size for _, x in leaves)
-    kinds = " and ".join(sorted({str(x.dtype) for _, x in leaves}))
-    return f"{numbers} numbers in {len(leaves)} arrays of {kinds} ({code:08x})"

@@ -17,12 +17,11 @@ from ewa_optax._fit.arguments import (
     check_stream,
     check_together,
     initial_state,
-    settings_of,
 )
-from ewa_optax._fit.checkpoint import Checkpoints
-from ewa_optax._fit.loop import Fitted, stretches
+from ewa_optax._fit.checkpoint import Checkpoints, settings_of
+from ewa_optax._fit.loop import stretches
 from ewa_optax._fit.progress import FitProgress
-from ewa_optax._fit.result import empty, with_epoch
+from ewa_optax._fit.result import Fitted, empty, with_epoch
 from ewa_optax._fit.stacked import form_for
 from ewa_optax.minibatch._batches import split
 from ewa_optax.minibatch._engines import engine_for_arrays, engine_for_stream

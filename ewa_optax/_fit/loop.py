@@ -4,41 +4,16 @@ import bisect
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ewa_optax._fit.result import History, with_steps
+from ewa_optax._fit.result import Fitted, with_steps
 from ewa_optax.minibatch._engines import Compiled, Fed
 
 STRETCH = 0.25
 """About how many seconds of steps run between two looks at progress, Ctrl-C and whether all is finite."""
-
-
-class Fitted(NamedTuple):
-    """What `ewa_optax.fit` returns, and what it shows callbacks.
-
-    Attributes:
-        params: the parameters after the last step.
-        opt_state: the state of the optimizer after the last step.
-        history: the record of all steps and epochs.
-        epoch: how many epochs are over.
-        step: how many steps of the next epoch are over; 0 after a whole number of epochs.
-        best_params: the parameters after the epoch of the lowest validation cost, whose number is
-            `history.validation_costs.argmin()`; None without validation data.
-        stopped: why it ended: "finished", "early" (by `patience`), "interrupted" (by Ctrl-C), "not finite", or what a
-            callback put here. None until then.
-    """
-
-    params: Any
-    opt_state: Any
-    history: History
-    epoch: int
-    step: int
-    best_params: Any
-    stopped: str | None
 
 
 def stretches(

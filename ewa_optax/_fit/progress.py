@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ewa_optax._fit.loop import Fitted
+from ewa_optax._fit.result import Fitted
 from ewa_optax.minibatch._progress import Progress
 
 

@@ -33,6 +33,30 @@ class History(NamedTuple):
     seconds: np.ndarray
 
 
+class Fitted(NamedTuple):
+    """What `ewa_optax.fit` returns, and what it shows callbacks.
+
+    Attributes:
+        params: the parameters after the last step.
+        opt_state: the state of the optimizer after the last step.
+        history: the record of all steps and epochs.
+        epoch: how many epochs are over.
+        step: how many steps of the next epoch are over; 0 after a whole number of epochs.
+        best_params: the parameters after the epoch of the lowest validation cost, whose number is
+            `history.validation_costs.argmin()`; None without validation data.
+        stopped: why it ended: "finished", "early" (by `patience`), "interrupted" (by Ctrl-C), "not finite", or what a
+            callback put here. None until then.
+    """
+
+    params: Any
+    opt_state: Any
+    history: History
+    epoch: int
+    step: int
+    best_params: Any
+    stopped: str | None
+
+
 def empty(aux: Any = None) -> History:
     """The record of nothing; `aux` of shapes and dtypes, where they are known."""
     none = np.zeros(0)

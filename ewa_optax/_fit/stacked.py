@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from ewa_optax._fit.loop import Fitted
+from ewa_optax._fit.result import Fitted
 from ewa_optax._stacks import Optimizer, is_stacked, stack_leaves, stack_leaves_like, unstack_leaves
 
 LEAVES, ELEMENTS = 32, 2**12
