@@ -59,11 +59,6 @@ FINITE = rule("finite", lambda x: True, "1 leaves it as it is")
 POSITIVE = rule("finite and more than 0", lambda x: x > 0, "1 changes nothing, 0.1 is a tenth")
 
 
-CONDITION = rule("finite and 1 or more", lambda x: x >= 1, "1 is a round bowl, 20 a ravine")
-QUARTIC = rule("finite and 0 or more", lambda x: x >= 0, "0 has no lower bound, 0.25 minima of -1")
-TOLERANCE = rule("in [0, 1)", lambda x: 0 <= x < 1, "it is a share of the largest eigenvalue; 1e-5 suits float32")
-
-
 WHOLE = rule("a whole number, 0 or more", lambda x: x >= 0 and x == int(x), "1 numbers epochs from 1")
 COUNT = rule("a whole number, 1 or more", lambda x: x >= 1 and x == int(x), "count from 1, and round up")
 

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from ewa_optax._checks import LARGEST, TOLERANCE, check, check_function, check_integer
+from ewa_optax._checks import LARGEST, check, check_function, check_integer, rule
 from ewa_optax._numerics import wide_dtype
+from ewa_optax.landscapes._arguments import check_value, float_tree
 from ewa_optax.landscapes._lanczos import extremes
-from ewa_optax.landscapes._path import check_value, float_tree
+
+TOLERANCE = rule("in [0, 1)", lambda x: 0 <= x < 1, "it is a share of the largest eigenvalue; 1e-5 suits float32")
+
 
 WHOLE_UP_TO = 2000
 

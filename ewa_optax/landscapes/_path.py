@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import LARGEST, check_function, check_functions, check_integer
+from ewa_optax.landscapes._arguments import check_value, float_tree
 from ewa_optax.pieces._learning_rate import get_learning_rate
 
 
@@ -83,31 +83,6 @@ def path(optimizer: optax.GradientTransformation, function: Callable[[Any], Any]
     check_value(function, point)
     found = jax.jit(run)(point)
     return found._replace(learning_rates=None if found.learning_rates is None else found.learning_rates[:-1])
-
-
-def float_tree(name: str, tree: Any) -> Any:
-    """The tree with its leaves as arrays; TypeError unless they are real floats, ValueError if there are none."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    for where, x in leaves:
-        dtype = getattr(x, "dtype", type(x))
-        if dtype is not float and not (hasattr(x, "dtype") and jnp.issubdtype(dtype, jnp.floating)):
-            raise TypeError(
-                f"{name}{jax.tree_util.keystr(where)} must be a float array, got {getattr(dtype, '__name__', dtype)}; "
-                "convert it by jnp.asarray(x, float), or leave it out of the tree."
-            )
-    if not sum(jnp.size(x) for _, x in leaves):
-        raise ValueError(f"{name} must be a pytree of float arrays, got {tree!r}; make one: jnp.array([1.0, 2.0]).")
-    return jax.tree.map(jnp.asarray, tree)
-
-
-def check_value(function: Callable[[Any], Any], point: Any) -> None:
-    """Raises unless the function of a point is a real scalar: ValueError for another shape, TypeError for the rest."""
-    value = jax.eval_shape(function, point)
-    if not hasattr(value, "shape") or not jnp.issubdtype(value.dtype, jnp.floating):
-        kind = value.dtype if hasattr(value, "dtype") else type(value).__name__
-        raise TypeError(f"function must return a real number, got {kind}; return a float scalar.")
-    if value.shape:
-        raise ValueError(f"function must return a scalar, got shape {value.shape}; sum or average it.")
 
 
 def _rate(state):

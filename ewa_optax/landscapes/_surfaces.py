@@ -11,8 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ewa_optax._checks import CONDITION, LARGEST, POSITIVE, QUARTIC, check_integer, checked
+from ewa_optax._checks import LARGEST, POSITIVE, check_integer, checked, rule
 from ewa_optax._numerics import Number, is_just
+
+CONDITION = rule("finite and 1 or more", lambda x: x >= 1, "1 is a round bowl, 20 a ravine")
+QUARTIC = rule("finite and 0 or more", lambda x: x >= 0, "0 has no lower bound, 0.25 minima of -1")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
