@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 
 from ewa_optax import __version__
-from ewa_optax._compare.command_line import _add_compare_options, _Parser, compare
+from ewa_optax._compare.command_line import Parser, add_options, compare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = _Parser(
+    parser = Parser(
         prog="python -m ewa_optax",
         description="Optimizers for JAX over exponentially weighted averages.",
         epilog="compare is the default command; compare --help lists its options",
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="command")
     task = "train one small network on handwritten digits with each optimizer, print a table and save a picture"
     compare_parser = commands.add_parser("compare", help=task, description=f"{task.capitalize()}.")
-    _add_compare_options(compare_parser)
+    add_options(compare_parser)
     if not arguments or arguments[0] not in ("compare", "-h", "--help", "--version"):
         arguments.insert(0, "compare")
     options = parser.parse_args(arguments)

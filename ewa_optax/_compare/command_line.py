@@ -11,14 +11,15 @@ from ewa_optax._compare import digits, report
 PICTURE_TYPES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}; --help lists the options\n")
 
 
-def _add_compare_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `compare`, to its parser."""
     known, default = list(digits.LEARNING_RATES), ["gradient_descent", "momentum", "rmsprop", "adam"]
     parser.add_argument(
         "--optimizers",

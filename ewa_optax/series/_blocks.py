@@ -180,7 +180,7 @@ def blocks_in_cache(
     return out.reshape(x.shape), ends.reshape(series, lanes)
 
 
-def _even_at_once(x, average, weight, fading, plan, dtype):
+def even_at_once(x, average, weight, fading, plan, dtype):
     time = x.shape[1]
     z = turned(x, plan).astype(average.dtype)
     average, weight = (jnp.broadcast_to(a, (x.shape[0], x.shape[2])) for a in (average, weight))

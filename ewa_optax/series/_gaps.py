@@ -120,7 +120,7 @@ def _plain_shares(observed, passed, since, fading):
     return Shares(jnp.where(observed, fading.faded(since), 0), jnp.where(observed, fading.powers(since), 1))
 
 
-def _uneven_at_once(x, average, weight, fading, gaps, plan, dtype):
+def uneven_at_once(x, average, weight, fading, gaps, plan, dtype):
     average, weight = (jnp.broadcast_to(a, (x.shape[0], x.shape[2])) for a in (average, weight))
     observed = turned(jnp.broadcast_to(gaps.observed, x.shape), plan)
     z = jnp.where(observed, turned(x, plan), 0).astype(average.dtype)

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ewa_optax.series._blocks import _even_at_once, blocks_in_cache
-from ewa_optax.series._gaps import _uneven_at_once
+from ewa_optax.series._blocks import blocks_in_cache, even_at_once
+from ewa_optax.series._gaps import uneven_at_once
 from ewa_optax.series._plan import Fading, Gaps, Plan, differing_as
 from ewa_optax.series._rows import rows_in_cache
 
@@ -102,7 +102,7 @@ def _of_even(x, average, weight, fading, plan, dtype):
         return rows_in_cache(x, average, weight, fading, None, plan, dtype)[:2]
 
     def at_once(x, average, weight, fading):
-        return _even_at_once(x, average, weight, fading, plan, dtype)
+        return even_at_once(x, average, weight, fading, plan, dtype)
 
     few = x.shape[2] <= FEW_LANES
     on_cpu = {None: blocks if few else rows, "serial": rows, "blocks": blocks, "associative": at_once}[plan.method]
@@ -112,7 +112,7 @@ def _of_even(x, average, weight, fading, plan, dtype):
 
 def _uneven(x, average, weight, fading, gaps, plan, dtype):
     rows = functools.partial(rows_in_cache, plan=plan, dtype=dtype)
-    at_once = functools.partial(_uneven_at_once, plan=plan, dtype=dtype)
+    at_once = functools.partial(uneven_at_once, plan=plan, dtype=dtype)
     on_cpu = at_once if plan.method == "associative" else rows
     elsewhere = rows if plan.method == "serial" else at_once
     return jax.lax.platform_dependent(x, average, weight, fading, gaps, cpu=on_cpu, default=elsewhere)
@@ -124,11 +124,11 @@ def _at_once(x, average, weight, fading, gaps, plan, dtype):
     average, weight = differing_as(x, jnp.where(weight > 0, average, 0), weight)
 
     def uneven(x, average):
-        return _uneven_at_once(x, average, weight, fading, told, plan, dtype)
+        return uneven_at_once(x, average, weight, fading, told, plan, dtype)
 
     def even(x, average):
         x = jnp.where(jnp.isfinite(x), x, 0)
         start = _start(x, average, weight, plan)
-        return *_even_at_once(x, start, weight, fading, plan, dtype), _after(x, weight, fading, plan)
+        return *even_at_once(x, start, weight, fading, plan, dtype), _after(x, weight, fading, plan)
 
     return jax.lax.cond(_has_gaps(x, weight, plan), uneven, even, x, average) if _even(gaps) else uneven(x, average)

@@ -27,4 +27,14 @@ References: Gupta et al., "Deep learning with limited numerical precision", 2015
 
 from ewa_optax.storage._formats import BFloat16, Blocks, EightBit, Factored, Factors, Float16, Float24, Split, Storage
 
-__all__ = ["BFloat16", "Blocks", "EightBit", "Factored", "Factors", "Float16", "Float24", "Split", "Storage"]
+__all__ = [
+    "BFloat16",
+    "Blocks",
+    "EightBit",
+    "Factored",
+    "Factors",
+    "Float16",
+    "Float24",
+    "Split",
+    "Storage",
+]
