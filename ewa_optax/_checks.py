@@ -8,12 +8,14 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Annotated, Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from ewa_optax._numerics import Number
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -28,59 +30,49 @@ class Rule(NamedTuple):
     accepts_schedule: bool = False
 
 
-def rule(text: str, holds: Callable[[Any], bool], remedy: str) -> Rule:
-    return Rule(text, lambda x: abs(x) <= sys.float_info.max and holds(x), remedy)
+def rule(text: str, holds: Callable[[Any], bool], remedy: str, *, schedule: bool = False) -> Rule:
+    """What a finite number must satisfy; or a schedule, which is a function of the step, in its place.
+
+    It stands in a signature that is `checked`, as `Annotated[Number, rule(...)]`.
+    """
+    return Rule(text, lambda x: abs(x) <= sys.float_info.max and holds(x), remedy, schedule)
 
 
-DECAY = rule(
-    "in [0, 1)",
-    lambda x: 0 <= x < 1,
-    "a decay of 1 - 1/n averages over about n steps (0.9: 10 steps, 0.999: 1000)",
-)
-OPEN_DECAY = rule("in (0, 1)", lambda x: 0 < x < 1, "0 would keep the newest gradient only, 0.9 averages over 10")
+Decay = Annotated[
+    Number,
+    rule(
+        "in [0, 1)",
+        lambda x: 0 <= x < 1,
+        "a decay of 1 - 1/n averages over about n steps (0.9: 10 steps, 0.999: 1000)",
+    ),
+]
+OpenDecay = Annotated[
+    Number, rule("in (0, 1)", lambda x: 0 < x < 1, "0 would keep the newest gradient only, 0.9 averages over 10")
+]
+Epsilon = Annotated[Number, rule("finite and 0 or more", lambda x: x >= 0, "1e-8 is the usual value")]
+Rate = Annotated[
+    optax.ScalarOrSchedule,
+    rule("finite and 0 or more", lambda x: x >= 0, "updates point downhill; to climb, negate the loss", schedule=True),
+]
+Finite = Annotated[Number, rule("finite", lambda x: True, "1 leaves it as it is")]
+Positive = Annotated[Number, rule("finite and more than 0", lambda x: x > 0, "1 changes nothing, 0.1 is a tenth")]
+Whole = Annotated[
+    int | jax.Array, rule("a whole number, 0 or more", lambda x: x >= 0 and x == int(x), "1 numbers epochs from 1")
+]
+Count = Annotated[
+    int | jax.Array, rule("a whole number, 1 or more", lambda x: x >= 1 and x == int(x), "count from 1, and round up")
+]
 
 
-EPSILON = rule("finite and 0 or more", lambda x: x >= 0, "1e-8 is the usual value")
-INITIAL_RATE = rule("finite and 0 or more", lambda x: x >= 0, "updates point downhill; to climb, negate the loss")
-LEARNING_RATE = INITIAL_RATE._replace(accepts_schedule=True)
-WEIGHT_DECAY = rule("finite and 0 or more", lambda x: x >= 0, "0 turns weight decay off")._replace(
-    accepts_schedule=True
-)
+def rule_of(kind: Any) -> Rule | None:
+    """The rule of an annotation, if it has one."""
+    return next((x for x in getattr(kind, "__metadata__", ()) if isinstance(x, Rule)), None)
 
 
-THRESHOLD = rule("finite and 4 or more", lambda x: x >= 4, "4 is the paper's, 5 that of other libraries")
-CLIP = rule("finite and more than 0", lambda x: x > 0, "1 is the usual value")
-EXPONENT = rule("finite and more than 0", lambda x: x > 0, "0.8 is the usual value: an average over t**0.8 steps")
-ALPHA = rule("finite and 0 or more", lambda x: x >= 0, "5 is the paper's, which warmup=steps lets grow from 0")
-WARMUP = rule("finite and 0 or more", lambda x: x >= 0, "it counts steps, and 0 is none")
-SHARE = rule("finite and 0 or more", lambda x: x >= 0, "0.001 is the usual value in LARS, 1 in LAMB")
-SCALE = rule("finite and 0 or more", lambda x: x >= 0, "1e-3 is the usual value")
-FINITE = rule("finite", lambda x: True, "1 leaves it as it is")
-POSITIVE = rule("finite and more than 0", lambda x: x > 0, "1 changes nothing, 0.1 is a tenth")
-
-
-WHOLE = rule("a whole number, 0 or more", lambda x: x >= 0 and x == int(x), "1 numbers epochs from 1")
-COUNT = rule("a whole number, 1 or more", lambda x: x >= 1 and x == int(x), "count from 1, and round up")
-
-
-BY_NAME = {
-    "learning_rate": LEARNING_RATE,
-    "weight_decay": WEIGHT_DECAY,
-    **dict.fromkeys(("decay", "momentum", "b1", "b2", "b3"), DECAY),
-    **dict.fromkeys(("eps", "eps_root"), EPSILON),
-    "alpha": ALPHA,
-    "warmup": WARMUP,
-    "trust_coefficient": SHARE,
-    "min_scale": SCALE,
-    "threshold": THRESHOLD,
-    "clipping_threshold": CLIP,
-    "decay_rate": EXPONENT,
-}
-Rate = optax.ScalarOrSchedule
-
-
-def check(function: str, name: str, value: Any, rule: Rule) -> None:
-    """Raises unless `value` obeys `rule`: TypeError for what is no number, ValueError for a wrong one."""
+def check(function: str, name: str, value: Any, kind: Any) -> None:
+    """Raises unless `value` obeys the rule of its kind: TypeError for what is no number, ValueError for a wrong one."""
+    rule = rule_of(kind)
+    assert rule, kind
     if isinstance(value, np.ndarray | np.generic) and value.shape == ():
         value = value.item()
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -103,32 +95,57 @@ def check(function: str, name: str, value: Any, rule: Rule) -> None:
         raise TypeError(f"{function}: {name} must be {kinds}, got {value!r} ({type(value).__name__}){remedy}.")
 
 
-def checked(**rules: Rule) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Decorates a function so that a call checks the named arguments first."""
+def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorates a function so that a call checks those of its arguments first whose annotations have rules."""
+    signature = inspect.signature(function)
+    kinds = {name: x.annotation for name, x in signature.parameters.items() if rule_of(x.annotation)}
 
-    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
-        signature = inspect.signature(function)
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            _check_words(function.__name__, signature.parameters, kwargs)
+            return function(*args, **kwargs)  # Whose own error names the function and the argument.
+        bound.apply_defaults()
+        for name, kind in kinds.items():
+            check(function.__name__, name, bound.arguments[name], kind)
+        return function(*args, **kwargs)
 
-        @functools.wraps(function)
-        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            try:
-                bound = signature.bind(*args, **kwargs)
-            except TypeError:
-                return function(*args, **kwargs)  # Whose own error names the function and the argument.
-            bound.apply_defaults()
-            for name, rule in rules.items():
-                check(function.__name__, name, bound.arguments[name], rule)
-            return function(*args, **kwargs)
-
-        return call
-
-    return decorate
+    return call
 
 
-def checked_by_name(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Decorates a function so that a call checks those of its arguments first whose names have rules."""
-    names = inspect.signature(function).parameters
-    return checked(**{name: rule for name, rule in BY_NAME.items() if name in names})(function)
+ELSEWHERE = {
+    "lr": ("learning_rate",),
+    **dict.fromkeys(("beta", "alpha", "rho", "gamma", "momentum"), ("decay", "momentum", "b1")),
+    **{f"beta{i}": (f"b{i}",) for i in (1, 2, 3)},
+    **{f"beta_{i}": (f"b{i}",) for i in (1, 2, 3)},
+    "betas": ("b1 and b2",),
+    "epsilon": ("eps",),
+    "wd": ("weight_decay",),
+    **dict.fromkeys(
+        ("mu_dtype", "accumulator_dtype"), ("storage='bfloat16' or, of two moments, storage=('bfloat16', None)",)
+    ),
+}
+"""Words of other libraries, and what may be meant here, the likeliest first."""
+OTHERS = {
+    "nesterov": "Nesterov's momentum is an optimizer of its own: nesterov, nadam, nadamw",
+    "amsgrad": "it is an optimizer of its own: amsgrad",
+    "centered": "it is an optimizer of its own: rmsprop_centered",
+    "decoupled": "adamw has decoupled weight decay",
+    "params": "optimizers get parameters later: optimizer.init(params)",
+}
+
+
+def _check_words(function, parameters, given):
+    """TypeError for a word that other libraries have for one of the parameters."""
+    for word in given.keys() - parameters.keys():
+        if word in OTHERS:
+            raise TypeError(f"{function} has no argument {word}; {OTHERS[word]}.")
+        for meant in ELSEWHERE.get(word, ()):
+            names = meant.partition("=")[0].split(" and ")
+            if all(name in parameters for name in names):
+                raise TypeError(f"{function} has no argument {word}; it is {meant} here.")
 
 
 def check_integer(name: str, value: Any, least: int, most: int, remedy: str) -> int:

@@ -6,24 +6,30 @@ decays. With `steps_per_epoch=1` the rate changes with every mini-batch.
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import COUNT, INITIAL_RATE, POSITIVE, WHOLE, checked, rule
+from ewa_optax._checks import Count, Positive, Whole, checked, rule
 from ewa_optax._numerics import Number, power
 
-DECAY_RATE = rule("finite and 0 or more", lambda x: x >= 0, "1 halves the rate in epoch 1, 0 keeps it")
-REDUCTION = rule("in (0, 1]", lambda x: 0 < x <= 1, "0.5 halves the rate each time, 1 keeps it")
+InitialRate = Annotated[
+    Number, rule("finite and 0 or more", lambda x: x >= 0, "updates point downhill; to climb, negate the loss")
+]
+DecayRate = Annotated[
+    Number, rule("finite and 0 or more", lambda x: x >= 0, "1 halves the rate in epoch 1, 0 keeps it")
+]
+Reduction = Annotated[Number, rule("in (0, 1]", lambda x: 0 < x <= 1, "0.5 halves the rate each time, 1 keeps it")]
 
 
 Integer = int | jax.Array
 
 
-@checked(init_value=INITIAL_RATE, decay_rate=DECAY_RATE, steps_per_epoch=COUNT, first_epoch=WHOLE)
+@checked
 def schedule_inverse_time(
-    init_value: Number, decay_rate: Number = 1.0, *, steps_per_epoch: Integer = 1, first_epoch: Integer = 1
+    init_value: InitialRate, decay_rate: DecayRate = 1.0, *, steps_per_epoch: Count = 1, first_epoch: Whole = 1
 ) -> optax.Schedule:
     r"""$\alpha = \alpha_0 / (1 + r e)$ in epoch $e$.
 
@@ -54,9 +60,9 @@ def schedule_inverse_time(
     return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: init_value / (1 + decay_rate * epoch))
 
 
-@checked(init_value=INITIAL_RATE, factor=REDUCTION, steps_per_epoch=COUNT, first_epoch=WHOLE)
+@checked
 def schedule_exponential(
-    init_value: Number, factor: Number = 0.95, *, steps_per_epoch: Integer = 1, first_epoch: Integer = 1
+    init_value: InitialRate, factor: Reduction = 0.95, *, steps_per_epoch: Count = 1, first_epoch: Whole = 1
 ) -> optax.Schedule:
     r"""$\alpha = q^e \alpha_0$ in epoch $e$.
 
@@ -85,9 +91,9 @@ def schedule_exponential(
     return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: init_value * power(factor, epoch))
 
 
-@checked(init_value=INITIAL_RATE, k=POSITIVE, steps_per_epoch=COUNT, first_epoch=COUNT)
+@checked
 def schedule_inverse_sqrt(
-    init_value: Number, k: Number = 1.0, *, steps_per_epoch: Integer = 1, first_epoch: Integer = 1
+    init_value: InitialRate, k: Positive = 1.0, *, steps_per_epoch: Count = 1, first_epoch: Count = 1
 ) -> optax.Schedule:
     r"""$\alpha = k \alpha_0 / \sqrt{e}$ in epoch $e$; with `steps_per_epoch=1`, $k \alpha_0 / \sqrt{t}$ by mini-batch.
 
@@ -116,20 +122,14 @@ def schedule_inverse_sqrt(
     return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: k * init_value / jnp.sqrt(epoch))
 
 
-@checked(
-    init_value=INITIAL_RATE,
-    factor=REDUCTION,
-    every=COUNT,
-    steps_per_epoch=COUNT,
-    first_epoch=WHOLE,
-)
+@checked
 def schedule_staircase(
-    init_value: Number,
-    factor: Number = 0.5,
-    every: Integer = 1,
+    init_value: InitialRate,
+    factor: Reduction = 0.5,
+    every: Count = 1,
     *,
-    steps_per_epoch: Integer = 1,
-    first_epoch: Integer = 1,
+    steps_per_epoch: Count = 1,
+    first_epoch: Whole = 1,
 ) -> optax.Schedule:
     r"""$\alpha = q^{\lfloor e / n \rfloor} \alpha_0$ in epoch $e$: a drop, by half unless told, every $n$ epochs.
 

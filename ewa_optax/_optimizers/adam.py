@@ -3,9 +3,11 @@ r"""The optimizers that divide an average by an average, in order of growing com
 They share the contract of `_momentum_family`.
 """
 
+from typing import Annotated
+
 import optax
 
-from ewa_optax._checks import Rate, checked_by_name
+from ewa_optax._checks import Decay, Epsilon, Rate, checked, rule
 from ewa_optax._numerics import Number, shares
 from ewa_optax.pieces._averages import (
     difference,
@@ -17,16 +19,20 @@ from ewa_optax.pieces._averages import (
 )
 from ewa_optax.pieces._bias_correction import bias_correct, look_ahead
 from ewa_optax.pieces._combining import add, beside, combine, divide, take
-from ewa_optax.pieces._decay_schedules import growing, share_of_growing_half_life
+from ewa_optax.pieces._decay_schedules import Warmup, growing, share_of_growing_half_life
 from ewa_optax.pieces._optimizer import descent, saturate, wide_chain
-from ewa_optax.pieces._rms import rectify, root_mean_square, scale_by_rms
-from ewa_optax.pieces._weight_decay import Mask, add_decayed_weights, proximal_weight_decay
+from ewa_optax.pieces._rms import Threshold, rectify, root_mean_square, scale_by_rms
+from ewa_optax.pieces._weight_decay import Mask, WeightDecay, add_decayed_weights, proximal_weight_decay
 from ewa_optax.storage._argument import Pair, first, second
 
+Alpha = Annotated[
+    Number, rule("finite and 0 or more", lambda x: x >= 0, "5 is the paper's, which warmup=steps lets grow from 0")
+]
 
-@checked_by_name
+
+@checked
 def adam(
-    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, eps_root: Number = 0.0, *,
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0, *,
     storage: Pair = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""Adam: momentum over RMSprop, both moments of the raw gradient, both corrected for bias.
@@ -71,10 +77,10 @@ def adam(
     return descent(learning_rate, step, once=bias_correct(b1))
 
 
-@checked_by_name
+@checked
 def adamw(
-    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, eps_root: Number = 0.0,
-    weight_decay: Rate = 1e-4, mask: Mask = None, *, storage: Pair = None,
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0,
+    weight_decay: WeightDecay = 1e-4, mask: Mask = None, *, storage: Pair = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""Adam with decoupled weight decay: the decay is added to Adam's step, not to the gradient.
 
@@ -119,9 +125,9 @@ def adamw(
     return descent(learning_rate, step, add_decayed_weights(weight_decay, mask))
 
 
-@checked_by_name
+@checked
 def adamax(
-    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, *, storage: Pair = None
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-8, *, storage: Pair = None
 ) -> optax.GradientTransformation:
     r"""AdaMax: Adam divided by the largest gradient so far, which fades, instead of a root mean square.
 
@@ -167,9 +173,9 @@ def adamax(
     return descent(learning_rate, scale_by_rms(u_squared, eps, numerator=m), once=bias_correct(b1))
 
 
-@checked_by_name
+@checked
 def amsgrad(
-    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, eps_root: Number = 0.0, *,
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0, *,
     storage: Pair = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""AMSGrad: Adam divided by the largest average of squares so far, without correction of the bias.
@@ -221,9 +227,9 @@ def amsgrad(
     return descent(learning_rate, scale_by_rms(largest, eps, eps_root=eps_root, numerator=m))
 
 
-@checked_by_name
+@checked
 def yogi(
-    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-3, eps_root: Number = 0.0, *,
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-3, eps_root: Epsilon = 0.0, *,
     storage: Pair = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""Yogi: Adam whose average of squares falls no faster than it rises, without correction of the bias.
@@ -270,10 +276,10 @@ def yogi(
     return descent(learning_rate, scale_by_rms(v, eps, eps_root=eps_root, numerator=m))
 
 
-@checked_by_name
+@checked
 def radam(
-    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, eps_root: Number = 0.0,
-    threshold: Number = 4.0, *, storage: Pair = None,
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0,
+    threshold: Threshold = 4.0, *, storage: Pair = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""RAdam: Adam that divides by its average of squares only once that is worth something, and then by more at first.
 
@@ -323,9 +329,9 @@ def radam(
     return descent(learning_rate, divide(m, rectified), once=bias_correct(b1))
 
 
-@checked_by_name
+@checked
 def nadam(
-    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, eps_root: Number = 0.0, *,
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0, *,
     storage: Pair = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""NAdam: Adam with Nesterov's look ahead.
@@ -373,10 +379,10 @@ def nadam(
     return descent(learning_rate, scale_by_rms(v, eps, eps_root=eps_root, numerator=m))
 
 
-@checked_by_name
+@checked
 def nadamw(
-    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8, eps_root: Number = 0.0,
-    weight_decay: Rate = 1e-4, mask: Mask = None, *, storage: Pair = None,
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0,
+    weight_decay: WeightDecay = 1e-4, mask: Mask = None, *, storage: Pair = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""NAdam with decoupled weight decay.
 
@@ -424,9 +430,9 @@ def nadamw(
     return descent(learning_rate, step, add_decayed_weights(weight_decay, mask))
 
 
-@checked_by_name
+@checked
 def adabelief(
-    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-16, eps_root: Number = 1e-16, *,
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-16, eps_root: Epsilon = 1e-16, *,
     storage: Pair = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""AdaBelief: Adam divided by how far gradients are from their average, instead of by their size.
@@ -472,11 +478,11 @@ def adabelief(
     return descent(learning_rate, beside(m), divide(take(1), belief), once=bias_correct(b1), guard=guard)
 
 
-@checked_by_name
+@checked
 def ademamix(
-    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, b3: Number = 0.9999, alpha: Number = 5.0,
-    eps: Number = 1e-8, eps_root: Number = 0.0, weight_decay: Rate = 0.0, mask: Mask = None, *, warmup: Number = 0,
-    storage: Pair = None,
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, b3: Decay = 0.9999, alpha: Alpha = 5.0,
+    eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0, weight_decay: WeightDecay = 0.0, mask: Mask = None, *,
+    warmup: Warmup = 0, storage: Pair = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""AdEMAMix: AdamW that adds a second, very slow average of gradients to its first.
 
@@ -531,10 +537,10 @@ def ademamix(
     return descent(learning_rate, step, add_decayed_weights(weight_decay, mask))
 
 
-@checked_by_name
+@checked
 def adan(
-    learning_rate: Rate, b1: Number = 0.98, b2: Number = 0.92, b3: Number = 0.99, eps: Number = 1e-8,
-    eps_root: Number = 0.0, weight_decay: Rate = 0.0, mask: Mask = None, *, storage: Pair = None,
+    learning_rate: Rate, b1: Decay = 0.98, b2: Decay = 0.92, b3: Decay = 0.99, eps: Epsilon = 1e-8,
+    eps_root: Epsilon = 0.0, weight_decay: WeightDecay = 0.0, mask: Mask = None, *, storage: Pair = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""Adan: Nesterov's look ahead by the difference of gradients, in both moments, with proximal weight decay.
 

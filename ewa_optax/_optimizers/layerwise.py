@@ -5,11 +5,14 @@ They share the contract of `_momentum_family`.
 
 import optax
 
-from ewa_optax._checks import Rate, checked_by_name
-from ewa_optax._numerics import Number, shares
+from ewa_optax._checks import Decay, Epsilon, Rate, checked
+from ewa_optax._numerics import shares
 from ewa_optax.pieces._averages import scale_by_corrected_ewa, scale_by_ewa, scale_by_ewa_of_share
-from ewa_optax.pieces._decay_schedules import relative_step, share_after_the_first, share_of_power
+from ewa_optax.pieces._decay_schedules import Exponent, relative_step, share_after_the_first, share_of_power
 from ewa_optax.pieces._layerwise import (
+    ClipThreshold,
+    MinScale,
+    TrustCoefficient,
     clip_by_rms,
     of_arrays,
     of_rows_and_columns,
@@ -19,14 +22,14 @@ from ewa_optax.pieces._layerwise import (
 from ewa_optax.pieces._learning_rate import scale_by_learning_rate, scale_once
 from ewa_optax.pieces._optimizer import descent, saturate_norm, wide_chain
 from ewa_optax.pieces._rms import scale_by_rms
-from ewa_optax.pieces._weight_decay import Mask, add_decayed_weights
+from ewa_optax.pieces._weight_decay import Mask, WeightDecay, add_decayed_weights
 from ewa_optax.storage._argument import Chosen, Pair, first, for_gradients, second
 
 
-@checked_by_name
+@checked
 def lars(
-    learning_rate: Rate, weight_decay: Rate = 0.0, mask: Mask = None, *, trust_coefficient: Number = 0.001,
-    momentum: Number = 0.9, storage: Chosen = None,
+    learning_rate: Rate, weight_decay: WeightDecay = 0.0, mask: Mask = None, *,
+    trust_coefficient: TrustCoefficient = 0.001, momentum: Decay = 0.9, storage: Chosen = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""LARS: momentum whose step in each array is a share of the norm of its parameters, with coupled weight decay.
 
@@ -77,10 +80,10 @@ def lars(
     return wide_chain(saturate_norm(), ratio, scale_once(scale_by_learning_rate(learning_rate), optax.scale(k)), v)
 
 
-@checked_by_name
+@checked
 def novograd(
-    learning_rate: Rate, b1: Number = 0.95, b2: Number = 0.98, eps: Number = 1e-8, eps_root: Number = 0.0,
-    weight_decay: Rate = 0.0, mask: Mask = None, *, storage: Chosen = None,
+    learning_rate: Rate, b1: Decay = 0.95, b2: Decay = 0.98, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0,
+    weight_decay: WeightDecay = 0.0, mask: Mask = None, *, storage: Chosen = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""NovoGrad: a sum of gradients, each array's divided by the average of its squared norm, and of decays.
 
@@ -129,10 +132,10 @@ def novograd(
     return descent(learning_rate, step, decayed, m, once=once, guard=optax.identity())
 
 
-@checked_by_name
+@checked
 def lamb(
-    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-6, eps_root: Number = 0.0,
-    weight_decay: Rate = 0.0, mask: Mask = None, *, storage: Pair = None,
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-6, eps_root: Epsilon = 0.0,
+    weight_decay: WeightDecay = 0.0, mask: Mask = None, *, storage: Pair = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""LAMB: AdamW whose step in each array is as long as its parameters.
 
@@ -182,10 +185,10 @@ def lamb(
     return descent(learning_rate, step, add_decayed_weights(weight_decay, mask), scale_by_trust_ratio())
 
 
-@checked_by_name
+@checked
 def adafactor(
-    learning_rate: Rate = relative_step, *, decay_rate: Number = 0.8, clipping_threshold: Number = 1.0,
-    eps_root: Number = 1e-30, min_scale: Number = 1e-3,
+    learning_rate: Rate = relative_step, *, decay_rate: Exponent = 0.8, clipping_threshold: ClipThreshold = 1.0,
+    eps_root: Epsilon = 1e-30, min_scale: MinScale = 1e-3,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""Adafactor: RMSprop that keeps next to nothing, with steps that are shares of the size of the parameters.
 

@@ -7,17 +7,17 @@ a state of arrays that keeps its dtypes and structure from `init` on; a learning
 
 import optax
 
-from ewa_optax._checks import OPEN_DECAY, Rate, checked, checked_by_name
-from ewa_optax._numerics import Number, shares
+from ewa_optax._checks import Decay, OpenDecay, Rate, checked
+from ewa_optax._numerics import shares
 from ewa_optax.pieces._averages import scale_by_ewa
 from ewa_optax.pieces._combining import beside, combine
 from ewa_optax.pieces._learning_rate import scale_by_learning_rate
 from ewa_optax.pieces._optimizer import descent, saturate, wide_chain
-from ewa_optax.pieces._weight_decay import Mask, add_decayed_weights
+from ewa_optax.pieces._weight_decay import Mask, WeightDecay, add_decayed_weights
 from ewa_optax.storage._argument import Chosen, for_gradients
 
 
-@checked_by_name
+@checked
 def gradient_descent(learning_rate: Rate) -> optax.GradientTransformation:
     r"""Gradient descent: $W \leftarrow W - \alpha\, g_t$.
 
@@ -44,8 +44,8 @@ def gradient_descent(learning_rate: Rate) -> optax.GradientTransformation:
     return wide_chain(scale_by_learning_rate(learning_rate))
 
 
-@checked_by_name
-def momentum(learning_rate: Rate, decay: Number = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
+@checked
+def momentum(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
     r"""Gradient descent with momentum, in the form of an average, without bias correction.
 
     $$v_t = \beta v_{t-1} + (1 - \beta) g_t, \qquad W \leftarrow W - \alpha v_t$$
@@ -78,8 +78,8 @@ def momentum(learning_rate: Rate, decay: Number = 0.9, *, storage: Chosen = None
     return descent(learning_rate, scale_by_ewa(decay, for_gradients(storage)), guard=saturate())
 
 
-@checked_by_name
-def heavy_ball(learning_rate: Rate, decay: Number = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
+@checked
+def heavy_ball(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
     r"""Momentum in the form of a sum: `momentum` without the $1 - \beta$.
 
     $$v_t = \beta v_{t-1} + g_t, \qquad W \leftarrow W - \alpha v_t$$
@@ -112,8 +112,8 @@ def heavy_ball(learning_rate: Rate, decay: Number = 0.9, *, storage: Chosen = No
     return descent(learning_rate, m, once=optax.scale(k), guard=saturate(terms=k))
 
 
-@checked_by_name
-def nesterov(learning_rate: Rate, decay: Number = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
+@checked
+def nesterov(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
     r"""Nesterov's momentum: `heavy_ball` that looks a step ahead.
 
     $$v_t = \beta v_{t-1} + g_t, \qquad W \leftarrow W - \alpha (g_t + \beta v_t)$$
@@ -148,8 +148,8 @@ def nesterov(learning_rate: Rate, decay: Number = 0.9, *, storage: Chosen = None
     return descent(learning_rate, beside(m), combine(1, k * decay), guard=saturate(terms=k))
 
 
-@checked_by_name
-def signum(learning_rate: Rate, decay: Number = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
+@checked
+def signum(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
     r"""Signum: steps of one size, in the direction of the average's sign.
 
     $$m_t = \beta m_{t-1} + (1 - \beta) g_t, \qquad W \leftarrow W - \alpha\, \mathrm{sign}(m_t)$$
@@ -184,10 +184,9 @@ def signum(learning_rate: Rate, decay: Number = 0.9, *, storage: Chosen = None) 
     return descent(learning_rate, m, optax.scale_by_sign(), guard=saturate())
 
 
-@checked(b2=OPEN_DECAY)
-@checked_by_name
+@checked
 def lion(
-    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.99, weight_decay: Rate = 1e-3, mask: Mask = None, *,
+    learning_rate: Rate, b1: Decay = 0.9, b2: OpenDecay = 0.99, weight_decay: WeightDecay = 1e-3, mask: Mask = None, *,
     storage: Chosen = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""Lion: `signum` that hands on one interpolation and keeps another, with decoupled weight decay.

@@ -5,8 +5,8 @@ They share the contract of `_momentum_family`.
 
 import optax
 
-from ewa_optax._checks import OPEN_DECAY, Rate, checked, checked_by_name
-from ewa_optax._numerics import Number, shares
+from ewa_optax._checks import Decay, Epsilon, OpenDecay, Rate, checked
+from ewa_optax._numerics import shares
 from ewa_optax.pieces._averages import scale_by_corrected_ewa, scale_by_ewa, scale_by_past_rms
 from ewa_optax.pieces._combining import beside, combine, divide, take
 from ewa_optax.pieces._learning_rate import scale_by_learning_rate, scale_once
@@ -15,9 +15,9 @@ from ewa_optax.pieces._rms import root_mean_square, scale_by_rms
 from ewa_optax.storage._argument import Chosen, Pair, first, for_squares, second
 
 
-@checked_by_name
+@checked
 def rmsprop(
-    learning_rate: Rate, decay: Number = 0.9, eps: Number = 1e-8, eps_root: Number = 0.0, *, storage: Chosen = None
+    learning_rate: Rate, decay: Decay = 0.9, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0, *, storage: Chosen = None
 ) -> optax.GradientTransformation:
     r"""RMSprop: gradients divided by the root of the average of their squares.
 
@@ -55,9 +55,9 @@ def rmsprop(
     return descent(learning_rate, scale_by_rms(s, eps, eps_root=eps_root))
 
 
-@checked_by_name
+@checked
 def adadelta(
-    learning_rate: Rate = 1.0, decay: Number = 0.95, eps: Number = 1e-6, *, storage: Chosen = None
+    learning_rate: Rate = 1.0, decay: Decay = 0.95, eps: Epsilon = 1e-6, *, storage: Chosen = None
 ) -> optax.GradientTransformation:
     r"""AdaDelta: RMSprop whose step is as long as its steps were before, so that no learning rate need be chosen.
 
@@ -102,9 +102,9 @@ def adadelta(
     return descent(learning_rate, scale_by_rms(s, 0.0, eps_root=eps), e)
 
 
-@checked_by_name
+@checked
 def laprop(
-    learning_rate: Rate, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-15, *, storage: Pair = None
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-15, *, storage: Pair = None
 ) -> optax.GradientTransformation:
     r"""LaProp: an average of RMSprop's steps, where Adam divides an average of gradients.
 
@@ -144,10 +144,10 @@ def laprop(
     return descent(learning_rate, scale_by_rms(v, eps), m)
 
 
-@checked_by_name
+@checked
 def rmsprop_momentum(
-    learning_rate: Rate, decay: Number = 0.9, eps: Number = 1e-8, eps_root: Number = 0.0,
-    momentum: Number = 0.9, *,
+    learning_rate: Rate, decay: Decay = 0.9, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0,
+    momentum: Decay = 0.9, *,
     storage: Pair = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""RMSprop with momentum: its steps add up, as those of `heavy_ball`.
@@ -195,11 +195,10 @@ def rmsprop_momentum(
     return descent(learning_rate, scale_by_rms(s, eps, eps_root=eps_root), v, once=once)
 
 
-@checked(decay=OPEN_DECAY)
-@checked_by_name
+@checked
 def rmsprop_centered(
-    learning_rate: Rate, decay: Number = 0.95, eps: Number = 0.0, eps_root: Number = 1e-4,
-    momentum: Number = 0.9, *,
+    learning_rate: Rate, decay: OpenDecay = 0.95, eps: Epsilon = 0.0, eps_root: Epsilon = 1e-4,
+    momentum: Decay = 0.9, *,
     storage: Pair = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""RMSprop with momentum, divided by the standard deviation of gradients instead of their size.

@@ -1,7 +1,7 @@
 """How a function curves at a point: the eigenvalues of its Hessian, and what kind of point that makes."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,13 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from ewa_optax._checks import LARGEST, check, check_function, check_integer, rule
-from ewa_optax._numerics import wide_dtype
+from ewa_optax._numerics import Number, wide_dtype
 from ewa_optax.landscapes._arguments import check_value, float_tree
 from ewa_optax.landscapes._lanczos import extremes
 
-TOLERANCE = rule("in [0, 1)", lambda x: 0 <= x < 1, "it is a share of the largest eigenvalue; 1e-5 suits float32")
+Tolerance = Annotated[
+    Number, rule("in [0, 1)", lambda x: 0 <= x < 1, "it is a share of the largest eigenvalue; 1e-5 suits float32")
+]
 
 
 WHOLE_UP_TO = 2000
@@ -104,7 +106,7 @@ def curvature(
         the solution of the eigenvalue problem", 1950.
     """
     check_function("function", function, "def function(point)")
-    check("curvature", "tolerance", tolerance, TOLERANCE)
+    check("curvature", "tolerance", tolerance, Tolerance)
     point = jax.tree.map(lambda x: x.astype(wide_dtype(x.dtype)), float_tree("point", point))
     check_value(function, point)
     flat, unravel = ravel_pytree(point)

@@ -6,16 +6,16 @@ its minimum is.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from ewa_optax._checks import LARGEST, POSITIVE, check_integer, checked, rule
+from ewa_optax._checks import LARGEST, Positive, check_integer, checked, rule
 from ewa_optax._numerics import Number, is_just
 
-CONDITION = rule("finite and 1 or more", lambda x: x >= 1, "1 is a round bowl, 20 a ravine")
-QUARTIC = rule("finite and 0 or more", lambda x: x >= 0, "0 has no lower bound, 0.25 minima of -1")
+Condition = Annotated[Number, rule("finite and 1 or more", lambda x: x >= 1, "1 is a round bowl, 20 a ravine")]
+Quartic = Annotated[Number, rule("finite and 0 or more", lambda x: x >= 0, "0 has no lower bound, 0.25 minima of -1")]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,8 +44,8 @@ class Surface:
         return self.function(point)
 
 
-@checked(condition=CONDITION)
-def ravine(condition: Number = 20.0, *, dimensions: int = 2) -> Surface:
+@checked
+def ravine(condition: Condition = 20.0, *, dimensions: int = 2) -> Surface:
     r"""An elongated bowl, across which gradient descent swings while it creeps along.
 
     $$f(x, y) = \frac12 (x^2 + \kappa y^2), \qquad f(x) = \frac12 \sum_{i=1}^n \kappa^{(i-1)/(n-1)} x_i^2$$
@@ -84,8 +84,8 @@ def ravine(condition: Number = 20.0, *, dimensions: int = 2) -> Surface:
     return Surface(function, ((-5.0, 5.0),) + ((-2.5, 2.5),) * (dimensions - 1), start, jnp.zeros_like(start))
 
 
-@checked(quartic=QUARTIC)
-def saddle(quartic: Number = 0.0, *, dimensions: int = 2) -> Surface:
+@checked
+def saddle(quartic: Quartic = 0.0, *, dimensions: int = 2) -> Surface:
     r"""A saddle point at the origin, which curves up in all directions but the last.
 
     $$f(x, y) = \frac12 (x^2 - y^2) + \frac q4 y^4, \qquad
@@ -126,8 +126,8 @@ def saddle(quartic: Number = 0.0, *, dimensions: int = 2) -> Surface:
     return Surface(function, ((-2.5, 2.5),) * dimensions, start, minimum)
 
 
-@checked(width=POSITIVE)
-def plateau(width: Number = 1.0, *, dimensions: int = 2) -> Surface:
+@checked
+def plateau(width: Positive = 1.0, *, dimensions: int = 2) -> Surface:
     r"""A well in a plateau, whose gradients fade like those of a sigmoid: far away they are next to nothing.
 
     $$f(x) = 2 \sigma\left(\frac{\lVert x \rVert^2}{2 w^2}\right) - 1, \qquad \sigma(z) = \frac1{1 + e^{-z}}$$
@@ -167,8 +167,8 @@ def plateau(width: Number = 1.0, *, dimensions: int = 2) -> Surface:
     return Surface(function, ((-5.0, 5.0),) * dimensions, start, jnp.zeros_like(start))
 
 
-@checked(steepness=POSITIVE)
-def rosenbrock(steepness: Number = 100.0, *, dimensions: int = 2) -> Surface:
+@checked
+def rosenbrock(steepness: Positive = 100.0, *, dimensions: int = 2) -> Surface:
     r"""A curved valley with steep walls, in which all progress is along a narrow, nearly flat floor.
 
     $$f(x, y) = (1 - x)^2 + b (y - x^2)^2, \qquad f(x) = \sum_{i=1}^{n-1} (1 - x_i)^2 + b (x_{i+1} - x_i^2)^2$$

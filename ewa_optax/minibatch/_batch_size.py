@@ -3,13 +3,14 @@
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
 from ewa_optax._checks import LARGEST, check, check_functions, check_integer, check_key, rule
+from ewa_optax._numerics import Number
 from ewa_optax.minibatch._batches import count_examples, some_examples, split
 from ewa_optax.minibatch._engines import engine_for_arrays
 from ewa_optax.minibatch._evaluation import validator
@@ -18,7 +19,7 @@ from ewa_optax.minibatch._progress import Progress
 from ewa_optax.minibatch._sources import placed
 from ewa_optax.minibatch._step import gradient_step
 
-SECONDS = rule("finite and more than 0", lambda x: x > 0, "1 is enough for a small model")
+Seconds = Annotated[Number, rule("finite and more than 0", lambda x: x > 0, "1 is enough for a small model")]
 
 
 WHOLE_UP_TO = 2000
@@ -171,7 +172,7 @@ def find_batch_size(
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Understanding mini-batch gradient descent".
     """
     check_key(key)
-    check("find_batch_size", "seconds", seconds, SECONDS)
+    check("find_batch_size", "seconds", seconds, Seconds)
     check_functions(loss, optimizer)
     n = count_examples(data)
     sizes = _sizes(batch_sizes, n)

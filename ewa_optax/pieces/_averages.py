@@ -6,13 +6,13 @@ the newest value changes with time; what leaves is not what is kept; the largest
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import DECAY, EPSILON, checked, rule
+from ewa_optax._checks import Decay, Epsilon, checked, rule
 from ewa_optax._numerics import (
     Number,
     check_alike,
@@ -31,7 +31,9 @@ from ewa_optax.storage._argument import Chosen, resolve
 from ewa_optax.storage._encoding import Keeper, zeros_like
 from ewa_optax.storage._formats import Storage
 
-FADING = rule("in [0, 1]", lambda x: 0 <= x <= 1, "1 forgets nothing, 0.999 forgets half in 700 steps")
+FadingDecay = Annotated[
+    Number, rule("in [0, 1]", lambda x: 0 <= x <= 1, "1 forgets nothing, 0.999 forgets half in 700 steps")
+]
 
 
 class ScaleByEwaState(NamedTuple):
@@ -41,8 +43,8 @@ class ScaleByEwaState(NamedTuple):
     step: Any = None
 
 
-@checked(decay=DECAY)
-def scale_by_ewa(decay: Number, storage: Storage | str | None = None) -> optax.GradientTransformation:
+@checked
+def scale_by_ewa(decay: Decay, storage: Storage | str | None = None) -> optax.GradientTransformation:
     r"""Replaces each update by the exponentially weighted average of the updates so far.
 
     $$v_0 = 0, \qquad v_t = \beta v_{t-1} + (1 - \beta) g_t$$
@@ -94,8 +96,8 @@ def scale_by_ewa(decay: Number, storage: Storage | str | None = None) -> optax.G
     return optax.GradientTransformation(init, update)
 
 
-@checked(decay=DECAY)
-def scale_by_corrected_ewa(decay: Number, storage: Chosen = None) -> optax.GradientTransformation:
+@checked
+def scale_by_corrected_ewa(decay: Decay, storage: Chosen = None) -> optax.GradientTransformation:
     r"""`chain(scale_by_ewa(decay), bias_correct(decay))` as one recursion, equal up to rounding.
 
     $$\hat v_t = \hat v_{t-1} + \frac{1 - \beta}{1 - \beta^t} (g_t - \hat v_{t-1})$$
@@ -128,9 +130,9 @@ def scale_by_corrected_ewa(decay: Number, storage: Chosen = None) -> optax.Gradi
     return recursion("corrected", Leafwise(moved, decay), storage, decay, at=at)
 
 
-@checked(decay=FADING)
+@checked
 def scale_by_ewa_of_share(
-    share: Callable[[jax.Array], jax.Array], storage: Chosen = None, *, decay: Number = 1.0
+    share: Callable[[jax.Array], jax.Array], storage: Chosen = None, *, decay: FadingDecay = 1.0
 ) -> optax.GradientTransformation:
     r"""An average in which the share of the newest value changes with time.
 
@@ -178,8 +180,8 @@ def scale_by_ewa_of_share(
     return recursion("of share", Leafwise(moved, decay), storage, decay, at=at)
 
 
-@checked(decay=FADING)
-def running_max(decay: Number = 1.0, storage: Chosen = None) -> optax.GradientTransformation:
+@checked
+def running_max(decay: FadingDecay = 1.0, storage: Chosen = None) -> optax.GradientTransformation:
     r"""The largest so far of values that are never negative, such as squares; it may fade.
 
     $$v_t = \max(\beta v_{t-1}, x_t)$$
@@ -211,8 +213,8 @@ def running_max(decay: Number = 1.0, storage: Chosen = None) -> optax.GradientTr
     return recursion("maximum", Leafwise(_larger, decay), storage, decay)
 
 
-@checked(decay=DECAY)
-def scale_by_additive_ewa(decay: Number, storage: Chosen = None) -> optax.GradientTransformation:
+@checked
+def scale_by_additive_ewa(decay: Decay, storage: Chosen = None) -> optax.GradientTransformation:
     r"""An average of squares that falls no faster than it rises: it moves by the new value, not by the difference.
 
     $$v_t = v_{t-1} - (1 - \beta)\, \mathrm{sign}(v_{t-1} - x_t)\, x_t$$
@@ -273,8 +275,8 @@ def difference(storage: Chosen = None) -> optax.GradientTransformation:
     return recursion("difference", Leafwise(_differed), storage, 0.0)
 
 
-@checked(decay=DECAY, eps=EPSILON)
-def scale_by_past_rms(decay: Number, eps: Number = 1e-6, storage: Chosen = None) -> optax.GradientTransformation:
+@checked
+def scale_by_past_rms(decay: Decay, eps: Epsilon = 1e-6, storage: Chosen = None) -> optax.GradientTransformation:
     r"""Multiplies by the root mean square of what left before: a size that the updates find by themselves.
 
     $$u_t = \sqrt{e_{t-1} + \varepsilon}\, g_t, \qquad e_t = \beta e_{t-1} + (1 - \beta) u_t^2$$

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import DECAY, checked
-from ewa_optax._numerics import Number, increment, narrow, shares, weight_sum, widen
+from ewa_optax._checks import Decay, checked
+from ewa_optax._numerics import increment, narrow, shares, weight_sum, widen
 from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.pieces._averages import scale_by_ewa
 from ewa_optax.pieces._combining import add
@@ -25,8 +25,8 @@ class BiasCorrectState(NamedTuple):
     step: jax.Array
 
 
-@checked(decay=DECAY)
-def bias_correct(decay: Number) -> optax.GradientTransformation:
+@checked
+def bias_correct(decay: Decay) -> optax.GradientTransformation:
     r"""Divides an average by the sum of its weights, so that its first steps are not too small.
 
     $$\hat v_t = \frac{v_t}{1 - \beta^t}$$
@@ -58,8 +58,8 @@ def bias_correct(decay: Number) -> optax.GradientTransformation:
     return _correct(decay, 0)
 
 
-@checked(decay=DECAY)
-def bias_correct_ahead(decay: Number) -> optax.GradientTransformation:
+@checked
+def bias_correct_ahead(decay: Decay) -> optax.GradientTransformation:
     r"""`bias_correct` of one step later: $v_t / (1 - \beta^{t+1})$, for an average that looks a step ahead.
 
     Args:
@@ -104,8 +104,8 @@ def _divided(total, v):
     return narrow(x / total.astype(x.dtype), jnp.result_type(v))
 
 
-@checked(b1=DECAY)
-def look_ahead(b1: Number, storage: Chosen = None) -> optax.GradientTransformationExtraArgs:
+@checked
+def look_ahead(b1: Decay, storage: Chosen = None) -> optax.GradientTransformationExtraArgs:
     r"""A bias-corrected average as it would be after one more step of the same gradient: Nesterov's, in NAdam.
 
     $$u_t = \beta_1 \frac{m_t}{1 - \beta_1^{t+1}} + (1 - \beta_1) \frac{g_t}{1 - \beta_1^t}, \qquad

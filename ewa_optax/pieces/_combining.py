@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import FINITE, checked, transformation
-from ewa_optax._numerics import Number, is_just, narrow, widen
+from ewa_optax._checks import Finite, checked, transformation
+from ewa_optax._numerics import is_just, narrow, widen
 from ewa_optax._trees import Leafwise, map_leaves
 
 
@@ -137,8 +137,8 @@ def take(index: int) -> optax.GradientTransformation:
     return optax.stateless(lambda both, params: _beside("take", both)[index])
 
 
-@checked(weight=FINITE, other=FINITE)
-def combine(weight: Number, other: Number) -> optax.GradientTransformation:
+@checked
+def combine(weight: Finite, other: Finite) -> optax.GradientTransformation:
     r"""The weighted sum of an update and what stands beside it: $a\, g_t + b\, x_t$.
 
     Args:

@@ -2,20 +2,24 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import DECAY, EXPONENT, FINITE, WARMUP, checked
+from ewa_optax._checks import Decay, Finite, checked, rule
 from ewa_optax._numerics import Number, shares
 
+Exponent = Annotated[
+    Number, rule("finite and more than 0", lambda x: x > 0, "0.8 is the usual value: an average over t**0.8 steps")
+]
+Warmup = Annotated[Number, rule("finite and 0 or more", lambda x: x >= 0, "it counts steps, and 0 is none")]
 OfTime = Callable[[jax.Array], jax.Array]
 
 
-@checked(decay=DECAY)
-def share_after_the_first(decay: Number) -> OfTime:
+@checked
+def share_after_the_first(decay: Decay) -> OfTime:
     r"""The share of the newest value in an average that begins with the first.
 
     $$s_1 = 1, \qquad s_t = 1 - \beta$$
@@ -43,8 +47,8 @@ def share_after_the_first(decay: Number) -> OfTime:
     return lambda t: jnp.where(t == 1, 1.0, shares(decay)[1])
 
 
-@checked(exponent=EXPONENT)
-def share_of_power(exponent: Number) -> OfTime:
+@checked
+def share_of_power(exponent: Exponent) -> OfTime:
     r"""The share of the newest value in an average over ever more steps.
 
     $$s_t = t^{-c}$$
@@ -72,8 +76,8 @@ def share_of_power(exponent: Number) -> OfTime:
     return lambda t: t**-exponent
 
 
-@checked(first=DECAY, last=DECAY, steps=WARMUP)
-def share_of_growing_half_life(first: Number, last: Number, steps: Number) -> OfTime:
+@checked
+def share_of_growing_half_life(first: Decay, last: Decay, steps: Warmup) -> OfTime:
     r"""The share of the newest value in an average whose half-life grows linearly.
 
     $$s_t = 1 - \beta_t, \qquad \frac{1}{\log \beta_t} = \frac{1 - x}{\log \beta_1} + \frac{x}{\log \beta_T}, \qquad
@@ -109,8 +113,8 @@ def share_of_growing_half_life(first: Number, last: Number, steps: Number) -> Of
     return share
 
 
-@checked(number=FINITE, steps=WARMUP)
-def growing(number: Number, steps: Number) -> optax.Schedule:
+@checked
+def growing(number: Finite, steps: Warmup) -> optax.Schedule:
     r"""A schedule that grows linearly from 0 to a number, for `optax.scale_by_schedule`.
 
     $$a_t = a \min(t / T, 1)$$

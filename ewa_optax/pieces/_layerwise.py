@@ -1,17 +1,23 @@
 r"""What looks at a whole array of parameters at once, a layer: its norm, its mean, its rows and columns."""
 
 import functools
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import CLIP, EPSILON, SCALE, SHARE, WEIGHT_DECAY, Rate, checked, transformation
+from ewa_optax._checks import Epsilon, checked, rule, transformation
 from ewa_optax._numerics import Number, increment, is_just, largest, narrow, squared_magnitude, widen
 from ewa_optax._trees import Leafwise, map_leaves
-from ewa_optax.pieces._weight_decay import Mask, weight_decay_at, with_parameters
+from ewa_optax.pieces._weight_decay import Mask, WeightDecay, weight_decay_at, with_parameters
 from ewa_optax.storage._formats import Factored, Factors
+
+TrustCoefficient = Annotated[
+    Number, rule("finite and 0 or more", lambda x: x >= 0, "0.001 is the usual value in LARS, 1 in LAMB")
+]
+ClipThreshold = Annotated[Number, rule("finite and more than 0", lambda x: x > 0, "1 is the usual value")]
+MinScale = Annotated[Number, rule("finite and 0 or more", lambda x: x >= 0, "1e-3 is the usual value")]
 
 
 class ScaleByTrustRatioState(NamedTuple):
@@ -20,9 +26,9 @@ class ScaleByTrustRatioState(NamedTuple):
     step: jax.Array
 
 
-@checked(coefficient=SHARE, weight_decay=WEIGHT_DECAY)
+@checked
 def scale_by_trust_ratio(
-    coefficient: Number = 1.0, weight_decay: Rate = 0.0, mask: Mask = None
+    coefficient: TrustCoefficient = 1.0, weight_decay: WeightDecay = 0.0, mask: Mask = None
 ) -> optax.GradientTransformation:
     r"""Makes the update of each array a share of the norm of its parameters.
 
@@ -75,8 +81,8 @@ def scale_by_trust_ratio(
     return optax.GradientTransformation(init, update)
 
 
-@checked(threshold=CLIP)
-def clip_by_rms(threshold: Number = 1.0) -> optax.GradientTransformation:
+@checked
+def clip_by_rms(threshold: ClipThreshold = 1.0) -> optax.GradientTransformation:
     r"""Scales the update of each array down to a root mean square: $u_t = g_t / \max(1, \mathrm{RMS}(g_t) / d)$.
 
     Args:
@@ -103,8 +109,8 @@ def clip_by_rms(threshold: Number = 1.0) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: map_leaves(clip, updates))
 
 
-@checked(min_scale=SCALE)
-def scale_by_parameter_rms(min_scale: Number = 1e-3) -> optax.GradientTransformation:
+@checked
+def scale_by_parameter_rms(min_scale: MinScale = 1e-3) -> optax.GradientTransformation:
     r"""Multiplies the update of each array by the size of its parameters, formed in float32 or wider.
 
     $$u_t = \max(\varepsilon, \mathrm{RMS}(w))\, g_t$$
@@ -162,8 +168,8 @@ def of_arrays(average: optax.GradientTransformation) -> optax.GradientTransforma
     return _of_summaries(transformation("of_arrays", "average", average), Leafwise(_total), None)
 
 
-@checked(eps=EPSILON)
-def of_rows_and_columns(average: optax.GradientTransformation, eps: Number = 0.0) -> optax.GradientTransformation:
+@checked
+def of_rows_and_columns(average: optax.GradientTransformation, eps: Epsilon = 0.0) -> optax.GradientTransformation:
     r"""An average of the means of rows and of columns; what leaves is their product, over the mean of all.
 
     $$V = R\,C / \bar R, \qquad R = a(\text{means of } g_t + \varepsilon \text{ over the last axis}), \quad

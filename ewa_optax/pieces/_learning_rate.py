@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import LEARNING_RATE, POSITIVE, checked
+from ewa_optax._checks import Positive, Rate, checked
 from ewa_optax._numerics import increment, narrow, widen
 from ewa_optax._trees import map_leaves
 
@@ -23,8 +23,8 @@ class ScaleByLearningRateState(NamedTuple):
     learning_rate: jax.Array
 
 
-@checked(learning_rate=LEARNING_RATE)
-def scale_by_learning_rate(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+@checked
+def scale_by_learning_rate(learning_rate: Rate) -> optax.GradientTransformation:
     r"""Multiplies updates by minus the learning rate: $u_t = -\alpha_t g_t$.
 
     Args:
@@ -101,8 +101,8 @@ def get_learning_rate(opt_state: Any) -> jax.Array:
     return rate
 
 
-@checked(factor=POSITIVE)
-def rescale_learning_rate(opt_state: Any, factor: float | jax.Array) -> Any:
+@checked
+def rescale_learning_rate(opt_state: Any, factor: Positive) -> Any:
     """The state in which every later learning rate is multiplied by `factor`: decay by hand, while training runs.
 
     Args:

@@ -2,22 +2,23 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import COUNT, WHOLE, checked, rule
+from ewa_optax._checks import Count, Whole, checked, rule
 from ewa_optax._numerics import Number, corrected_shares, increment, lerp, narrow, shares, widen
 from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.storage._argument import resolve
 from ewa_optax.storage._encoding import Keeper, zeros_like
 from ewa_optax.storage._formats import Storage
 
-AVERAGE_DECAY = rule(
-    "in [0, 1]", lambda x: 0 <= x <= 1, "1 - 1/n averages over about n, and 1 over all of them"
-)._replace(accepts_schedule=True)
+AverageDecay = Annotated[
+    Number | Callable[[jax.Array], Any],
+    rule("in [0, 1]", lambda x: 0 <= x <= 1, "1 - 1/n averages over about n, and 1 over all of them", schedule=True),
+]
 
 
 @jax.tree_util.register_dataclass
@@ -36,14 +37,14 @@ class AverageParametersState:
     keeper: Keeper = dataclasses.field(metadata=dict(static=True))
 
 
-@checked(decay=AVERAGE_DECAY, every=COUNT, start=WHOLE)
+@checked
 def average_parameters(
-    decay: Number | Callable[[jax.Array], Any],
+    decay: AverageDecay,
     *,
     debias: bool = True,
     storage: Storage | str | None = None,
-    every: int = 1,
-    start: int = 0,
+    every: Count = 1,
+    start: Whole = 0,
 ) -> optax.GradientTransformation:
     r"""Keeps an exponentially weighted average of the parameters. Updates pass unchanged.
 

@@ -1,18 +1,22 @@
 r"""Division by a root mean square: the step of RMSprop, Adam and their kin."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import DECAY, EPSILON, THRESHOLD, check, checked, transformation
+from ewa_optax._checks import Decay, Epsilon, check, checked, rule, transformation
 from ewa_optax._numerics import Number, increment, is_just, narrow, real_like, shares, squared_magnitude, widen
 from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.pieces._averages import scale_by_ewa
 from ewa_optax.pieces._bias_correction import BiasCorrectState
 from ewa_optax.pieces._combining import divided, in_float32, quotient
+
+Threshold = Annotated[
+    Number, rule("finite and 4 or more", lambda x: x >= 4, "4 is the paper's, 5 that of other libraries")
+]
 
 
 class ScaleByRmsState(NamedTuple):
@@ -22,12 +26,12 @@ class ScaleByRmsState(NamedTuple):
     second_moment: Any
 
 
-@checked(eps=EPSILON, eps_root=EPSILON)
+@checked
 def scale_by_rms(
     second_moment: optax.GradientTransformation | Number,
-    eps: Number = 1e-8,
+    eps: Epsilon = 1e-8,
     *,
-    eps_root: Number = 0.0,
+    eps_root: Epsilon = 0.0,
     numerator: optax.GradientTransformation = optax.identity(),
 ) -> optax.GradientTransformationExtraArgs:
     r"""Divides by the root of an average of squares.
@@ -66,16 +70,16 @@ def scale_by_rms(
         Tieleman and Hinton, "Lecture 6.5: rmsprop", 2012; Kingma and Ba, "Adam", 2015.
     """
     if not isinstance(second_moment, optax.GradientTransformation):
-        check("scale_by_rms", "second_moment", second_moment, DECAY)
+        check("scale_by_rms", "second_moment", second_moment, Decay)
         second_moment = scale_by_ewa(second_moment)
     dividend = transformation("scale_by_rms", "numerator", numerator)
     average = transformation("scale_by_rms", "second_moment", second_moment)
     return in_float32(quotient(dividend, _of_squares(average), ScaleByRmsState, Leafwise(_over_root, eps, eps_root)))
 
 
-@checked(eps=EPSILON, eps_root=EPSILON)
+@checked
 def root_mean_square(
-    second_moment: optax.GradientTransformation, eps: Number = 1e-8, *, eps_root: Number = 0.0
+    second_moment: optax.GradientTransformation, eps: Epsilon = 1e-8, *, eps_root: Epsilon = 0.0
 ) -> optax.GradientTransformationExtraArgs:
     r"""The root of an average of squares: what `scale_by_rms` divides by.
 
@@ -141,8 +145,8 @@ def _plus(x, eps):
     return x if is_just(eps, 0) else x + jnp.asarray(eps, x.dtype)
 
 
-@checked(decay=DECAY, threshold=THRESHOLD)
-def rectify(decay: Number, threshold: Number = 4.0) -> optax.GradientTransformation:
+@checked
+def rectify(decay: Decay, threshold: Threshold = 4.0) -> optax.GradientTransformation:
     r"""Replaces a root mean square by 1 in its first steps, and enlarges it in the next.
 
     $$\rho_\infty = \frac{2}{1 - \beta} - 1, \qquad \rho_t = \rho_\infty - \frac{2 t \beta^t}{1 - \beta^t}, \qquad

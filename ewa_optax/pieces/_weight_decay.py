@@ -1,16 +1,21 @@
 """Weight decay: coupled, decoupled or proximal, by a number or a schedule, in float32 or wider."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import LEARNING_RATE, WEIGHT_DECAY, checked
+from ewa_optax._checks import Rate, checked, rule
 from ewa_optax._numerics import increment, is_just, narrow, widen
 from ewa_optax._trees import Leafwise, map_chosen, shapes_of
 from ewa_optax.pieces._learning_rate import scale_by_learning_rate, scale_leaves, scaled
+
+WeightDecay = Annotated[
+    optax.ScalarOrSchedule,
+    rule("finite and 0 or more", lambda x: x >= 0, "0 turns weight decay off", schedule=True),
+]
 
 Mask = Any | Callable[[optax.Params], Any] | None
 
@@ -28,10 +33,8 @@ class ProximalWeightDecayState(NamedTuple):
     scaling: Any
 
 
-@checked(weight_decay=WEIGHT_DECAY)
-def add_decayed_weights(
-    weight_decay: optax.ScalarOrSchedule, mask: Mask = None
-) -> optax.GradientTransformationExtraArgs:
+@checked
+def add_decayed_weights(weight_decay: WeightDecay, mask: Mask = None) -> optax.GradientTransformationExtraArgs:
     r"""Adds a share of the parameters to the updates: $u_t = g_t + \lambda_t w$.
 
     In front of an optimizer it is coupled to the gradient, the derivative of $\frac{\lambda}{2}\lVert w \rVert^2$, and
@@ -83,9 +86,9 @@ def add_decayed_weights(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@checked(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+@checked
 def proximal_weight_decay(
-    learning_rate: optax.ScalarOrSchedule, weight_decay: optax.ScalarOrSchedule, mask: Mask = None
+    learning_rate: Rate, weight_decay: WeightDecay, mask: Mask = None
 ) -> optax.GradientTransformation:
     r"""`scale_by_learning_rate`, and a weight decay that is proximal to it.
 

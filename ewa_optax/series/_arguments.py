@@ -7,7 +7,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from ewa_optax._checks import DECAY, check, check_choice
+from ewa_optax._checks import Decay, check, check_choice
 from ewa_optax._numerics import Number, wide_dtype
 from ewa_optax.series._plan import METHODS, Fading, Gaps, Plan
 
@@ -58,7 +58,7 @@ def read(
 ) -> Request:
     """The arguments of an average, checked; `function` is what the user called."""
     known = isinstance(decay, jax.Array) and not isinstance(decay, jax.core.Tracer) and decay.shape == ()
-    check(function, "decay", float(decay) if known else decay, DECAY)
+    check(function, "decay", float(decay) if known else decay, Decay)
     leaves, structure = jax.tree.flatten(x)
     leaves = [check_array(leaf) for leaf in leaves]
     axes = [check_axis(axis, leaf) for leaf in leaves]

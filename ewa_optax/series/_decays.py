@@ -5,21 +5,28 @@ physicists know it by, and its inverse.
 """
 
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from ewa_optax._checks import DECAY, check_integer, checked, rule
+from ewa_optax._checks import Decay, check_integer, checked, rule
 from ewa_optax._numerics import Number
 from ewa_optax.series._plan import Fading
 
-SPAN = rule("finite and 1 or more", lambda x: x >= 1, "1 keeps the newest value only, 10 averages over about ten")
-AGE = rule("finite and more than 0", lambda x: x > 0, "after that time a weight is half of what it was")
-CENTER_OF_MASS = rule("finite and 0 or more", lambda x: x >= 0, "0 keeps the newest value only, 9 is a decay of 0.9")
+Span = Annotated[
+    Number, rule("finite and 1 or more", lambda x: x >= 1, "1 keeps the newest value only, 10 averages over about ten")
+]
+HalfLife = Annotated[
+    Number, rule("finite and more than 0", lambda x: x > 0, "after that time a weight is half of what it was")
+]
+CenterOfMass = Annotated[
+    Number, rule("finite and 0 or more", lambda x: x >= 0, "0 keeps the newest value only, 9 is a decay of 0.9")
+]
 
 
-@checked(window=SPAN)
-def decay_from_window(window: Number) -> Number:
+@checked
+def decay_from_window(window: Span) -> Number:
     r"""The decay that averages over about so many steps: $\beta = 1 - 1/n$.
 
     Args:
@@ -43,8 +50,8 @@ def decay_from_window(window: Number) -> Number:
     return 1 - 1 / window
 
 
-@checked(decay=DECAY)
-def window_from_decay(decay: Number) -> Number:
+@checked
+def window_from_decay(decay: Decay) -> Number:
     r"""The steps over which a decay averages: $n = 1/(1-\beta)$.
 
     Args:
@@ -68,8 +75,8 @@ def window_from_decay(decay: Number) -> Number:
     return 1 / (1 - decay)
 
 
-@checked(span=SPAN)
-def decay_from_span(span: Number) -> Number:
+@checked
+def decay_from_span(span: Span) -> Number:
     r"""The decay whose weights are as old in the mean as those of a moving average: $\beta = 1 - 2/(s+1)$.
 
     Args:
@@ -93,8 +100,8 @@ def decay_from_span(span: Number) -> Number:
     return (span - 1) / (span + 1)
 
 
-@checked(decay=DECAY)
-def span_from_decay(decay: Number) -> Number:
+@checked
+def span_from_decay(decay: Decay) -> Number:
     r"""The length of a moving average whose weights are as old in the mean: $s = (1+\beta)/(1-\beta)$.
 
     Args:
@@ -118,8 +125,8 @@ def span_from_decay(decay: Number) -> Number:
     return (1 + decay) / (1 - decay)
 
 
-@checked(half_life=AGE)
-def decay_from_half_life(half_life: Number) -> Number:
+@checked
+def decay_from_half_life(half_life: HalfLife) -> Number:
     r"""The decay under which a weight halves in a given time: $\beta = 2^{-1/h}$.
 
     Args:
@@ -143,8 +150,8 @@ def decay_from_half_life(half_life: Number) -> Number:
     return jnp.exp2(-1 / half_life) if isinstance(half_life, jax.Array) else math.exp2(-1 / half_life)
 
 
-@checked(decay=DECAY)
-def half_life_from_decay(decay: Number) -> Number:
+@checked
+def half_life_from_decay(decay: Decay) -> Number:
     r"""The time in which a weight halves: $h = -1/\log_2 \beta$.
 
     Args:
@@ -170,8 +177,8 @@ def half_life_from_decay(decay: Number) -> Number:
     return -1 / math.log2(decay) if decay > 0 else 0.0
 
 
-@checked(center_of_mass=CENTER_OF_MASS)
-def decay_from_center_of_mass(center_of_mass: Number) -> Number:
+@checked
+def decay_from_center_of_mass(center_of_mass: CenterOfMass) -> Number:
     r"""The decay whose weights have a given mean age: $\beta = c/(1+c)$.
 
     Args:
@@ -195,8 +202,8 @@ def decay_from_center_of_mass(center_of_mass: Number) -> Number:
     return center_of_mass / (1 + center_of_mass)
 
 
-@checked(decay=DECAY)
-def center_of_mass_from_decay(decay: Number) -> Number:
+@checked
+def center_of_mass_from_decay(decay: Decay) -> Number:
     r"""The mean age of the weights: $c = \beta/(1-\beta)$.
 
     Args:
@@ -220,8 +227,8 @@ def center_of_mass_from_decay(decay: Number) -> Number:
     return decay / (1 - decay)
 
 
-@checked(decay=DECAY)
-def weights(decay: Number, length: int) -> jax.Array:
+@checked
+def weights(decay: Decay, length: int) -> jax.Array:
     r"""The weights of an average of so many values, the newest first: $w_k = (1-\beta) \beta^k$ from $k = 0$ on.
 
     Args:
