@@ -2,7 +2,8 @@
 
     python -m benchmarks.periodic_table
 
-prints it as Markdown, as it stands in README.
+prints it as Markdown, as it stands in README. It knows by name what hands an update on (`optimizer`, `chain`,
+`scale_once`), guards (`saturate`), and what all optimizers have.
 """
 
 import ast
@@ -18,6 +19,7 @@ import ewa_optax
 from ewa_optax._optimizers import OPTIMIZERS
 
 STORAGES = ("bfloat16", "8bit")
+LEFT_OUT_CALLS = {"first_moment", "second_moment", "for_gradients", "for_squares", "scale_by_learning_rate"}
 LEFT_OUT = {"learning_rate", "storage", "eps", "eps_root", "mask"}
 
 
@@ -32,11 +34,10 @@ class _Short(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         name = ast.unparse(node.func).removeprefix("optax.").removeprefix("scale_by_")
-        once = [keyword.value for keyword in node.keywords if keyword.arg == "once"]
         if name == "proximal_weight_decay":
             return ast.Call(ast.Name(name), node.args[:2], [])
-        arguments = [self.visit(x) for x in (*node.args, *once) if not _is_left_out(x)]
-        if name in ("chain", "wide_chain", "descent", "scale_once"):
+        arguments = [self.visit(x) for x in node.args if not _is_left_out(x)]
+        if name in ("chain", "optimizer", "scale_once"):
             return ast.Name(" → ".join(x for x in map(ast.unparse, arguments) if not _is_guard(x)))
         keywords = [
             ast.keyword(x.arg, self.visit(x.value))
@@ -49,7 +50,7 @@ class _Short(ast.NodeTransformer):
 def _is_left_out(node):
     """Whether it is what all have, a storage, or an eps of 0."""
     if isinstance(node, ast.Call):
-        return ast.unparse(node.func) in ("first", "second", "for_gradients", "for_squares", "scale_by_learning_rate")
+        return ast.unparse(node.func) in LEFT_OUT_CALLS
     if isinstance(node, ast.Constant):
         return isinstance(node.value, float) and node.value == 0
     return isinstance(node, ast.Name) and node.id in LEFT_OUT

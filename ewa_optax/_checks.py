@@ -31,9 +31,31 @@ class Rule(NamedTuple):
 
 
 def rule(text: str, holds: Callable[[Any], bool], remedy: str, *, schedule: bool = False) -> Rule:
-    """What a finite number must satisfy; or a schedule, which is a function of the step, in its place.
+    """What a finite number must satisfy, in a signature that is `checked`.
 
-    It stands in a signature that is `checked`, as `Annotated[Number, rule(...)]`.
+    Args:
+        text: the rule in words, as in "must be ...".
+        holds: whether a number satisfies it.
+        remedy: what to write instead.
+        schedule: whether a schedule, a function of the step, may stand in its place.
+
+    Returns:
+        What stands in the annotation: `Annotated[Number, rule(...)]`.
+
+    Raises:
+        TypeError: another number of arguments.
+
+    Examples:
+        >>> from typing import Annotated
+        >>> from ewa_optax import pieces
+        >>> Even = Annotated[pieces.Number, pieces.rule("even", lambda x: x % 2 == 0, "2 is the least")]
+        >>> @pieces.checked
+        ... def halve(number: Even):
+        ...     return number / 2
+        >>> halve(3)
+        Traceback (most recent call last):
+        ...
+        ValueError: halve: number must be even, got 3; 2 is the least.
     """
     return Rule(text, lambda x: abs(x) <= sys.float_info.max and holds(x), remedy, schedule)
 
@@ -96,7 +118,32 @@ def check(function: str, name: str, value: Any, kind: Any) -> None:
 
 
 def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Decorates a function so that a call checks those of its arguments first whose annotations have rules."""
+    """Decorates a function so that a call first checks its arguments whose annotations have rules.
+
+    Python numbers are checked; of arrays, which may be traced, only shape and kind. Words of other libraries, such as
+    `beta1` for `b1`, are an error that says the word here.
+
+    Args:
+        function: with annotations such as `pieces.Decay`, or made by `pieces.rule`.
+
+    Returns:
+        The function, checked.
+
+    Raises:
+        ValueError: by a call, for a number that breaks its rule, or an array that is no scalar.
+        TypeError: by a call, for what is no number, or a word that the function does not have.
+
+    Examples:
+        >>> from ewa_optax import pieces
+        >>> @pieces.checked
+        ... def mine(learning_rate: pieces.Rate, decay: pieces.Decay = 0.9):
+        ...     rate = pieces.scale_by_learning_rate(learning_rate)
+        ...     return pieces.optimizer(pieces.scale_by_ewa(decay), rate, guard=pieces.saturate())
+        >>> mine(0.1, beta=0.9)
+        Traceback (most recent call last):
+        ...
+        TypeError: mine has no argument beta; it is decay here.
+    """
     signature = inspect.signature(function)
     kinds = {name: x.annotation for name, x in signature.parameters.items() if rule_of(x.annotation)}
 

@@ -100,7 +100,20 @@ def lerp(average: jax.Array, value: jax.Array, decay: Number, past: Number, newe
 def shares(decay: Number) -> tuple[Number, Number]:
     r"""$\beta$ and $1 - \beta$: what the past and the newest value make up of an average.
 
-    The difference is taken in double precision where `decay` is a Python number.
+    Args:
+        decay: $\beta$, a number or a scalar array, as in `scale_by_ewa`.
+
+    Returns:
+        Both. Of a Python number in double precision, else in float32 or wider: in 16 bits the difference were wrong.
+
+    Raises:
+        TypeError: an array that is neither float nor complex.
+
+    Examples:
+        >>> from ewa_optax import pieces
+        >>> past, newest = pieces.shares(0.75)
+        >>> print(past, newest)
+        0.75 0.25
     """
     decay = widen(decay) if isinstance(decay, jax.Array) else float(decay)
     return decay, 1 - decay

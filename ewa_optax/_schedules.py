@@ -48,7 +48,7 @@ def schedule_inverse_time(
         ValueError: a number outside its range.
         TypeError: an argument that is no number.
 
-    Example:
+    Examples:
         >>> import ewa_optax
         >>> schedule = ewa_optax.schedule_inverse_time(0.2, 1.0, steps_per_epoch=100)
         >>> print([f"{schedule(count):.4f}" for count in (0, 99, 100, 200, 300)])
@@ -79,7 +79,7 @@ def schedule_exponential(
         ValueError: a number outside its range.
         TypeError: an argument that is no number.
 
-    Example:
+    Examples:
         >>> import ewa_optax
         >>> schedule = ewa_optax.schedule_exponential(0.2, 0.95)
         >>> print([f"{schedule(count):.6f}" for count in range(3)])
@@ -110,7 +110,7 @@ def schedule_inverse_sqrt(
         ValueError: a number outside its range.
         TypeError: an argument that is no number.
 
-    Example:
+    Examples:
         >>> import ewa_optax
         >>> schedule = ewa_optax.schedule_inverse_sqrt(0.2)
         >>> print([f"{schedule(count):.4f}" for count in range(3)])
@@ -147,7 +147,7 @@ def schedule_staircase(
         ValueError: a number outside its range.
         TypeError: an argument that is no number.
 
-    Example:
+    Examples:
         >>> import ewa_optax
         >>> schedule = ewa_optax.schedule_staircase(0.2, every=2)
         >>> print([f"{schedule(count):.3f}" for count in range(5)])

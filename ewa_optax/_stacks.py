@@ -155,7 +155,7 @@ def stack_leaves(params: Any, labels: Any = None) -> Stacked:
     Raises:
         ValueError: `labels` is no prefix of `params`.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, optax, ewa_optax
         >>> params = {f"layer {i}": {"w": jnp.ones((3, 3)), "b": jnp.zeros(3)} for i in range(8)}
         >>> stacked, optimizer = ewa_optax.stack_leaves(params), ewa_optax.adam(0.1, eps=0.0)
@@ -206,7 +206,7 @@ def unstack_leaves(tree: Any) -> Any:
     Raises:
         Nothing of its own.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> params = {"a": jnp.zeros(2), "b": jnp.ones(2)}
         >>> state = ewa_optax.momentum(0.1).init(ewa_optax.stack_leaves(params))
@@ -232,7 +232,7 @@ def stack_leaves_like(like: Any, tree: Any) -> Any:
     Raises:
         ValueError: `tree` has another structure, or leaves of other shapes.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> stacked = ewa_optax.stack_leaves({"a": jnp.zeros(2), "b": jnp.ones(2)})
         >>> print(ewa_optax.stack_leaves_like(stacked, {"a": jnp.ones(2), "b": jnp.zeros(2)}))
@@ -283,5 +283,5 @@ def _listed(names):
     return ", ".join(f"{label!r} of {name or 'the root'}" for label, name in [*names.items()][:3])
 
 
-class Optimizer(optax.GradientTransformationExtraArgs):
+class TreatsStacksAsLeaves(optax.GradientTransformationExtraArgs):
     """An optimizer of this library: it gives stacks of leaves the steps that it gives the leaves."""

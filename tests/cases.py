@@ -12,7 +12,7 @@ import optax
 import oracles
 
 import ewa_optax
-from ewa_optax.storage._argument import NAMED, Chosen, Pair
+from ewa_optax.storage._argument import NAMED, MomentStorages, StorageLike
 from ewa_optax.storage._formats import Factored, Storage
 
 # Options of the compiler for laws that machine code of any quality keeps: it is made in a third of the time.
@@ -349,7 +349,9 @@ def takes(case, kind):
     return storage is not None and storage.annotation in kind and case.name == case.make.__name__
 
 
-STORED = [stored(case, name) for name in ROUNDED for case in FULL + FAMILY if takes(case, (Chosen, Pair))]
+STORED = [
+    stored(case, name) for name in ROUNDED for case in FULL + FAMILY if takes(case, (StorageLike, MomentStorages))
+]
 FACTORED = [
     case._replace(
         name=f"{case.name}-factored",
@@ -357,7 +359,7 @@ FACTORED = [
         slow=case.name != "adam",
     )
     for case in FULL + FAMILY
-    if takes(case, (Pair,))
+    if takes(case, (MomentStorages,))
 ]
 CASES = FULL + FAMILY + FACTORED + STORED
 # Those of the family that differ most: with them, what is no arithmetic runs every time.

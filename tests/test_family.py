@@ -21,7 +21,7 @@ from test_contract import (
 )
 
 import ewa_optax
-from ewa_optax import pieces
+from ewa_optax import pieces, storage
 from ewa_optax._optimizers import OPTIMIZERS
 from ewa_optax.pieces._decay_schedules import share_of_growing_half_life
 from ewa_optax.storage import _encoding
@@ -29,7 +29,9 @@ from ewa_optax.storage._formats import BFloat16, Float16
 
 DECAYING = [name for name, x in OPTIMIZERS.items() if "weight_decay" in inspect.signature(x).parameters]
 STORED = [name for name, x in OPTIMIZERS.items() if "storage" in inspect.signature(x).parameters]
-OF_PAIRS = [n for n in STORED if inspect.signature(OPTIMIZERS[n]).parameters["storage"].annotation == _encoding.Pair]
+OF_PAIRS = [
+    n for n in STORED if inspect.signature(OPTIMIZERS[n]).parameters["storage"].annotation == storage.MomentStorages
+]
 
 
 @parametrized([case._replace(slow=case.name not in DIFFERENT) for case in FULL + FAMILY])
@@ -290,6 +292,9 @@ def test_the_length_of_radam_keeps_its_digits(decay):
 
 def test_storages_keep_their_options_for_each_average():
     kept = dataclasses.replace(BFloat16(), seed=7)
-    assert _encoding.first(kept).seed == 7
-    assert len({_encoding.first(kept).seed, _encoding.first(kept, 1).seed, _encoding.second(kept).seed}) == 3
-    assert _encoding.second((None, kept)).min_size == kept.min_size
+    assert storage.first_moment(kept).seed == 7
+    assert (
+        len({storage.first_moment(kept).seed, storage.first_moment(kept, 1).seed, storage.second_moment(kept).seed})
+        == 3
+    )
+    assert storage.second_moment((None, kept)).min_size == kept.min_size

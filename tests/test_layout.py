@@ -171,13 +171,14 @@ def test_the_docstring_of_pieces_names_them_all():
 def test_the_public_storages_say_what_they_are():
     assert set(storage.__all__) == {
         *("Storage", "BFloat16", "Float16", "Float24", "EightBit", "Factored"),
-        *("Split", "Blocks", "Factors"),
+        *("Split", "Blocks", "Factors", "StorageLike", "MomentStorages"),
+        *("for_gradients", "for_squares", "first_moment", "second_moment"),
     }
-    for name in storage.__all__:
-        text = inspect.getdoc(getattr(storage, name))
+    for kind in filter(inspect.isclass, map(vars(storage).get, storage.__all__)):
+        text = inspect.getdoc(kind)
         for option in ("rounding", "min_size", "seed", "block", "squares"):
-            if option in vars(getattr(storage, name)).get("__annotations__", {}):
-                assert re.search(rf"^    {option}: ", text, re.MULTILINE), (name, option)
+            if option in vars(kind).get("__annotations__", {}):
+                assert re.search(rf"^    {option}: ", text, re.MULTILINE), (kind, option)
 
 
 def members():
@@ -222,7 +223,7 @@ def public_functions():
 @pytest.mark.parametrize("function", list(public_functions()))
 def test_public_docstrings_say_what_they_must(function):
     text = inspect.getdoc(function)
-    for section in ("Args:", "Returns:", "Raises:", "Example:"):
+    for section in ("Args:", "Returns:", "Raises:", "Examples:"):
         assert (section == "Args:" and not inspect.signature(function).parameters) or f"\n{section}\n" in text, section
     assert ">>> " in text
     for name in inspect.signature(function).parameters:

@@ -114,7 +114,7 @@ def fit(
             or a key that is none; a callback that returns something else.
         ImportError: `checkpoint` without orbax.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, ewa_optax
         >>> x = jax.random.normal(jax.random.key(0), (1000, 3))
         >>> data = {"x": x, "y": x @ jnp.array([1.0, -2.0, 0.5])}

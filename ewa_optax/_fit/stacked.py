@@ -6,7 +6,7 @@ import jax
 import optax
 
 from ewa_optax._fit.result import Fitted
-from ewa_optax._stacks import Optimizer, is_stacked, stack_leaves, stack_leaves_like, unstack_leaves
+from ewa_optax._stacks import TreatsStacksAsLeaves, is_stacked, stack_leaves, stack_leaves_like, unstack_leaves
 
 LEAVES, ELEMENTS = 32, 2**12
 """From how many leaves on, of at most how many elements in the mean, stacks cost less than loops and arguments."""
@@ -38,7 +38,7 @@ def form_for(optimizer: optax.GradientTransformation, params: Any) -> Form:
     leaves = jax.tree.leaves(params)
     small = len(leaves) >= LEAVES and sum(x.size for x in leaves) <= ELEMENTS * len(leaves)
     here = all(len(x.sharding.device_set) == 1 for x in leaves)
-    if not (isinstance(optimizer, Optimizer) and small and here) or any(
+    if not (isinstance(optimizer, TreatsStacksAsLeaves) and small and here) or any(
         map(is_stacked, jax.tree.leaves(params, is_leaf=is_stacked))
     ):
         return Form(None)

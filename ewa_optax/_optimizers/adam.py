@@ -20,10 +20,11 @@ from ewa_optax.pieces._averages import (
 from ewa_optax.pieces._bias_correction import bias_correct, look_ahead
 from ewa_optax.pieces._combining import add, beside, combine, divide, take
 from ewa_optax.pieces._decay_schedules import Warmup, growing, share_of_growing_half_life
-from ewa_optax.pieces._optimizer import descent, saturate, wide_chain
+from ewa_optax.pieces._learning_rate import scale_by_learning_rate, scale_once
+from ewa_optax.pieces._optimizer import optimizer, saturate
 from ewa_optax.pieces._rms import Threshold, rectify, root_mean_square, scale_by_rms
 from ewa_optax.pieces._weight_decay import Mask, WeightDecay, add_decayed_weights, proximal_weight_decay
-from ewa_optax.storage._argument import Pair, first, second
+from ewa_optax.storage._argument import MomentStorages, first_moment, second_moment
 
 Alpha = Annotated[
     Number, rule("finite and 0 or more", lambda x: x >= 0, "5 is the paper's, which warmup=steps lets grow from 0")
@@ -33,7 +34,7 @@ Alpha = Annotated[
 @checked
 def adam(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0, *,
-    storage: Pair = None,
+    storage: MomentStorages = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""Adam: momentum over RMSprop, both moments of the raw gradient, both corrected for bias.
 
@@ -61,7 +62,7 @@ def adam(
         ValueError: a learning rate or eps negative or not finite, a decay outside [0, 1), or an unknown storage.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.adam(0.1, eps=0.0)
         >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
@@ -72,15 +73,15 @@ def adam(
         Kingma and Ba, "Adam: a method for stochastic optimization", 2015. `optax.adam` has the same arguments in the
         same order, and `mu_dtype` and `nesterov` besides.
     """
-    m, v = scale_by_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
+    m, v = scale_by_ewa(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
     step = scale_by_rms(v, eps, eps_root=eps_root, numerator=m)
-    return descent(learning_rate, step, once=bias_correct(b1))
+    return optimizer(step, scale_once(scale_by_learning_rate(learning_rate), bias_correct(b1)))
 
 
 @checked
 def adamw(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0,
-    weight_decay: WeightDecay = 1e-4, mask: Mask = None, *, storage: Pair = None,
+    weight_decay: WeightDecay = 1e-4, mask: Mask = None, *, storage: MomentStorages = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""Adam with decoupled weight decay: the decay is added to Adam's step, not to the gradient.
 
@@ -108,7 +109,7 @@ def adamw(
             parameters; a storage of unknown name.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.adamw(0.1, weight_decay=0.5)
         >>> params = jnp.array([1.0])
@@ -120,14 +121,14 @@ def adamw(
         Loshchilov and Hutter, "Decoupled weight decay regularization", 2019. `optax.adamw` has the same arguments in
         the same order, less `mu_dtype` before `weight_decay`.
     """
-    m, v = scale_by_corrected_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
+    m, v = scale_by_corrected_ewa(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
     step = scale_by_rms(v, eps, eps_root=eps_root, numerator=m)
-    return descent(learning_rate, step, add_decayed_weights(weight_decay, mask))
+    return optimizer(step, add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate))
 
 
 @checked
 def adamax(
-    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-8, *, storage: Pair = None
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-8, *, storage: MomentStorages = None
 ) -> optax.GradientTransformation:
     r"""AdaMax: Adam divided by the largest gradient so far, which fades, instead of a root mean square.
 
@@ -159,7 +160,7 @@ def adamax(
             name.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.adamax(0.1, eps=0.0)
         >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
@@ -169,14 +170,15 @@ def adamax(
     Reference:
         Kingma and Ba, "Adam: a method for stochastic optimization", 2015, section 7.1.
     """
-    m, u_squared = scale_by_ewa(b1, first(storage)), running_max(b2 * b2, second(storage))
-    return descent(learning_rate, scale_by_rms(u_squared, eps, numerator=m), once=bias_correct(b1))
+    m, u_squared = scale_by_ewa(b1, first_moment(storage)), running_max(b2 * b2, second_moment(storage))
+    rate = scale_once(scale_by_learning_rate(learning_rate), bias_correct(b1))
+    return optimizer(scale_by_rms(u_squared, eps, numerator=m), rate)
 
 
 @checked
 def amsgrad(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0, *,
-    storage: Pair = None,
+    storage: MomentStorages = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""AMSGrad: Adam divided by the largest average of squares so far, without correction of the bias.
 
@@ -212,7 +214,7 @@ def amsgrad(
             name.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.amsgrad(0.1, b2=0.96, eps=0.0)
         >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
@@ -222,15 +224,16 @@ def amsgrad(
     Reference:
         Reddi, Kale and Kumar, "On the convergence of Adam and beyond", 2018, algorithm 2.
     """
-    m, v = scale_by_ewa(b1, first(storage)), scale_by_ewa(b2, second(storage))
-    largest = optax.chain(v, running_max(1.0, second(storage)))
-    return descent(learning_rate, scale_by_rms(largest, eps, eps_root=eps_root, numerator=m))
+    m, v = scale_by_ewa(b1, first_moment(storage)), scale_by_ewa(b2, second_moment(storage))
+    largest = optax.chain(v, running_max(1.0, second_moment(storage)))
+    rate = scale_by_learning_rate(learning_rate)
+    return optimizer(scale_by_rms(largest, eps, eps_root=eps_root, numerator=m), rate)
 
 
 @checked
 def yogi(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-3, eps_root: Epsilon = 0.0, *,
-    storage: Pair = None,
+    storage: MomentStorages = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""Yogi: Adam whose average of squares falls no faster than it rises, without correction of the bias.
 
@@ -262,7 +265,7 @@ def yogi(
             name.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.yogi(0.1, b2=0.96, eps=0.0)
         >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
@@ -272,14 +275,14 @@ def yogi(
     Reference:
         Zaheer et al., "Adaptive methods for nonconvex optimization", 2018.
     """
-    m, v = scale_by_ewa(b1, first(storage)), scale_by_additive_ewa(b2, second(storage))
-    return descent(learning_rate, scale_by_rms(v, eps, eps_root=eps_root, numerator=m))
+    m, v = scale_by_ewa(b1, first_moment(storage)), scale_by_additive_ewa(b2, second_moment(storage))
+    return optimizer(scale_by_rms(v, eps, eps_root=eps_root, numerator=m), scale_by_learning_rate(learning_rate))
 
 
 @checked
 def radam(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0,
-    threshold: Threshold = 4.0, *, storage: Pair = None,
+    threshold: Threshold = 4.0, *, storage: MomentStorages = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""RAdam: Adam that divides by its average of squares only once that is worth something, and then by more at first.
 
@@ -314,7 +317,7 @@ def radam(
             or a storage of unknown name.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.radam(0.1)
         >>> u, state = optimizer.update(jnp.array([300.0, -2.0]), optimizer.init(jnp.zeros(2)))
@@ -324,15 +327,15 @@ def radam(
     Reference:
         Liu et al., "On the variance of the adaptive learning rate and beyond", 2020.
     """
-    m, v = scale_by_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
+    m, v = scale_by_ewa(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
     rectified = optax.chain(root_mean_square(v, eps, eps_root=eps_root), rectify(b2, threshold))
-    return descent(learning_rate, divide(m, rectified), once=bias_correct(b1))
+    return optimizer(divide(m, rectified), scale_once(scale_by_learning_rate(learning_rate), bias_correct(b1)))
 
 
 @checked
 def nadam(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0, *,
-    storage: Pair = None,
+    storage: MomentStorages = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""NAdam: Adam with Nesterov's look ahead.
 
@@ -365,7 +368,7 @@ def nadam(
             name.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.nadam(0.1, eps=0.0)
         >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
@@ -375,14 +378,14 @@ def nadam(
     Reference:
         Dozat, "Incorporating Nesterov momentum into Adam", 2016, algorithm 2.
     """
-    m, v = look_ahead(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
-    return descent(learning_rate, scale_by_rms(v, eps, eps_root=eps_root, numerator=m))
+    m, v = look_ahead(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
+    return optimizer(scale_by_rms(v, eps, eps_root=eps_root, numerator=m), scale_by_learning_rate(learning_rate))
 
 
 @checked
 def nadamw(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0,
-    weight_decay: WeightDecay = 1e-4, mask: Mask = None, *, storage: Pair = None,
+    weight_decay: WeightDecay = 1e-4, mask: Mask = None, *, storage: MomentStorages = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""NAdam with decoupled weight decay.
 
@@ -412,7 +415,7 @@ def nadamw(
             storage of unknown name, or no parameters.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.nadamw(0.1, eps=0.0, weight_decay=0.5)
         >>> w = jnp.array([1.0])
@@ -425,15 +428,15 @@ def nadamw(
         regularization", 2019. `optax.nadamw` has the same arguments in the same order, less `mu_dtype` before
         `weight_decay`. The form of NAdam in torch and keras is told in `nadam`.
     """
-    m, v = look_ahead(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
+    m, v = look_ahead(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
     step = scale_by_rms(v, eps, eps_root=eps_root, numerator=m)
-    return descent(learning_rate, step, add_decayed_weights(weight_decay, mask))
+    return optimizer(step, add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate))
 
 
 @checked
 def adabelief(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-16, eps_root: Epsilon = 1e-16, *,
-    storage: Pair = None,
+    storage: MomentStorages = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""AdaBelief: Adam divided by how far gradients are from their average, instead of by their size.
 
@@ -461,7 +464,7 @@ def adabelief(
             name.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.adabelief(0.1)
         >>> u, state = optimizer.update(jnp.array([300.0, -2e-3]), optimizer.init(jnp.zeros(2)))
@@ -472,17 +475,18 @@ def adabelief(
         Zhuang et al., "AdaBelief optimizer: adapting stepsizes by the belief in observed gradients", 2020; its two eps
         are one number there. `optax.adabelief` has the same arguments in the same order; torch and keras have none.
     """
-    m, s = scale_by_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
+    m, s = scale_by_ewa(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
     belief = optax.chain(combine(1, -1), root_mean_square(s, eps, eps_root=eps_root / shares(b2)[1]))
     guard = saturate(power=2, terms=2)
-    return descent(learning_rate, beside(m), divide(take(1), belief), once=bias_correct(b1), guard=guard)
+    rate = scale_once(scale_by_learning_rate(learning_rate), bias_correct(b1))
+    return optimizer(beside(m), divide(take(1), belief), rate, guard=guard)
 
 
 @checked
 def ademamix(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, b3: Decay = 0.9999, alpha: Alpha = 5.0,
     eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0, weight_decay: WeightDecay = 0.0, mask: Mask = None, *,
-    warmup: Warmup = 0, storage: Pair = None,
+    warmup: Warmup = 0, storage: MomentStorages = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""AdEMAMix: AdamW that adds a second, very slow average of gradients to its first.
 
@@ -518,7 +522,7 @@ def ademamix(
             [0, 1), a storage of unknown name, or no parameters where weights decay.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.ademamix(0.1, b3=0.9, eps=0.0)
         >>> w = jnp.array([0.0])
@@ -530,17 +534,17 @@ def ademamix(
         Pagliardini, Ablin and Grangier, "The AdEMAMix optimizer: better, faster, older", 2024. `optax.contrib.ademamix`
         takes schedules for `b3` and `alpha` in place of `warmup`; torch and keras have none.
     """
-    m, v = scale_by_corrected_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
-    n = scale_by_ewa_of_share(share_of_growing_half_life(b1, b3, warmup), first(storage), decay=b3)
+    m, v = scale_by_corrected_ewa(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
+    n = scale_by_ewa_of_share(share_of_growing_half_life(b1, b3, warmup), first_moment(storage), decay=b3)
     both = add(m, optax.chain(n, optax.scale_by_schedule(growing(alpha, warmup))))
     step = scale_by_rms(v, eps, eps_root=eps_root, numerator=both)
-    return descent(learning_rate, step, add_decayed_weights(weight_decay, mask))
+    return optimizer(step, add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate))
 
 
 @checked
 def adan(
     learning_rate: Rate, b1: Decay = 0.98, b2: Decay = 0.92, b3: Decay = 0.99, eps: Epsilon = 1e-8,
-    eps_root: Epsilon = 0.0, weight_decay: WeightDecay = 0.0, mask: Mask = None, *, storage: Pair = None,
+    eps_root: Epsilon = 0.0, weight_decay: WeightDecay = 0.0, mask: Mask = None, *, storage: MomentStorages = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""Adan: Nesterov's look ahead by the difference of gradients, in both moments, with proximal weight decay.
 
@@ -578,7 +582,7 @@ def adan(
             storage of unknown name, or no parameters where weights decay.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.adan(0.1, eps=0.0)
         >>> w = jnp.array([0.0])
@@ -591,10 +595,10 @@ def adan(
         1 writes $1 - \beta$ for each decay, and begins with the first gradient where its code corrects the bias, as
         here.
     """
-    m, v = scale_by_corrected_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, first(storage, 1))
-    n, d = scale_by_corrected_ewa(b3, second(storage)), difference(first(storage))
+    m, v = scale_by_corrected_ewa(b1, first_moment(storage)), scale_by_corrected_ewa(b2, first_moment(storage, which=1))
+    n, d = scale_by_corrected_ewa(b3, second_moment(storage)), difference(first_moment(storage))
     numerator = add(optax.chain(take(0), m), optax.chain(take(1), v, optax.scale(b2)))
     ahead = optax.chain(combine(1, b2), root_mean_square(n, eps, eps_root=eps_root))
     last = proximal_weight_decay(learning_rate, weight_decay, mask)
     # The guard is the second, so that what is kept is the gradient itself: a copy less.
-    return wide_chain(beside(d), saturate(power=2, terms=3), divide(numerator, ahead), last)
+    return optimizer(beside(d), saturate(power=2, terms=3), divide(numerator, ahead), last, guard=None)

@@ -20,16 +20,16 @@ from ewa_optax.pieces._layerwise import (
     scale_by_trust_ratio,
 )
 from ewa_optax.pieces._learning_rate import scale_by_learning_rate, scale_once
-from ewa_optax.pieces._optimizer import descent, saturate_norm, wide_chain
+from ewa_optax.pieces._optimizer import optimizer, saturate_norm
 from ewa_optax.pieces._rms import scale_by_rms
 from ewa_optax.pieces._weight_decay import Mask, WeightDecay, add_decayed_weights
-from ewa_optax.storage._argument import Chosen, Pair, first, for_gradients, second
+from ewa_optax.storage._argument import MomentStorages, StorageLike, first_moment, for_gradients, second_moment
 
 
 @checked
 def lars(
     learning_rate: Rate, weight_decay: WeightDecay = 0.0, mask: Mask = None, *,
-    trust_coefficient: TrustCoefficient = 0.001, momentum: Decay = 0.9, storage: Chosen = None,
+    trust_coefficient: TrustCoefficient = 0.001, momentum: Decay = 0.9, storage: StorageLike = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""LARS: momentum whose step in each array is a share of the norm of its parameters, with coupled weight decay.
 
@@ -64,7 +64,7 @@ def lars(
             unknown name, or no parameters.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.lars(1.0, trust_coefficient=0.1)
         >>> w = jnp.array([3.0, 4.0])
@@ -77,13 +77,13 @@ def lars(
     """
     ratio = scale_by_trust_ratio(trust_coefficient, weight_decay, mask)
     v, k = scale_by_ewa(momentum, for_gradients(storage)), 1 / shares(momentum)[1]
-    return wide_chain(saturate_norm(), ratio, scale_once(scale_by_learning_rate(learning_rate), optax.scale(k)), v)
+    return optimizer(ratio, scale_once(scale_by_learning_rate(learning_rate), optax.scale(k)), v, guard=saturate_norm())
 
 
 @checked
 def novograd(
     learning_rate: Rate, b1: Decay = 0.95, b2: Decay = 0.98, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0,
-    weight_decay: WeightDecay = 0.0, mask: Mask = None, *, storage: Chosen = None,
+    weight_decay: WeightDecay = 0.0, mask: Mask = None, *, storage: StorageLike = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""NovoGrad: a sum of gradients, each array's divided by the average of its squared norm, and of decays.
 
@@ -113,7 +113,7 @@ def novograd(
             storage of unknown name, or no parameters where weights decay.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.novograd(0.1)
         >>> w = jnp.array([0.0, 0.0])
@@ -129,13 +129,14 @@ def novograd(
     step = scale_by_rms(v, eps, eps_root=eps_root, numerator=saturate_norm())
     m, once = scale_by_ewa(b1, for_gradients(storage)), optax.scale(1 / shares(b1)[1])
     decayed = add_decayed_weights(weight_decay, mask)
-    return descent(learning_rate, step, decayed, m, once=once, guard=optax.identity())
+    rate = scale_once(scale_by_learning_rate(learning_rate), once)
+    return optimizer(step, decayed, m, rate, guard=optax.identity())
 
 
 @checked
 def lamb(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-6, eps_root: Epsilon = 0.0,
-    weight_decay: WeightDecay = 0.0, mask: Mask = None, *, storage: Pair = None,
+    weight_decay: WeightDecay = 0.0, mask: Mask = None, *, storage: MomentStorages = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""LAMB: AdamW whose step in each array is as long as its parameters.
 
@@ -167,7 +168,7 @@ def lamb(
             storage of unknown name, or no parameters.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.lamb(0.1, eps=0.0)
         >>> w = jnp.array([3.0, 4.0])
@@ -180,9 +181,10 @@ def lamb(
         identity. `optax.lamb` has the same arguments in the same order; In `keras.optimizers.Lamb` weight decay is
         outside of the ratio; torch has none.
     """
-    m, v = scale_by_corrected_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
+    m, v = scale_by_corrected_ewa(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
     step = scale_by_rms(v, eps, eps_root=eps_root, numerator=m)
-    return descent(learning_rate, step, add_decayed_weights(weight_decay, mask), scale_by_trust_ratio())
+    rate = scale_by_learning_rate(learning_rate)
+    return optimizer(step, add_decayed_weights(weight_decay, mask), scale_by_trust_ratio(), rate)
 
 
 @checked
@@ -221,7 +223,7 @@ def adafactor(
             less, or no parameters.
         TypeError: an argument that is no number (or schedule).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.adafactor()
         >>> w = jnp.array([[1.0, 1.0]])
@@ -234,4 +236,4 @@ def adafactor(
     """
     v = of_rows_and_columns(scale_by_ewa_of_share(share_of_power(decay_rate)), eps_root)
     clip, scale = clip_by_rms(clipping_threshold), scale_by_parameter_rms(min_scale)
-    return descent(learning_rate, scale_by_rms(v, 0.0), clip, scale)
+    return optimizer(scale_by_rms(v, 0.0), clip, scale, scale_by_learning_rate(learning_rate))

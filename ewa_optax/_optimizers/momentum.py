@@ -11,10 +11,10 @@ from ewa_optax._checks import Decay, OpenDecay, Rate, checked
 from ewa_optax._numerics import shares
 from ewa_optax.pieces._averages import scale_by_ewa
 from ewa_optax.pieces._combining import beside, combine
-from ewa_optax.pieces._learning_rate import scale_by_learning_rate
-from ewa_optax.pieces._optimizer import descent, saturate, wide_chain
+from ewa_optax.pieces._learning_rate import scale_by_learning_rate, scale_once
+from ewa_optax.pieces._optimizer import optimizer, saturate
 from ewa_optax.pieces._weight_decay import Mask, WeightDecay, add_decayed_weights
-from ewa_optax.storage._argument import Chosen, for_gradients
+from ewa_optax.storage._argument import StorageLike, for_gradients
 
 
 @checked
@@ -31,7 +31,7 @@ def gradient_descent(learning_rate: Rate) -> optax.GradientTransformation:
         ValueError: a learning rate that is negative or not finite.
         TypeError: a learning rate that is neither a number nor a schedule.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.gradient_descent(0.1)
         >>> u, state = optimizer.update(jnp.array([2.0]), optimizer.init(jnp.zeros(1)))
@@ -41,11 +41,11 @@ def gradient_descent(learning_rate: Rate) -> optax.GradientTransformation:
     Reference:
         Cauchy, 1847; with mini-batches, Robbins and Monro, 1951. Same as `optax.sgd(learning_rate)`.
     """
-    return wide_chain(scale_by_learning_rate(learning_rate))
+    return optimizer(scale_by_learning_rate(learning_rate), guard=None)
 
 
 @checked
-def momentum(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
+def momentum(learning_rate: Rate, decay: Decay = 0.9, *, storage: StorageLike = None) -> optax.GradientTransformation:
     r"""Gradient descent with momentum, in the form of an average, without bias correction.
 
     $$v_t = \beta v_{t-1} + (1 - \beta) g_t, \qquad W \leftarrow W - \alpha v_t$$
@@ -64,7 +64,7 @@ def momentum(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = None)
         ValueError: a learning rate that is negative or not finite, a decay outside [0, 1), or an unknown storage.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.momentum(1.0, decay=0.5)
         >>> u, state = optimizer.update(jnp.array([2.0]), optimizer.init(jnp.zeros(1)))
@@ -75,11 +75,12 @@ def momentum(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = None)
         Polyak, 1964. The same path as `heavy_ball`, `optax.sgd(momentum=decay)` and `torch.optim.SGD` at $1-\beta$
         times this learning rate.
     """
-    return descent(learning_rate, scale_by_ewa(decay, for_gradients(storage)), guard=saturate())
+    rate = scale_by_learning_rate(learning_rate)
+    return optimizer(scale_by_ewa(decay, for_gradients(storage)), rate, guard=saturate())
 
 
 @checked
-def heavy_ball(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
+def heavy_ball(learning_rate: Rate, decay: Decay = 0.9, *, storage: StorageLike = None) -> optax.GradientTransformation:
     r"""Momentum in the form of a sum: `momentum` without the $1 - \beta$.
 
     $$v_t = \beta v_{t-1} + g_t, \qquad W \leftarrow W - \alpha v_t$$
@@ -98,7 +99,7 @@ def heavy_ball(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = Non
         ValueError: a learning rate that is negative or not finite, a decay outside [0, 1), or an unknown storage.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.heavy_ball(1.0, decay=0.5)
         >>> u, state = optimizer.update(jnp.array([2.0]), optimizer.init(jnp.zeros(1)))
@@ -109,11 +110,11 @@ def heavy_ball(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = Non
         Polyak, 1964. Same as `optax.sgd(learning_rate, momentum=decay)` and `torch.optim.SGD`.
     """
     m, k = scale_by_ewa(decay, for_gradients(storage)), 1 / shares(decay)[1]
-    return descent(learning_rate, m, once=optax.scale(k), guard=saturate(terms=k))
+    return optimizer(m, scale_once(scale_by_learning_rate(learning_rate), optax.scale(k)), guard=saturate(terms=k))
 
 
 @checked
-def nesterov(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
+def nesterov(learning_rate: Rate, decay: Decay = 0.9, *, storage: StorageLike = None) -> optax.GradientTransformation:
     r"""Nesterov's momentum: `heavy_ball` that looks a step ahead.
 
     $$v_t = \beta v_{t-1} + g_t, \qquad W \leftarrow W - \alpha (g_t + \beta v_t)$$
@@ -132,7 +133,7 @@ def nesterov(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = None)
         ValueError: a learning rate that is negative or not finite, a decay outside [0, 1), a storage of unknown name.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.nesterov(1.0, decay=0.5)
         >>> u, state = optimizer.update(jnp.array([2.0]), optimizer.init(jnp.zeros(1)))
@@ -145,11 +146,12 @@ def nesterov(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = None)
         and `torch.optim.SGD(nesterov=True)`; keras sums learning rates with the gradients.
     """
     m, k = scale_by_ewa(decay, for_gradients(storage)), 1 / shares(decay)[1]
-    return descent(learning_rate, beside(m), combine(1, k * decay), guard=saturate(terms=k))
+    rate = scale_by_learning_rate(learning_rate)
+    return optimizer(beside(m), combine(1, k * decay), rate, guard=saturate(terms=k))
 
 
 @checked
-def signum(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = None) -> optax.GradientTransformation:
+def signum(learning_rate: Rate, decay: Decay = 0.9, *, storage: StorageLike = None) -> optax.GradientTransformation:
     r"""Signum: steps of one size, in the direction of the average's sign.
 
     $$m_t = \beta m_{t-1} + (1 - \beta) g_t, \qquad W \leftarrow W - \alpha\, \mathrm{sign}(m_t)$$
@@ -169,7 +171,7 @@ def signum(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = None) -
         ValueError: a learning rate that is negative or not finite, a decay outside [0, 1), a storage of unknown name.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.signum(0.1)
         >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
@@ -181,13 +183,13 @@ def signum(learning_rate: Rate, decay: Decay = 0.9, *, storage: Chosen = None) -
         decay of 0 gives signSGD, `optax.sign_sgd`.
     """
     m = scale_by_ewa(decay, for_gradients(storage))
-    return descent(learning_rate, m, optax.scale_by_sign(), guard=saturate())
+    return optimizer(m, optax.scale_by_sign(), scale_by_learning_rate(learning_rate), guard=saturate())
 
 
 @checked
 def lion(
     learning_rate: Rate, b1: Decay = 0.9, b2: OpenDecay = 0.99, weight_decay: WeightDecay = 1e-3, mask: Mask = None, *,
-    storage: Chosen = None,
+    storage: StorageLike = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""Lion: `signum` that hands on one interpolation and keeps another, with decoupled weight decay.
 
@@ -219,7 +221,7 @@ def lion(
             outside (0, 1), a storage of unknown name, or no parameters.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.lion(0.1, weight_decay=0.5)
         >>> w = jnp.array([1.0])
@@ -233,4 +235,5 @@ def lion(
     """
     m, c = scale_by_ewa(b2, for_gradients(storage)), combine(1 - b1 / b2, b1 / b2)
     decayed = add_decayed_weights(weight_decay, mask)
-    return descent(learning_rate, beside(m), c, optax.scale_by_sign(), decayed, guard=saturate())
+    rate = scale_by_learning_rate(learning_rate)
+    return optimizer(beside(m), c, optax.scale_by_sign(), decayed, rate, guard=saturate())

@@ -10,14 +10,19 @@ from ewa_optax._numerics import shares
 from ewa_optax.pieces._averages import scale_by_corrected_ewa, scale_by_ewa, scale_by_past_rms
 from ewa_optax.pieces._combining import beside, combine, divide, take
 from ewa_optax.pieces._learning_rate import scale_by_learning_rate, scale_once
-from ewa_optax.pieces._optimizer import descent, saturate, wide_chain
+from ewa_optax.pieces._optimizer import optimizer, saturate
 from ewa_optax.pieces._rms import root_mean_square, scale_by_rms
-from ewa_optax.storage._argument import Chosen, Pair, first, for_squares, second
+from ewa_optax.storage._argument import MomentStorages, StorageLike, first_moment, for_squares, second_moment
 
 
 @checked
 def rmsprop(
-    learning_rate: Rate, decay: Decay = 0.9, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0, *, storage: Chosen = None
+    learning_rate: Rate,
+    decay: Decay = 0.9,
+    eps: Epsilon = 1e-8,
+    eps_root: Epsilon = 0.0,
+    *,
+    storage: StorageLike = None,
 ) -> optax.GradientTransformation:
     r"""RMSprop: gradients divided by the root of the average of their squares.
 
@@ -40,7 +45,7 @@ def rmsprop(
         ValueError: a learning rate or eps negative or not finite, a decay outside [0, 1), or an unknown storage.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.rmsprop(0.1, decay=0.75)
         >>> u, state = optimizer.update(jnp.array([300.0]), optimizer.init(jnp.zeros(1)))
@@ -52,12 +57,12 @@ def rmsprop(
         (`eps_in_sqrt=True`), `torch.optim.RMSprop` outside, with a decay of 0.99.
     """
     s = scale_by_ewa(decay, for_squares(storage))
-    return descent(learning_rate, scale_by_rms(s, eps, eps_root=eps_root))
+    return optimizer(scale_by_rms(s, eps, eps_root=eps_root), scale_by_learning_rate(learning_rate))
 
 
 @checked
 def adadelta(
-    learning_rate: Rate = 1.0, decay: Decay = 0.95, eps: Epsilon = 1e-6, *, storage: Chosen = None
+    learning_rate: Rate = 1.0, decay: Decay = 0.95, eps: Epsilon = 1e-6, *, storage: StorageLike = None
 ) -> optax.GradientTransformation:
     r"""AdaDelta: RMSprop whose step is as long as its steps were before, so that no learning rate need be chosen.
 
@@ -88,7 +93,7 @@ def adadelta(
             name.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.adadelta(eps=1e-4)
         >>> u, state = optimizer.update(jnp.array([300.0, -2.0]), optimizer.init(jnp.zeros(2)))
@@ -99,12 +104,12 @@ def adadelta(
         Zeiler, "ADADELTA: an adaptive learning rate method", 2012.
     """
     s, e = scale_by_ewa(decay, for_squares(storage)), scale_by_past_rms(decay, eps, for_squares(storage))
-    return descent(learning_rate, scale_by_rms(s, 0.0, eps_root=eps), e)
+    return optimizer(scale_by_rms(s, 0.0, eps_root=eps), e, scale_by_learning_rate(learning_rate))
 
 
 @checked
 def laprop(
-    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-15, *, storage: Pair = None
+    learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.999, eps: Epsilon = 1e-15, *, storage: MomentStorages = None
 ) -> optax.GradientTransformation:
     r"""LaProp: an average of RMSprop's steps, where Adam divides an average of gradients.
 
@@ -129,7 +134,7 @@ def laprop(
             name.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.laprop(0.1)
         >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
@@ -140,15 +145,15 @@ def laprop(
         Ziyin, Wang and Ueda, "LaProp: separating momentum and adaptivity in Adam", 2020. optax, torch and keras have
         none.
     """
-    m, v = scale_by_corrected_ewa(b1, first(storage)), scale_by_corrected_ewa(b2, second(storage))
-    return descent(learning_rate, scale_by_rms(v, eps), m)
+    m, v = scale_by_corrected_ewa(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
+    return optimizer(scale_by_rms(v, eps), m, scale_by_learning_rate(learning_rate))
 
 
 @checked
 def rmsprop_momentum(
     learning_rate: Rate, decay: Decay = 0.9, eps: Epsilon = 1e-8, eps_root: Epsilon = 0.0,
     momentum: Decay = 0.9, *,
-    storage: Pair = None,
+    storage: MomentStorages = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""RMSprop with momentum: its steps add up, as those of `heavy_ball`.
 
@@ -180,7 +185,7 @@ def rmsprop_momentum(
             name.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.rmsprop_momentum(0.1, decay=0.75)
         >>> u, state = optimizer.update(jnp.array([300.0]), optimizer.init(jnp.zeros(1)))
@@ -190,16 +195,17 @@ def rmsprop_momentum(
     Reference:
         Tieleman and Hinton, "Lecture 6.5: rmsprop", 2012, which names it; the sum is that of Polyak, 1964.
     """
-    s, v = scale_by_ewa(decay, second(storage)), scale_by_ewa(momentum, first(storage))
+    s, v = scale_by_ewa(decay, second_moment(storage)), scale_by_ewa(momentum, first_moment(storage))
     once = optax.scale(1 / shares(momentum)[1])
-    return descent(learning_rate, scale_by_rms(s, eps, eps_root=eps_root), v, once=once)
+    rate = scale_once(scale_by_learning_rate(learning_rate), once)
+    return optimizer(scale_by_rms(s, eps, eps_root=eps_root), v, rate)
 
 
 @checked
 def rmsprop_centered(
     learning_rate: Rate, decay: OpenDecay = 0.95, eps: Epsilon = 0.0, eps_root: Epsilon = 1e-4,
     momentum: Decay = 0.9, *,
-    storage: Pair = None,
+    storage: MomentStorages = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""RMSprop with momentum, divided by the standard deviation of gradients instead of their size.
 
@@ -236,7 +242,7 @@ def rmsprop_centered(
             outside [0, 1), or a storage of unknown name.
         TypeError: an argument that is no number (or schedule), or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.rmsprop_centered(0.1, decay=0.5, eps_root=0.0)
         >>> u, state = optimizer.update(jnp.array([300.0]), optimizer.init(jnp.zeros(1)))
@@ -246,8 +252,8 @@ def rmsprop_centered(
     Reference:
         Graves, "Generating sequences with recurrent neural networks", 2013, equations 38 to 45.
     """
-    m, v = scale_by_ewa(decay, first(storage)), scale_by_ewa(momentum, first(storage, 1))
-    variance = optax.chain(scale_by_ewa(decay, second(storage)), optax.scale(1 / decay))
+    m, v = scale_by_ewa(decay, first_moment(storage)), scale_by_ewa(momentum, first_moment(storage, which=1))
+    variance = optax.chain(scale_by_ewa(decay, second_moment(storage)), optax.scale(1 / decay))
     deviation = optax.chain(combine(1, -1), root_mean_square(variance, eps, eps_root=eps_root))
     rate = scale_once(scale_by_learning_rate(learning_rate), optax.scale(1 / shares(momentum)[1]))
-    return wide_chain(saturate(power=2, terms=2), beside(m), divide(take(0), deviation), rate, v)
+    return optimizer(beside(m), divide(take(0), deviation), rate, v, guard=saturate(power=2, terms=2))

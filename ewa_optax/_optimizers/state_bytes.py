@@ -19,7 +19,7 @@ def state_bytes(optimizer: optax.GradientTransformation, params: optax.Params) -
     Raises:
         TypeError: `optimizer` is no transformation, or it can't make a state for `params`.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, ewa_optax
         >>> params = {"w": jax.ShapeDtypeStruct((1000, 1000), jnp.float32)}
         >>> for storage in (None, "bfloat16", "8bit"):

@@ -91,7 +91,7 @@ def curvature(
             than those need, a number outside its range, a function whose value is no scalar, a point without numbers.
         TypeError: a function or a point that is none, a value that is not real, a count that is no integer.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import landscapes
         >>> found = landscapes.curvature(landscapes.saddle(), jnp.zeros(2))

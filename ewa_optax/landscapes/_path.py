@@ -46,7 +46,7 @@ def path(optimizer: optax.GradientTransformation, function: Callable[[Any], Any]
         ValueError: a function whose value is no scalar, a start without numbers, or no step.
         TypeError: an optimizer, a function or a start that is none, or a value that is not real.
 
-    Example:
+    Examples:
         >>> import jax, ewa_optax
         >>> from ewa_optax import landscapes
         >>> ravine = landscapes.ravine(20.0)

@@ -64,7 +64,7 @@ def ravine(condition: Condition = 20.0, *, dimensions: int = 2) -> Surface:
         ValueError: a number outside its range.
         TypeError: `condition` is no number, or `dimensions` no integer.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from ewa_optax import landscapes
         >>> surface = landscapes.ravine(20.0)
@@ -106,7 +106,7 @@ def saddle(quartic: Quartic = 0.0, *, dimensions: int = 2) -> Surface:
         ValueError: a number outside its range.
         TypeError: `quartic` is no number, or `dimensions` no integer.
 
-    Example:
+    Examples:
         >>> from ewa_optax import landscapes
         >>> surface = landscapes.saddle(quartic=0.25)
         >>> print(surface.minimum, surface(surface.minimum))
@@ -145,7 +145,7 @@ def plateau(width: Positive = 1.0, *, dimensions: int = 2) -> Surface:
         ValueError: a number outside its range.
         TypeError: `width` is no number, or `dimensions` no integer.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from ewa_optax import landscapes
         >>> surface = landscapes.plateau()
@@ -184,7 +184,7 @@ def rosenbrock(steepness: Positive = 100.0, *, dimensions: int = 2) -> Surface:
         ValueError: a number outside its range.
         TypeError: `steepness` is no number, or `dimensions` no integer.
 
-    Example:
+    Examples:
         >>> from ewa_optax import landscapes
         >>> surface = landscapes.rosenbrock()
         >>> print(surface.minimum, f"{surface(surface.start):.1f}")

@@ -86,7 +86,7 @@ def suggest_batch_size(num_examples: int, *, example_bytes: int | None = None, m
         ValueError: a number below 1, or an example larger than the memory.
         TypeError: a number that is no integer.
 
-    Example:
+    Examples:
         >>> from ewa_optax import minibatch
         >>> print(minibatch.suggest_batch_size(1500), minibatch.suggest_batch_size(5_000_000))
         1500 512
@@ -156,7 +156,7 @@ def find_batch_size(
             `ewa_optax.fit` raises of data and loss.
         TypeError: `key` is no key, or a batch size no integer.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, numpy as np, ewa_optax
         >>> from ewa_optax import minibatch
         >>> x = np.random.default_rng(0).standard_normal((400, 3), np.float32)

@@ -77,7 +77,7 @@ def epoch(
             or shapes depend on the size of the batch; `loop="python"` inside of `jax.jit`.
         TypeError: `batch_size`, `epoch` or `shards` is no integer, `key` no key, or a leaf of `data` no array.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from ewa_optax import minibatch
         >>> def step(total, batch):

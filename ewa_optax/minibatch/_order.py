@@ -90,7 +90,7 @@ def order(
         TypeError: `num_examples` or `epoch` is no integer, or `key` no key.
         IndexError: (of the order) a position outside 0 to $n - 1$, unless it is traced.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from ewa_optax import minibatch
         >>> order = minibatch.order(5_000_000, key=jax.random.key(0), epoch=3)

@@ -82,7 +82,7 @@ def train(
         TypeError: a cost that is not real, or comes with an `aux` and no `has_aux` (or the other way round); `epochs`
             or `batch_size` is no integer, or `key` no key.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, ewa_optax
         >>> from ewa_optax import minibatch
         >>> x = jax.random.normal(jax.random.key(0), (1000, 3))

@@ -20,14 +20,13 @@ from ewa_optax._numerics import (
     increment,
     is_just,
     lerp,
-    narrow,
     real_like,
     shares,
     squared_magnitude,
-    widen,
 )
-from ewa_optax._trees import Leafwise, map_leaves
-from ewa_optax.storage._argument import Chosen, resolve
+from ewa_optax._trees import Leafwise
+from ewa_optax.pieces._recursion import advanced, averaging, moved
+from ewa_optax.storage._argument import StorageLike, resolve
 from ewa_optax.storage._encoding import Keeper, zeros_like
 from ewa_optax.storage._formats import Storage
 
@@ -68,7 +67,7 @@ def scale_by_ewa(decay: Decay, storage: Storage | str | None = None) -> optax.Gr
         TypeError: `decay` is no number, or `storage` no storage; a parameter or an update is neither float nor
             complex, or an update is complex where the parameter is real.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> average = ewa_optax.scale_by_ewa(0.98)
         >>> state = average.init(jnp.zeros(()))
@@ -97,7 +96,7 @@ def scale_by_ewa(decay: Decay, storage: Storage | str | None = None) -> optax.Gr
 
 
 @checked
-def scale_by_corrected_ewa(decay: Decay, storage: Chosen = None) -> optax.GradientTransformation:
+def scale_by_corrected_ewa(decay: Decay, storage: StorageLike = None) -> optax.GradientTransformation:
     r"""`chain(scale_by_ewa(decay), bias_correct(decay))` as one recursion, equal up to rounding.
 
     $$\hat v_t = \hat v_{t-1} + \frac{1 - \beta}{1 - \beta^t} (g_t - \hat v_{t-1})$$
@@ -115,7 +114,7 @@ def scale_by_corrected_ewa(decay: Decay, storage: Chosen = None) -> optax.Gradie
         ValueError: a decay outside [0, 1), or a storage of unknown name.
         TypeError: a decay that is no number, or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> average = pieces.scale_by_corrected_ewa(0.98)
@@ -127,12 +126,12 @@ def scale_by_corrected_ewa(decay: Decay, storage: Chosen = None) -> optax.Gradie
         Kingma and Ba, "Adam: a method for stochastic optimization", 2015, section 3.
     """
     at = functools.partial(corrected_shares, decay)
-    return recursion("corrected", Leafwise(moved, decay), storage, decay, at=at)
+    return averaging("corrected", Leafwise(moved, decay), storage, decay, at=at)
 
 
 @checked
 def scale_by_ewa_of_share(
-    share: Callable[[jax.Array], jax.Array], storage: Chosen = None, *, decay: FadingDecay = 1.0
+    share: Callable[[jax.Array], jax.Array], storage: StorageLike = None, *, decay: FadingDecay = 1.0
 ) -> optax.GradientTransformation:
     r"""An average in which the share of the newest value changes with time.
 
@@ -154,7 +153,7 @@ def scale_by_ewa_of_share(
         ValueError: a decay outside [0, 1], or a storage of unknown name.
         TypeError: a share that is no function, a decay that is no number, or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> mean = pieces.scale_by_ewa_of_share(lambda t: 1 / t)
@@ -177,11 +176,11 @@ def scale_by_ewa_of_share(
         newest = share(step.astype(float))
         return 1 - newest, newest
 
-    return recursion("of share", Leafwise(moved, decay), storage, decay, at=at)
+    return averaging("of share", Leafwise(moved, decay), storage, decay, at=at)
 
 
 @checked
-def running_max(decay: FadingDecay = 1.0, storage: Chosen = None) -> optax.GradientTransformation:
+def running_max(decay: FadingDecay = 1.0, storage: StorageLike = None) -> optax.GradientTransformation:
     r"""The largest so far of values that are never negative, such as squares; it may fade.
 
     $$v_t = \max(\beta v_{t-1}, x_t)$$
@@ -197,7 +196,7 @@ def running_max(decay: FadingDecay = 1.0, storage: Chosen = None) -> optax.Gradi
         ValueError: a decay outside [0, 1], or a storage of unknown name.
         TypeError: a decay that is no number, or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> largest = pieces.running_max(0.5)
@@ -210,11 +209,11 @@ def running_max(decay: FadingDecay = 1.0, storage: Chosen = None) -> optax.Gradi
     Reference:
         Kingma and Ba, "Adam", 2015, section 7.1 (AdaMax); Reddi et al., "On the convergence of Adam and beyond", 2018.
     """
-    return recursion("maximum", Leafwise(_larger, decay), storage, decay)
+    return averaging("maximum", Leafwise(_larger, decay), storage, decay)
 
 
 @checked
-def scale_by_additive_ewa(decay: Decay, storage: Chosen = None) -> optax.GradientTransformation:
+def scale_by_additive_ewa(decay: Decay, storage: StorageLike = None) -> optax.GradientTransformation:
     r"""An average of squares that falls no faster than it rises: it moves by the new value, not by the difference.
 
     $$v_t = v_{t-1} - (1 - \beta)\, \mathrm{sign}(v_{t-1} - x_t)\, x_t$$
@@ -230,7 +229,7 @@ def scale_by_additive_ewa(decay: Decay, storage: Chosen = None) -> optax.Gradien
         ValueError: a decay outside [0, 1), or a storage of unknown name.
         TypeError: a decay that is no number, or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> average = pieces.scale_by_additive_ewa(0.5)
@@ -243,10 +242,10 @@ def scale_by_additive_ewa(decay: Decay, storage: Chosen = None) -> optax.Gradien
     Reference:
         Zaheer et al., "Adaptive methods for nonconvex optimization", 2018 (Yogi).
     """
-    return recursion("additive", Leafwise(_moved_by_value, decay), storage, decay)
+    return averaging("additive", Leafwise(_moved_by_value, decay), storage, decay)
 
 
-def difference(storage: Chosen = None) -> optax.GradientTransformation:
+def difference(storage: StorageLike = None) -> optax.GradientTransformation:
     r"""How the update differs from the one before: $g_t - g_{t-1}$, and 0 at the first step.
 
     Args:
@@ -259,7 +258,7 @@ def difference(storage: Chosen = None) -> optax.GradientTransformation:
         ValueError: a storage of unknown name.
         TypeError: no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> change = pieces.difference()
@@ -272,11 +271,11 @@ def difference(storage: Chosen = None) -> optax.GradientTransformation:
     Reference:
         Xie et al., "Adan: adaptive Nesterov momentum algorithm", 2022.
     """
-    return recursion("difference", Leafwise(_differed), storage, 0.0)
+    return averaging("difference", Leafwise(_differed), storage, 0.0)
 
 
 @checked
-def scale_by_past_rms(decay: Decay, eps: Epsilon = 1e-6, storage: Chosen = None) -> optax.GradientTransformation:
+def scale_by_past_rms(decay: Decay, eps: Epsilon = 1e-6, storage: StorageLike = None) -> optax.GradientTransformation:
     r"""Multiplies by the root mean square of what left before: a size that the updates find by themselves.
 
     $$u_t = \sqrt{e_{t-1} + \varepsilon}\, g_t, \qquad e_t = \beta e_{t-1} + (1 - \beta) u_t^2$$
@@ -293,7 +292,7 @@ def scale_by_past_rms(decay: Decay, eps: Epsilon = 1e-6, storage: Chosen = None)
         ValueError: a decay outside [0, 1), an eps that is negative or not finite, or a storage of unknown name.
         TypeError: one of them is no number, or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> scale = pieces.scale_by_past_rms(0.5, eps=4.0)
@@ -307,7 +306,7 @@ def scale_by_past_rms(decay: Decay, eps: Epsilon = 1e-6, storage: Chosen = None)
     Reference:
         Zeiler, "ADADELTA: an adaptive learning rate method", 2012.
     """
-    return recursion("past", Leafwise(_scaled_by_past, decay, eps), storage, decay, real_like)
+    return averaging("past", Leafwise(_scaled_by_past, decay, eps), storage, decay, real_like)
 
 
 def _larger(decay, average, value, step):
@@ -336,69 +335,3 @@ def _scaled_by_past(decay, eps, average, value, step):
     del step
     out = jnp.sqrt(average + jnp.asarray(eps, average.dtype)).astype(value.dtype) * value
     return lerp(average, squared_magnitude(out), decay, *shares(decay)), out
-
-
-Advance = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, jax.Array]]
-
-
-class RecursionState(NamedTuple):
-    """The number of updates so far, int32, and the average (or maximum, or last value) of each leaf, as it is kept."""
-
-    step: jax.Array
-    average: Any
-
-
-def recursion(
-    name: str,
-    advance: Advance,
-    storage: Chosen,
-    decay: Number,
-    like: Callable[[Any], Any] = lambda p: p,
-    at: Callable[[jax.Array], Any] = lambda step: step,
-) -> optax.GradientTransformation:
-    """What `advance(average, update, at(step))` gives for each leaf: what is kept of it, and what leaves.
-
-    Arithmetic is in float32 or wider, the first step is 1, averages start at 0. The name and the decay of a recursion
-    tell its random rounding apart from that of others. `like` makes of a parameter what the average is like, and `at`
-    of a step what `advance` needs of it, once for all leaves.
-    """
-    keeper = Keeper(resolve(storage), name)
-
-    def init(params):
-        return RecursionState(jnp.zeros([], jnp.int32), keeper.init(zeros_like(jax.tree.map(like, params))))
-
-    def update(updates, state, params=None):
-        del params
-        trees, step = keeper.trees(state.average), increment(state.step)
-        out, average = advanced(advance, at(step), updates, trees, keeper, step, decay)
-        return out, RecursionState(step, average)
-
-    return optax.GradientTransformation(init, update)
-
-
-def advanced(
-    advance: Advance,
-    at_step: Any,
-    updates: Any,
-    trees: tuple[Any, ...],
-    keeper: Keeper,
-    step: jax.Array | None,
-    decay: Number,
-) -> tuple[Any, Any]:
-    """What leaves at a step, in the dtypes of the updates, and what is kept."""
-    both = map_leaves(Leafwise(_advanced, advance, keeper, at_step), updates, *trees)
-    fresh, out = (map_leaves(lambda _, pair, i=i: pair[i], updates, both) for i in (0, 1))
-    return out, keeper.encode(fresh, trees, step, decay)
-
-
-def moved(
-    decay: Number, average: jax.Array, value: jax.Array, past_and_newest: tuple[Number, Number]
-) -> tuple[jax.Array, jax.Array]:
-    """An average and what leaves, which is the same, by the shares of the past and of the newest value."""
-    fresh = lerp(average, value, decay, *past_and_newest)
-    return fresh, fresh
-
-
-def _advanced(advance, keeper, at_step, u, *arrays):
-    fresh, out = advance(keeper.decode(jnp.shape(u), *arrays), widen(u), at_step)
-    return fresh, narrow(out, jnp.result_type(u))

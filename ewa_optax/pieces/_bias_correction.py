@@ -4,9 +4,6 @@ Everything else in the library is an expression over these: momentum is an avera
 root of an average of squares, Adam does both.
 """
 
-from typing import NamedTuple
-
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -14,15 +11,9 @@ from ewa_optax._checks import Decay, checked
 from ewa_optax._numerics import increment, narrow, shares, weight_sum, widen
 from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.pieces._averages import scale_by_ewa
-from ewa_optax.pieces._combining import add
+from ewa_optax.pieces._combining import add, by_step
 from ewa_optax.pieces._learning_rate import scale_once
-from ewa_optax.storage._argument import Chosen
-
-
-class BiasCorrectState(NamedTuple):
-    """The number of averages corrected so far, int32."""
-
-    step: jax.Array
+from ewa_optax.storage._argument import StorageLike
 
 
 @checked
@@ -44,7 +35,7 @@ def bias_correct(decay: Decay) -> optax.GradientTransformation:
         ValueError: `decay` outside [0, 1), or an array that is no scalar.
         TypeError: `decay` is no number, or an update is neither float nor complex.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax, ewa_optax
         >>> average = optax.chain(ewa_optax.scale_by_ewa(0.98), ewa_optax.bias_correct(0.98))
         >>> state = average.init(jnp.zeros(()))
@@ -72,7 +63,7 @@ def bias_correct_ahead(decay: Decay) -> optax.GradientTransformation:
         ValueError: `decay` outside [0, 1), or an array that is no scalar.
         TypeError: `decay` is no number, or an update is neither float nor complex.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> correct = pieces.bias_correct_ahead(0.5)
@@ -86,17 +77,12 @@ def bias_correct_ahead(decay: Decay) -> optax.GradientTransformation:
 
 
 def _correct(decay, ahead):
-    def init(params):
+    def corrected(updates, step, params):
         del params
-        return BiasCorrectState(jnp.zeros([], jnp.int32))
-
-    def update(updates, state, params=None):
-        del params
-        step = increment(state.step)
         total = weight_sum(decay, increment(step) if ahead else step)
-        return map_leaves(Leafwise(_divided, total), updates), BiasCorrectState(step)
+        return map_leaves(Leafwise(_divided, total), updates)
 
-    return optax.GradientTransformation(init, update)
+    return by_step(corrected)
 
 
 def _divided(total, v):
@@ -105,7 +91,7 @@ def _divided(total, v):
 
 
 @checked
-def look_ahead(b1: Decay, storage: Chosen = None) -> optax.GradientTransformationExtraArgs:
+def look_ahead(b1: Decay, storage: StorageLike = None) -> optax.GradientTransformationExtraArgs:
     r"""A bias-corrected average as it would be after one more step of the same gradient: Nesterov's, in NAdam.
 
     $$u_t = \beta_1 \frac{m_t}{1 - \beta_1^{t+1}} + (1 - \beta_1) \frac{g_t}{1 - \beta_1^t}, \qquad
@@ -122,7 +108,7 @@ def look_ahead(b1: Decay, storage: Chosen = None) -> optax.GradientTransformatio
         ValueError: a decay outside [0, 1), or a storage of unknown name.
         TypeError: a decay that is no number, or no storage.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> ahead = pieces.look_ahead(0.5)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import Finite, checked, transformation
-from ewa_optax._numerics import is_just, narrow, widen
+from ewa_optax._numerics import increment, is_just, narrow, widen
 from ewa_optax._trees import Leafwise, map_leaves
 
 
@@ -22,10 +22,18 @@ def divided(n: Any, d: Any) -> jax.Array:
 
 
 class Beside(NamedTuple):
-    """An update, and what a piece made of it: two trees of one structure."""
+    """What `beside` hands on: an update, and what a piece made of it, two trees of one structure."""
 
     update: Any
+    """The update, as it came."""
     other: Any
+    """What the piece made of it."""
+
+
+class StepCount(NamedTuple):
+    """The number of updates so far, int32: all that pieces keep that depend on the step alone."""
+
+    step: jax.Array
 
 
 class DivideState(NamedTuple):
@@ -48,7 +56,7 @@ def add(*pieces: optax.GradientTransformation) -> optax.GradientTransformationEx
         ValueError: no piece at all.
         TypeError: what is no transformation.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
         >>> three_times = pieces.add(optax.identity(), optax.scale(2.0))
@@ -90,7 +98,7 @@ def beside(piece: optax.GradientTransformation) -> optax.GradientTransformationE
     Raises:
         TypeError: what is no transformation.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
         >>> both = optax.chain(pieces.beside(optax.scale(2.0)), pieces.combine(1, 1))
@@ -122,7 +130,7 @@ def take(index: int) -> optax.GradientTransformation:
         ValueError: another index.
         TypeError: what comes is not what `beside` hands on.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
         >>> second = optax.chain(pieces.beside(optax.scale(2.0)), pieces.take(1))
@@ -152,7 +160,7 @@ def combine(weight: Finite, other: Finite) -> optax.GradientTransformation:
         ValueError: a weight that is not finite.
         TypeError: a weight that is no number, or what comes is not what `beside` hands on.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
         >>> rest = optax.chain(pieces.beside(optax.scale(0.25)), pieces.combine(1, -1))
@@ -181,7 +189,7 @@ def divide(
     Raises:
         TypeError: what is no transformation.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax
         >>> from ewa_optax import pieces
         >>> sign = pieces.divide(optax.identity(), pieces.root_mean_square(optax.identity(), eps=0.0))
@@ -214,12 +222,32 @@ def quotient(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def by_step(function: Callable[[Any, jax.Array, Any], Any]) -> optax.GradientTransformationExtraArgs:
+    """A piece that keeps the number of steps only: `function(updates, step, params)`, where the first step is 1."""
+
+    def init(params):
+        del params
+        return StepCount(jnp.zeros([], jnp.int32))
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        step = increment(state.step)
+        return function(updates, step, params), StepCount(step)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 def in_float32(piece: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """`piece`, to which updates come in float32 or wider; they leave in the dtype that they came in."""
     inner = optax.with_extra_args_support(piece)
 
     def update(updates, state, params=None, **extra_args):
         wide, state = inner.update(map_leaves(widen, updates), state, params, **extra_args)
+        if isinstance(wide, Beside) and not isinstance(updates, Beside):
+            raise TypeError(
+                "the pieces end with an update and what stands beside it, but must end with one; put take(...), "
+                "combine(...), divide(...) or elementwise(...) behind beside(...)."
+            )
         return map_leaves(_as_it_came, updates, wide), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)

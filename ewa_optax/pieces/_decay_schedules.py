@@ -34,7 +34,7 @@ def share_after_the_first(decay: Decay) -> OfTime:
         ValueError: a number outside its range.
         TypeError: no number.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> at = pieces.share_after_the_first(0.75)
@@ -63,7 +63,7 @@ def share_of_power(exponent: Exponent) -> OfTime:
         ValueError: a number outside its range.
         TypeError: no number.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> at = pieces.share_of_power(0.5)
@@ -95,7 +95,7 @@ def share_of_growing_half_life(first: Decay, last: Decay, steps: Warmup) -> OfTi
         ValueError: a number outside its range.
         TypeError: no number.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> at = pieces.share_of_growing_half_life(0.5, 0.75, 4)
@@ -130,7 +130,7 @@ def growing(number: Finite, steps: Warmup) -> optax.Schedule:
         ValueError: a number outside its range.
         TypeError: no number.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> at = pieces.growing(8.0, 4)
@@ -144,7 +144,25 @@ def growing(number: Finite, steps: Warmup) -> optax.Schedule:
 
 
 def relative_step(count: Any) -> jax.Array:
-    r"""Adafactor's schedule: $\min(0.01, 1/\sqrt t)$."""
+    r"""Adafactor's schedule of the learning rate: $\min(0.01, 1/\sqrt t)$.
+
+    Args:
+        count: the number of steps before this one, $t - 1$.
+
+    Returns:
+        A float scalar.
+
+    Raises:
+        TypeError: what is no number.
+
+    Examples:
+        >>> from ewa_optax import pieces
+        >>> print(pieces.relative_step(0), pieces.relative_step(39_999))
+        0.01 0.005
+
+    Reference:
+        Shazeer and Stern, "Adafactor", 2018, section 9.
+    """
     return jnp.minimum(0.01, jax.lax.rsqrt(jnp.asarray(count, float) + 1))
 
 

@@ -1,15 +1,17 @@
 r"""What looks at a whole array of parameters at once, a layer: its norm, its mean, its rows and columns."""
 
 import functools
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ewa_optax._checks import Epsilon, checked, rule, transformation
-from ewa_optax._numerics import Number, increment, is_just, largest, narrow, squared_magnitude, widen
+from ewa_optax._numerics import Number, is_just, largest, narrow, squared_magnitude, widen
 from ewa_optax._trees import Leafwise, map_leaves
+from ewa_optax.pieces._combining import by_step
 from ewa_optax.pieces._weight_decay import Mask, WeightDecay, weight_decay_at, with_parameters
 from ewa_optax.storage._formats import Factored, Factors
 
@@ -18,12 +20,6 @@ TrustCoefficient = Annotated[
 ]
 ClipThreshold = Annotated[Number, rule("finite and more than 0", lambda x: x > 0, "1 is the usual value")]
 MinScale = Annotated[Number, rule("finite and 0 or more", lambda x: x >= 0, "1e-3 is the usual value")]
-
-
-class ScaleByTrustRatioState(NamedTuple):
-    """The number of updates so far, int32, which a schedule of weight decay is called with."""
-
-    step: jax.Array
 
 
 @checked
@@ -51,7 +47,7 @@ def scale_by_trust_ratio(
         ValueError: a number that is negative or not finite, or no parameters.
         TypeError: an argument that is no number.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> scale = pieces.scale_by_trust_ratio(0.1)
@@ -64,21 +60,15 @@ def scale_by_trust_ratio(
         deep learning: training BERT in 76 minutes", 2020 (LAMB).
     """
 
-    def init(params):
-        del params
-        return ScaleByTrustRatioState(jnp.zeros([], jnp.int32))
-
-    def update(updates, state, params=None):
-        rate = weight_decay_at(weight_decay, state.step)
+    def scaled(updates, step, params):
+        rate = weight_decay_at(weight_decay, step - 1)
 
         def of(decays):
             return Leafwise(_trusted, coefficient, rate if decays else None)
 
-        decaying = False if is_just(weight_decay, 0) else mask
-        out = with_parameters("scale_by_trust_ratio", of, updates, params, decaying)
-        return out, ScaleByTrustRatioState(increment(state.step))
+        return with_parameters("scale_by_trust_ratio", of, updates, params, False if is_just(weight_decay, 0) else mask)
 
-    return optax.GradientTransformation(init, update)
+    return by_step(scaled)
 
 
 @checked
@@ -95,7 +85,7 @@ def clip_by_rms(threshold: ClipThreshold = 1.0) -> optax.GradientTransformation:
         ValueError: a threshold of 0 or less.
         TypeError: a threshold that is no number.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> clip = pieces.clip_by_rms(1.0)
@@ -125,7 +115,7 @@ def scale_by_parameter_rms(min_scale: MinScale = 1e-3) -> optax.GradientTransfor
         ValueError: a number that is negative or not finite, or no parameters.
         TypeError: an argument that is no number.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> scale = pieces.scale_by_parameter_rms()
@@ -155,7 +145,7 @@ def of_arrays(average: optax.GradientTransformation) -> optax.GradientTransforma
     Raises:
         TypeError: what is no transformation.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> from ewa_optax import pieces
         >>> average = pieces.of_arrays(ewa_optax.scale_by_ewa(0.5))
@@ -166,6 +156,35 @@ def of_arrays(average: optax.GradientTransformation) -> optax.GradientTransforma
         Ginsburg et al., "Stochastic gradient methods with layer-wise adaptive moments", 2019 (NovoGrad).
     """
     return _of_summaries(transformation("of_arrays", "average", average), Leafwise(_total), None)
+
+
+def of_rows(average: optax.GradientTransformation) -> optax.GradientTransformation:
+    r"""An average of the mean of each row, one number for all of it.
+
+    Args:
+        average: an average, such as `scale_by_ewa`, which gets the means over the last axis, with that axis kept as one
+            of length 1.
+
+    Returns:
+        A transformation that keeps one number for each row of a matrix (of arrays with more axes, for all along the
+        last one; a scalar is a row of its own). What leaves has the shape that came, in float32 or wider: as a second
+        moment, it makes one rate for each row.
+
+    Raises:
+        TypeError: what is no transformation.
+
+    Examples:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> from ewa_optax import pieces
+        >>> average = pieces.of_rows(ewa_optax.scale_by_ewa(0.0))
+        >>> print(average.update(jnp.array([[1.0, 3.0], [2.0, 6.0]]), average.init(jnp.zeros((2, 2))))[0])
+        [[2. 2.]
+         [4. 4.]]
+
+    Reference:
+        Shazeer and Stern, "Adafactor", 2018, section 3, keeps rows and columns.
+    """
+    return _of_summaries(transformation("of_rows", "average", average), Leafwise(_row_means), Leafwise(_spread))
 
 
 @checked
@@ -186,7 +205,7 @@ def of_rows_and_columns(average: optax.GradientTransformation, eps: Epsilon = 0.
     Raises:
         TypeError: what is no transformation.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> from ewa_optax import pieces
         >>> average = pieces.of_rows_and_columns(ewa_optax.scale_by_ewa(0.0))
@@ -220,6 +239,16 @@ def _of_summaries(average, summarize, expand):
 def _total(u):
     x = widen(u)
     return jnp.minimum(jnp.sum(x), largest(x.dtype) / 4)
+
+
+def _row_means(u):
+    x = widen(u)
+    # By a product, and before the sum, which then is no larger than the largest of its terms.
+    return (x * np.float32(1 / max(x.shape[-1], 1))).sum(-1, keepdims=True) if x.ndim else x
+
+
+def _spread(u, averages):
+    return jnp.broadcast_to(averages, jnp.shape(u))
 
 
 _FACTORED = Factored(min_size=0)

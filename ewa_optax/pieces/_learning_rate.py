@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import Positive, Rate, checked
+from ewa_optax._checks import Positive, Rate, checked, transformation
 from ewa_optax._numerics import increment, narrow, widen
 from ewa_optax._trees import map_leaves
 
@@ -39,7 +39,7 @@ def scale_by_learning_rate(learning_rate: Rate) -> optax.GradientTransformation:
         ValueError: a number that is negative or not finite, or an array (a schedule's too) that is no scalar.
         TypeError: neither a number nor a schedule, or an update that is neither float nor complex.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> scale = ewa_optax.scale_by_learning_rate(0.5)
         >>> u, state = scale.update(jnp.array([2.0]), scale.init(jnp.zeros(1)))
@@ -82,7 +82,7 @@ def get_learning_rate(opt_state: Any) -> jax.Array:
     Raises:
         ValueError: there is none in the state, or more than one.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.adam(ewa_optax.schedule_inverse_time(0.2, 1.0))
         >>> print(f"{ewa_optax.get_learning_rate(optimizer.init(jnp.zeros(3))):.3f}")
@@ -118,7 +118,7 @@ def rescale_learning_rate(opt_state: Any, factor: Positive) -> Any:
             no scalar.
         TypeError: `factor` is no number.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.momentum(0.1)
         >>> state = ewa_optax.rescale_learning_rate(optimizer.init(jnp.zeros(3)), 0.5)
@@ -166,10 +166,29 @@ def scaled(number: jax.Array, u: Any) -> jax.Array:
 
 
 def scale_once(*scalings: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Applies scalings to the number 1, and multiplies the update by what comes out.
+    """Several scalings of all leaves by numbers, as one: applied to the number 1, and updates times what comes out.
 
-    The same as a chain of them, but one multiplication an element however many there are.
+    The same as a chain of them, but one multiplication an element however many there are. A division stands behind the
+    learning rate, and not in front of it: XLA divides once, but would repeat a product in the loop of each leaf.
+
+    Args:
+        scalings: transformations that multiply, or divide, all of the update by one number: `scale_by_learning_rate`,
+            `bias_correct`, `optax.scale`, `optax.scale_by_schedule`.
+
+    Returns:
+        A transformation whose state is the tuple of theirs. Updates leave in the dtype they came in.
+
+    Raises:
+        TypeError: what is no transformation.
+
+    Examples:
+        >>> import jax.numpy as jnp, optax
+        >>> from ewa_optax import pieces
+        >>> rate = pieces.scale_once(pieces.scale_by_learning_rate(0.1), optax.scale(5.0))
+        >>> print(rate.update(jnp.array([2.0]), rate.init(jnp.zeros(1)))[0])
+        [-1.]
     """
+    scalings = tuple(transformation("scale_once", "every scaling", x) for x in scalings)
     together = optax.chain(*scalings)
 
     def init(params):

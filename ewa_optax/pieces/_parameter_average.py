@@ -75,7 +75,7 @@ def average_parameters(
         TypeError: no number, a storage that is none, or (when initializing) a parameter that is neither float nor
             complex.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax, ewa_optax
         >>> optimizer = optax.chain(ewa_optax.gradient_descent(1.0), ewa_optax.average_parameters(0.5))
         >>> params = jnp.array(0.0)
@@ -150,7 +150,7 @@ def get_average(opt_state: Any, params: Any = None) -> Any:
     Raises:
         ValueError: there is no such average in the state, or more than one.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax, ewa_optax
         >>> optimizer = optax.chain(ewa_optax.adam(0.1), ewa_optax.average_parameters(0.99))
         >>> params = {"w": jnp.ones(3, jnp.bfloat16)}

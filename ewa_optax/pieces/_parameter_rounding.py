@@ -1,24 +1,16 @@
 """What happens to parameters themselves: rounding onto their grid."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ewa_optax._numerics import increment
 from ewa_optax._random_bits import fold, key_of, random_bits
 from ewa_optax._trees import Leafwise, map_named
+from ewa_optax.pieces._combining import by_step
 from ewa_optax.storage._formats import BFloat16, Float16
 
 _GRIDS = {jnp.dtype(jnp.bfloat16): BFloat16(), jnp.dtype(jnp.float16): Float16()}
-
-
-class RoundStochasticallyState(NamedTuple):
-    """The number of updates so far, int32."""
-
-    step: jax.Array
 
 
 def round_stochastically(seed: int = 0) -> optax.GradientTransformation:
@@ -42,7 +34,7 @@ def round_stochastically(seed: int = 0) -> optax.GradientTransformation:
         ValueError: a seed that is negative, or no parameters.
         TypeError: a seed that is no whole number.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, optax, ewa_optax
         >>> optimizer = optax.chain(ewa_optax.gradient_descent(1.0), ewa_optax.round_stochastically())
         >>> params = jnp.ones(10_000, jnp.bfloat16)
@@ -61,14 +53,9 @@ def round_stochastically(seed: int = 0) -> optax.GradientTransformation:
     if seed < 0:
         raise ValueError(f"round_stochastically: seed must be 0 or more, got {seed!r}; 0 is as good as any other.")
 
-    def init(params):
-        del params
-        return RoundStochasticallyState(jnp.zeros([], jnp.int32))
-
-    def update(updates, state, params=None):
+    def landed(updates, step, params):
         if params is None:
             raise ValueError("round_stochastically needs the parameters; call update(gradients, state, params).")
-        step = increment(state.step)
         one = Leafwise(_landed, step)
 
         def land(path, u, p):
@@ -76,10 +63,9 @@ def round_stochastically(seed: int = 0) -> optax.GradientTransformation:
                 return u
             return map_named(lambda name: key_of(int(seed), "parameters", name), one, path, jnp.asarray(p), u)
 
-        landed = jax.tree_util.tree_map_with_path(land, updates, params, is_leaf=lambda x: x is None)
-        return landed, RoundStochasticallyState(step)
+        return jax.tree_util.tree_map_with_path(land, updates, params, is_leaf=lambda x: x is None)
 
-    return optax.GradientTransformation(init, update)
+    return by_step(landed)
 
 
 def _landed(step, key, p, u):

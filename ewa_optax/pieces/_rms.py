@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import Decay, Epsilon, check, checked, rule, transformation
-from ewa_optax._numerics import Number, increment, is_just, narrow, real_like, shares, squared_magnitude, widen
+from ewa_optax._numerics import Number, is_just, narrow, real_like, shares, squared_magnitude, widen
 from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.pieces._averages import scale_by_ewa
-from ewa_optax.pieces._bias_correction import BiasCorrectState
-from ewa_optax.pieces._combining import divided, in_float32, quotient
+from ewa_optax.pieces._combining import by_step, divided, in_float32, quotient
+from ewa_optax.storage._encoding import only_of_squares
 
 Threshold = Annotated[
     Number, rule("finite and 4 or more", lambda x: x >= 4, "4 is the paper's, 5 that of other libraries")
@@ -58,7 +58,7 @@ def scale_by_rms(
         ValueError: `eps` or `eps_root` negative or not finite, or a decay outside [0, 1).
         TypeError: one of them is no number, `numerator` no transformation, or an update neither float nor complex.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax, ewa_optax
         >>> second_moment = optax.chain(ewa_optax.scale_by_ewa(0.999), ewa_optax.bias_correct(0.999))
         >>> rms = ewa_optax.scale_by_rms(second_moment, eps=0.0)
@@ -99,7 +99,7 @@ def root_mean_square(
         ValueError: `eps` or `eps_root` negative or not finite.
         TypeError: one of them is no number, or an update neither float nor complex.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, ewa_optax
         >>> from ewa_optax import pieces
         >>> rms = pieces.root_mean_square(ewa_optax.scale_by_ewa(0.75), eps=0.0)
@@ -120,7 +120,8 @@ def root_mean_square(
 
 def _of_squares(average):
     def init(params):
-        return average.init(jax.tree.map(real_like, params))
+        with only_of_squares():
+            return average.init(jax.tree.map(real_like, params))
 
     def update(updates, state, params=None, **extra_args):
         return average.update(map_leaves(_square, updates), state, params, **extra_args)
@@ -165,7 +166,7 @@ def rectify(decay: Decay, threshold: Threshold = 4.0) -> optax.GradientTransform
         ValueError: a decay outside [0, 1), or a threshold below 4.
         TypeError: one of them is no number.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> rectified = pieces.rectify(0.999)
@@ -179,21 +180,16 @@ def rectify(decay: Decay, threshold: Threshold = 4.0) -> optax.GradientTransform
         Liu et al., "On the variance of the adaptive learning rate and beyond", 2020.
     """
 
-    def init(params):
+    def rectified(updates, step, params):
         del params
-        return BiasCorrectState(jnp.zeros([], jnp.int32))
-
-    def update(updates, state, params=None):
-        del params
-        step = increment(state.step)
         longest, length = _lengths(decay, step.astype(float))
         rectifies = length > jnp.maximum(threshold, 4.0)
         length = jnp.where(rectifies, length, 5.0)
         # A decay that was rounded to 1 has an infinite length, and no step.
         inverse = jnp.sqrt((longest - 6 + 8 / longest) * length / ((length - 4) * (length - 2)))
-        return map_leaves(Leafwise(_rectified, rectifies, inverse), updates), BiasCorrectState(step)
+        return map_leaves(Leafwise(_rectified, rectifies, inverse), updates)
 
-    return optax.GradientTransformation(init, update)
+    return by_step(rectified)
 
 
 def _rectified(rectifies, inverse, v):

@@ -10,6 +10,7 @@ import optax
 from ewa_optax._checks import Rate, checked, rule
 from ewa_optax._numerics import increment, is_just, narrow, widen
 from ewa_optax._trees import Leafwise, map_chosen, shapes_of
+from ewa_optax.pieces._combining import by_step
 from ewa_optax.pieces._learning_rate import scale_by_learning_rate, scale_leaves, scaled
 
 WeightDecay = Annotated[
@@ -18,12 +19,6 @@ WeightDecay = Annotated[
 ]
 
 Mask = Any | Callable[[optax.Params], Any] | None
-
-
-class AddDecayedWeightsState(NamedTuple):
-    """The number of updates so far, int32, which a schedule is called with."""
-
-    step: jax.Array
 
 
 class ProximalWeightDecayState(NamedTuple):
@@ -57,7 +52,7 @@ def add_decayed_weights(weight_decay: WeightDecay, mask: Mask = None) -> optax.G
         ValueError: a weight decay that is negative or not finite, or no parameters.
         TypeError: a weight decay that is neither a number nor a schedule.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax, ewa_optax
         >>> coupled = optax.chain(ewa_optax.add_decayed_weights(0.5), ewa_optax.gradient_descent(0.1))
         >>> w = jnp.array([2.0])
@@ -69,21 +64,17 @@ def add_decayed_weights(weight_decay: WeightDecay, mask: Mask = None) -> optax.G
         weight decay regularization", 2019.
     """
 
-    def init(params):
-        del params
-        return AddDecayedWeightsState(jnp.zeros([], jnp.int32))
-
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        decay = Leafwise(_decay, weight_decay_at(weight_decay, state.step))
+    def decayed(updates, step, params):
+        if is_just(weight_decay, 0):
+            return updates
+        decay = Leafwise(_decay, weight_decay_at(weight_decay, step - 1))
 
         def of(decays):
             return decay if decays else _untouched
 
-        out = updates if is_just(weight_decay, 0) else with_parameters("weight decay", of, updates, params, mask)
-        return out, AddDecayedWeightsState(increment(state.step))
+        return with_parameters("weight decay", of, updates, params, mask)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return by_step(decayed)
 
 
 @checked
@@ -106,7 +97,7 @@ def proximal_weight_decay(
         ValueError: a learning rate or weight decay that is negative or not finite, or no parameters.
         TypeError: one of them is neither a number nor a schedule.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import pieces
         >>> shrink = pieces.proximal_weight_decay(0.5, 2.0)

@@ -27,7 +27,7 @@ def minibatch_costs(histories: Mapping[str, Any], *, decay: float = 0.9, ax: "Ax
     Raises:
         ValueError: `decay` outside [0, 1), or costs that are not one-dimensional.
 
-    Example:
+    Examples:
         >>> from ewa_optax import plots
         >>> ax = plots.minibatch_costs({"adam": [2.3, 1.1, 1.2, 0.7]}, decay=0.5)
         >>> print(ax.get_xlabel())
@@ -54,7 +54,7 @@ def epoch_costs(histories: Mapping[str, Any], *, ax: "Axes | None" = None) -> "A
     Raises:
         ValueError: costs that are not one-dimensional.
 
-    Example:
+    Examples:
         >>> from ewa_optax import plots
         >>> ax = plots.epoch_costs({"adam": [2.3, 0.4, 0.2]})
         >>> print(ax.get_xlabel())
@@ -82,7 +82,7 @@ def history(record: Any, *, decay: float = 0.9, ax: "Axes | None" = None) -> "Ax
     Raises:
         ValueError: `decay` outside [0, 1), or a record without steps.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, ewa_optax
         >>> from ewa_optax import plots
         >>> run = ewa_optax.fit(
@@ -126,7 +126,7 @@ def batch_sizes(found: Any, *, ax: "Axes | None" = None) -> "Axes":
     Raises:
         ValueError: `found` holds no trials.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, ewa_optax
         >>> from ewa_optax import minibatch, plots
         >>> found = minibatch.find_batch_size(

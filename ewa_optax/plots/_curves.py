@@ -43,7 +43,7 @@ def averages(
     Raises:
         ValueError: a decay outside [0, 1), a series that is not one-dimensional, another `debias`.
 
-    Example:
+    Examples:
         >>> from ewa_optax import plots
         >>> ax = plots.averages([40.0, 49.0, 45.0, 44.0], [0.5, 0.9])
         >>> print([text.get_text() for text in ax.get_legend().get_texts()])
@@ -90,7 +90,7 @@ def schedules(
         ValueError: `steps` or `steps_per_epoch` below 1.
         TypeError: one that is no integer.
 
-    Example:
+    Examples:
         >>> import ewa_optax
         >>> from ewa_optax import plots
         >>> ax = plots.schedules({"inverse time": ewa_optax.schedule_inverse_time(0.2, 1.0)}, 100)

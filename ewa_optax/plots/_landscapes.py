@@ -47,7 +47,7 @@ def contour(
             shape.
         TypeError: no function.
 
-    Example:
+    Examples:
         >>> import ewa_optax
         >>> from ewa_optax import landscapes, plots
         >>> ravine = landscapes.ravine()
@@ -84,7 +84,7 @@ def path_values(paths: Mapping[str, Any], *, ax: "Axes | None" = None) -> "Axes"
     Raises:
         ValueError: values that are not one-dimensional.
 
-    Example:
+    Examples:
         >>> import ewa_optax
         >>> from ewa_optax import landscapes, plots
         >>> ravine = landscapes.ravine()
@@ -129,7 +129,7 @@ def race(
         ValueError: what `contour` raises; no paths; fewer than two frames.
         TypeError: no function, or frames that are no integer.
 
-    Example:
+    Examples:
         >>> import ewa_optax, tempfile
         >>> from ewa_optax import landscapes, plots
         >>> ravine = landscapes.ravine()

@@ -39,7 +39,7 @@ def decay_from_window(window: Span) -> Number:
         ValueError: a number below 1, or an array that is no scalar.
         TypeError: no number.
 
-    Example:
+    Examples:
         >>> from ewa_optax import series
         >>> print([round(series.decay_from_window(n), 4) for n in (2, 10, 50, 1000)])
         [0.5, 0.9, 0.98, 0.999]
@@ -64,7 +64,7 @@ def window_from_decay(decay: Decay) -> Number:
         ValueError: a number outside [0, 1), or an array that is no scalar.
         TypeError: no number.
 
-    Example:
+    Examples:
         >>> from ewa_optax import series
         >>> print(round(series.window_from_decay(0.98)))
         50
@@ -89,7 +89,7 @@ def decay_from_span(span: Span) -> Number:
         ValueError: a number below 1, or an array that is no scalar.
         TypeError: no number.
 
-    Example:
+    Examples:
         >>> from ewa_optax import series
         >>> print(round(series.decay_from_span(19), 4))
         0.9
@@ -114,7 +114,7 @@ def span_from_decay(decay: Decay) -> Number:
         ValueError: a number outside [0, 1), or an array that is no scalar.
         TypeError: no number.
 
-    Example:
+    Examples:
         >>> from ewa_optax import series
         >>> print(round(series.span_from_decay(0.9), 4))
         19.0
@@ -139,7 +139,7 @@ def decay_from_half_life(half_life: HalfLife) -> Number:
         ValueError: a number that is not above 0, or an array that is no scalar.
         TypeError: no number.
 
-    Example:
+    Examples:
         >>> from ewa_optax import series
         >>> print(round(series.decay_from_half_life(2.0), 4))
         0.7071
@@ -164,7 +164,7 @@ def half_life_from_decay(decay: Decay) -> Number:
         ValueError: a number outside [0, 1), or an array that is no scalar.
         TypeError: no number.
 
-    Example:
+    Examples:
         >>> from ewa_optax import series
         >>> print(round(series.half_life_from_decay(0.5), 4))
         1.0
@@ -191,7 +191,7 @@ def decay_from_center_of_mass(center_of_mass: CenterOfMass) -> Number:
         ValueError: a number below 0, or an array that is no scalar.
         TypeError: no number.
 
-    Example:
+    Examples:
         >>> from ewa_optax import series
         >>> print(round(series.decay_from_center_of_mass(9), 4))
         0.9
@@ -216,7 +216,7 @@ def center_of_mass_from_decay(decay: Decay) -> Number:
         ValueError: a number outside [0, 1), or an array that is no scalar.
         TypeError: no number.
 
-    Example:
+    Examples:
         >>> from ewa_optax import series
         >>> print(round(series.center_of_mass_from_decay(0.9), 4))
         9.0
@@ -242,7 +242,7 @@ def weights(decay: Decay, length: int) -> jax.Array:
         ValueError: a decay outside [0, 1) or an array that is no scalar, or a negative length.
         TypeError: a decay that is no number, or a length that is no integer.
 
-    Example:
+    Examples:
         >>> from ewa_optax import series
         >>> print(series.weights(0.5, 4))
         [0.5    0.25   0.125  0.0625]

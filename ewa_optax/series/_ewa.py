@@ -73,7 +73,7 @@ def ewa(
             times that fall or are missing.
         TypeError: a decay that is no number, arrays or times that are not numeric.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import series
         >>> temperatures = jnp.array([40.0, 49.0, jnp.nan, 45.0])
@@ -132,7 +132,7 @@ def ewa_with_state(
         ValueError: as `ewa`; a state of another shape, with or without times; an `initial` beside a state.
         TypeError: as `ewa`; a state that is none.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import series
         >>> state = None

@@ -60,7 +60,7 @@ def ewa_cov(
         ValueError: as `ewa`; series of different shapes or trees.
         TypeError: as `ewa`; complex numbers.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import series
         >>> x = jnp.array([1.0, 2.0, 4.0, 3.0])
@@ -109,7 +109,7 @@ def ewa_var(
         ValueError: as `ewa`.
         TypeError: as `ewa`; complex numbers.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import series
         >>> print([f"{v:.3f}" for v in series.ewa_var(jnp.array([1.0, 2.0, 4.0, 3.0]), 0.5)])
@@ -157,7 +157,7 @@ def ewa_std(
         ValueError: as `ewa`.
         TypeError: as `ewa`; complex numbers.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from ewa_optax import series
         >>> print([f"{v:.3f}" for v in series.ewa_std(jnp.array([1.0, 2.0, 4.0, 3.0]), 0.5, bias=True)])

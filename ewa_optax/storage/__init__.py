@@ -5,7 +5,8 @@ is less than half a unit in its last place. Here a number goes up or down by cha
 the average itself: with $a \le x \le b$ its neighbours of 16 bits, $x$ becomes $b$ with probability $(x-a)/(b-a)$. What
 leaves `scale_by_ewa` comes from the fresh float32 average; only what is kept is rounded.
 
-`scale_by_ewa` and the optimizers take `storage=`: None, a name ("bfloat16", "float16", "8bit", "24bit"), or one of the
+`scale_by_ewa` and the optimizers take `storage=`, a StorageLike (MomentStorages
+where there are two moments): None, a name ("bfloat16", "float16", "8bit", "24bit"), or one of the
 objects below, with its options:
 
     >>> import jax, jax.numpy as jnp, ewa_optax
@@ -25,6 +26,14 @@ References: Gupta et al., "Deep learning with limited numerical precision", 2015
 "8-bit optimizers via block-wise quantization", 2022; Shazeer and Stern, "Adafactor", 2018.
 """
 
+from ewa_optax.storage._argument import (
+    MomentStorages,
+    StorageLike,
+    first_moment,
+    for_gradients,
+    for_squares,
+    second_moment,
+)
 from ewa_optax.storage._formats import BFloat16, Blocks, EightBit, Factored, Factors, Float16, Float24, Split, Storage
 
 __all__ = [
@@ -35,6 +44,12 @@ __all__ = [
     "Factors",
     "Float16",
     "Float24",
+    "MomentStorages",
     "Split",
     "Storage",
+    "StorageLike",
+    "first_moment",
+    "for_gradients",
+    "for_squares",
+    "second_moment",
 ]

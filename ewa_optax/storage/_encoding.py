@@ -1,7 +1,10 @@
 """The averages of all leaves between steps: which leaves a storage encodes, and by which random bits."""
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +14,18 @@ from ewa_optax._numerics import Number, narrow, wide_dtype
 from ewa_optax._random_bits import HALF, fold, key_of, random_bits
 from ewa_optax._trees import Leafwise, map_leaves, map_named
 from ewa_optax.storage._formats import Storage
+
+_OF_SQUARES = contextvars.ContextVar("of squares", default=False)
+
+
+@contextlib.contextmanager
+def only_of_squares() -> Iterator[None]:
+    """Averages that are initialized in here are of squares: storages that think otherwise are an error."""
+    token = _OF_SQUARES.set(True)
+    try:
+        yield
+    finally:
+        _OF_SQUARES.reset(token)
 
 
 class Encoded(NamedTuple):
@@ -38,6 +53,11 @@ class Keeper:
         storage = self.storage
         if not storage:
             return zeros
+        if _OF_SQUARES.get() and storage.for_squares() != storage:
+            raise ValueError(
+                f"an average of squares can't be kept by {storage}, which is for averages of gradients: it has a sign, "
+                "and may round a small square to 0; wrap it, or its name, in ewa_optax.storage.second_moment(...)."
+            )
 
         first = Leafwise(_first, storage)
 
