@@ -9,7 +9,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
+import optax.contrib
 import oracles
+import own
 
 import ewa_optax
 from ewa_optax.storage._argument import NAMED, MomentStorages, StorageLike
@@ -319,6 +321,51 @@ FAMILY = [
     ),
 ]
 
+OWN = [
+    Case(
+        "adopt",
+        own.adopt,
+        dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-6),
+        lambda g, p: oracles.adopt(g, 0.1, 0.9, 0.99, 1e-6),
+        lambda: optax.chain(optax.contrib.scale_by_adopt(0.9, 0.99, 1e-6), optax.scale(-0.1)),
+        dict(learning_rate=SHRINKING),
+    ),
+    Case(
+        "cautious_adamw",
+        own.cautious_adamw,
+        dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-8, weight_decay=1e-2),
+        lambda g, p: oracles.cautious_adamw(g, p, 0.1, 0.9, 0.99, 1e-8, 1e-2),
+        None,
+        dict(learning_rate=SHRINKING, weight_decay=0.0),
+        noise=6.0,  # Rounding may turn a sign.
+    ),
+    Case(
+        "adam_of_rows",
+        own.adam_of_rows,
+        dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-8),
+        lambda g, p: oracles.adam_of_rows(g, 0.1, 0.9, 0.99, 1e-8),
+        None,
+        dict(learning_rate=SHRINKING),
+        shape=(8, 8),
+    ),
+    Case(
+        "grokfast",
+        own.grokfast,
+        dict(learning_rate=0.1, decay=0.95, weight=2.0, b1=0.9, b2=0.99, eps=1e-8),
+        lambda g, p: oracles.grokfast(g, 0.1, 0.95, 2.0, 0.9, 0.99, 1e-8),
+        None,
+        dict(learning_rate=SHRINKING),
+    ),
+    Case(
+        "momentum_of_clipped",
+        own.momentum_of_clipped,
+        dict(learning_rate=0.1, decay=0.9),
+        lambda g, p: oracles.momentum_of_clipped(g, 0.1, 0.9),
+        None,
+        dict(learning_rate=3e-3),
+    ),
+]
+
 # Of updates whose averages were rounded between steps, the root mean square error.
 ROUNDED = {"bfloat16": 1e-2, "float16": 3e-3, "24bit": 5e-5, "8bit": 5e-2}
 
@@ -350,7 +397,7 @@ def takes(case, kind):
 
 
 STORED = [
-    stored(case, name) for name in ROUNDED for case in FULL + FAMILY if takes(case, (StorageLike, MomentStorages))
+    stored(case, name) for name in ROUNDED for case in FULL + FAMILY + OWN if takes(case, (StorageLike, MomentStorages))
 ]
 FACTORED = [
     case._replace(
@@ -358,9 +405,9 @@ FACTORED = [
         make=functools.partial(case.make, storage=(None, Factored(min_size=0))),
         slow=case.name != "adam",
     )
-    for case in FULL + FAMILY
-    if takes(case, (MomentStorages,))
+    for case in FULL + FAMILY + OWN
+    if takes(case, (MomentStorages,)) and case.name != "adam_of_rows"  # Whose rows have no second axis.
 ]
-CASES = FULL + FAMILY + FACTORED + STORED
+CASES = FULL + FAMILY + OWN + FACTORED + STORED
 # Those of the family that differ most: with them, what is no arithmetic runs every time.
-DIFFERENT = {"lion", "rmsprop_centered", "ademamix", "adan", "novograd", "adafactor"}
+DIFFERENT = {"lion", "rmsprop_centered", "ademamix", "adan", "novograd", "adafactor", "adopt"}

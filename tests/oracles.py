@@ -262,3 +262,50 @@ def adafactor(gradients, params, learning_rate, decay_rate, clipping_threshold, 
         updates.append(-learning_rate * max(min_scale, np.sqrt(np.mean(np.abs(params) ** 2))) * u)
         params = params + updates[-1]
     return np.array(updates)
+
+
+# Those of `own`.
+
+
+def clipped(x, limit):
+    return x * np.minimum(1, limit / np.maximum(np.abs(x), 1e-300))
+
+
+def adopt(gradients, learning_rate, b1, b2, eps):
+    m, v, updates = 0.0, np.abs(gradients[0]) ** 2, [0 * gradients[0]]
+    for t, g in enumerate(gradients[1:], start=1):
+        m = b1 * m + (1 - b1) * clipped(g / np.maximum(np.sqrt(v), eps), t**0.25)
+        v = b2 * v + (1 - b2) * np.abs(g) ** 2
+        updates.append(-learning_rate * m)
+    return np.array(updates)
+
+
+def cautious_adamw(gradients, params, learning_rate, b1, b2, eps, weight_decay):
+    steps = []
+    for g, u in zip(gradients, -adam(gradients, 1.0, b1, b2, eps), strict=True):
+        mask = (u * np.conj(g)).real > 0
+        steps.append(-u * mask / max(mask.mean(), 1e-3))
+    return decoupled(np.array(steps), params, learning_rate, weight_decay)
+
+
+def adam_of_rows(gradients, learning_rate, b1, b2, eps):
+    m, v, updates = 0.0, 0.0, []
+    for t, g in enumerate(gradients, start=1):
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * (np.abs(g) ** 2).mean(-1, keepdims=True)
+        updates.append(-learning_rate * m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps))
+    return np.array(updates)
+
+
+def grokfast(gradients, learning_rate, decay, weight, b1, b2, eps):
+    slow, amplified = 0.0, []
+    for g in gradients:
+        slow = decay * slow + (1 - decay) * g
+        amplified.append(g + weight * slow)
+    return adam(np.array(amplified), learning_rate, b1, b2, eps)
+
+
+def momentum_of_clipped(gradients, learning_rate, decay):
+    limits = np.arange(1, len(gradients) + 1) ** 0.25
+    limited = [clipped(g, limit) for g, limit in zip(gradients, limits, strict=True)]
+    return momentum(np.array(limited), learning_rate, decay)

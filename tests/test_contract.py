@@ -14,7 +14,7 @@ import optax
 import oracles
 import pytest
 from absl.testing import parameterized
-from cases import CASES, DIFFERENT, FAMILY, FULL, ROUGHLY
+from cases import CASES, DIFFERENT, FAMILY, FULL, OWN, ROUGHLY
 from helpers import Programs
 
 import ewa_optax
@@ -41,7 +41,7 @@ def parametrized(cases):
 ALIKE = {"rmsprop_eps_inside", "adam_eps_root", "heavy_ball"}  # To others of the table, but in their arithmetic.
 every_case = parametrized(
     [
-        case._replace(slow=case.slow or case.name in ALIKE or (case in FAMILY and case.name not in DIFFERENT))
+        case._replace(slow=case.slow or case.name in ALIKE or (case in FAMILY + OWN and case.name not in DIFFERENT))
         for case in CASES
     ]
 )

@@ -23,7 +23,7 @@ import ewa_optax
 from ewa_optax import minibatch, pieces, stack_leaves, stack_leaves_like, storage, unstack_leaves
 
 RNG = np.random.default_rng(0)
-QUICK = {"lamb", "adafactor", "novograd", "adam-8bit"}  # And, below, adam and adamw.
+QUICK = {"lamb", "adafactor", "novograd", "adam-8bit", "adopt-8bit", "adam_of_rows"}  # And, below, adam and adamw.
 KEY = jax.random.key(0)
 
 

@@ -217,9 +217,19 @@ def quotient(
     def update(updates, state, params=None, **extra_args):
         n, numerator_state = numerator.update(updates, state[0], params, **extra_args)
         d, divisor_state = divisor.update(updates, state[1], params, **extra_args)
-        return map_leaves(ratio, n, d), state_type(numerator_state, divisor_state)
+        return map_leaves(ratio, one_update(n), one_update(d)), state_type(numerator_state, divisor_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def one_update(out: Any) -> Any:
+    """What pieces made of an update; TypeError for two, of which one must be made."""
+    if isinstance(out, Beside):
+        raise TypeError(
+            "the pieces end with an update and what stands beside it, but must end with one; put take(...), "
+            "combine(...), divide(...) or elementwise(...) behind beside(...)."
+        )
+    return out
 
 
 def by_step(function: Callable[[Any, jax.Array, Any], Any]) -> optax.GradientTransformationExtraArgs:
@@ -243,12 +253,7 @@ def in_float32(piece: optax.GradientTransformation) -> optax.GradientTransformat
 
     def update(updates, state, params=None, **extra_args):
         wide, state = inner.update(map_leaves(widen, updates), state, params, **extra_args)
-        if isinstance(wide, Beside) and not isinstance(updates, Beside):
-            raise TypeError(
-                "the pieces end with an update and what stands beside it, but must end with one; put take(...), "
-                "combine(...), divide(...) or elementwise(...) behind beside(...)."
-            )
-        return map_leaves(_as_it_came, updates, wide), state
+        return map_leaves(_as_it_came, updates, wide if isinstance(updates, Beside) else one_update(wide)), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
