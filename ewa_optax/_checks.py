@@ -195,8 +195,14 @@ def _check_words(function, parameters, given):
                 raise TypeError(f"{function} has no argument {word}; it is {meant} here.")
 
 
-def check_integer(name: str, value: Any, least: int, most: int, remedy: str) -> int:
-    """The integer itself; TypeError for what is none, ValueError for one outside `least` to `most`."""
+LARGEST = 2**31 - 1
+
+
+def check_integer(name: str, value: Any, least: int, most: int = LARGEST, remedy: str = "") -> int:
+    """The integer itself; TypeError for what is none, ValueError for one outside `least` to `most`.
+
+    The most, by default, is what an int32 holds: what JAX counts by.
+    """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}); {remedy}.")
     if not least <= value <= most:
@@ -250,6 +256,3 @@ def transformation(function: str, name: str, piece: Any) -> optax.GradientTransf
     if not isinstance(piece, optax.GradientTransformation):
         raise TypeError(f"{function}: {name} must be a transformation, got {piece!r}; try scale_by_ewa(0.9).")
     return optax.with_extra_args_support(piece)
-
-
-LARGEST = 2**31 - 1

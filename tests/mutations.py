@@ -197,8 +197,8 @@ MUTATIONS = (
     Mutation(
         "AdaMax keeps squares, but fades them as sizes",
         "ewa_optax/_optimizers/adam.py",
-        "running_max(b2 * b2, second(storage))",
-        "running_max(b2, second(storage))",
+        "running_max(b2 * b2, second_moment(storage))",
+        "running_max(b2, second_moment(storage))",
         (oracle("adamax"),),
     ),
     Mutation(
@@ -211,15 +211,15 @@ MUTATIONS = (
     Mutation(
         "AdEMAMix corrects the bias of its slow average",
         "ewa_optax/_optimizers/adam.py",
-        "n = scale_by_ewa_of_share(share_of_growing_half_life(b1, b3, warmup), first(storage), decay=b3)",
-        "n = scale_by_corrected_ewa(b3, first(storage))",
+        "n = scale_by_ewa_of_share(share_of_growing_half_life(b1, b3, warmup), first_moment(storage), decay=b3)",
+        "n = scale_by_corrected_ewa(b3, first_moment(storage))",
         (oracle("ademamix"),),
     ),
     Mutation(
         "the sum of the heavy ball overflows under steady gradients",
         "ewa_optax/_optimizers/momentum.py",
-        "once=optax.scale(k), guard=saturate(terms=k)",
-        "once=optax.scale(k), guard=saturate()",
+        "optax.scale(k)), guard=saturate(terms=k)",
+        "optax.scale(k)), guard=saturate()",
         (CONTRACT + "test_no_finite_complex_gradient_breaks_anything[heavy_ball]",),
     ),
     Mutation(
@@ -246,9 +246,9 @@ MUTATIONS = (
     ),
     Mutation(
         "LARS asks its schedule of weight decay for the next step",
-        "ewa_optax/pieces/_layerwise.py",
-        "rate = weight_decay_at(weight_decay, state.step)",
-        "rate = weight_decay_at(weight_decay, state.step + 1)",
+        "ewa_optax/pieces/_weight_decay.py",
+        "rate = weight_decay_at(weight_decay, step - 1)",
+        "rate = weight_decay_at(weight_decay, step)",
         ("tests/test_family.py::test_weight_decay_may_be_a_schedule",),
     ),
     Mutation(
@@ -666,7 +666,7 @@ MUTATIONS = (
     Mutation(
         "an average that goes on after a gap has no past to fade",
         "ewa_optax/series/_methods.py",
-        "gaps | somewhere((weight > 0) & (weight != 1))",
+        "gaps | any_in_batch((weight > 0) & (weight != 1))",
         "gaps",
         ("tests/test_series.py::test_pieces_are_the_whole",),
     ),

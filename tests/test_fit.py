@@ -617,7 +617,7 @@ def test_batches_that_fill_the_memory_are_counted_right(tmp_path, monkeypatch):
         loss, OPTIMIZER, jnp.zeros(3), mapped(tmp_path), key=KEY, batch_sizes=[10], seconds=0.2, progress=False
     )
     taken = []
-    monkeypatch.setattr(_engines.Fed, "run", count_steps(_engines.Fed.run, taken))
+    monkeypatch.setattr(_engines.PythonLoop, "run", count_steps(_engines.PythonLoop.run, taken))
     again = minibatch.find_batch_size(
         loss, OPTIMIZER, jnp.zeros(3), mapped(tmp_path), key=KEY, batch_sizes=[10], seconds=0.2, progress=False
     )

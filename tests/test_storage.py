@@ -18,7 +18,7 @@ from benchmarks import maps
 from ewa_optax import storage
 from ewa_optax._random_bits import fold, key_of, random_bits
 from ewa_optax.storage._argument import NAMED, resolve
-from ewa_optax.storage._encoding import Keeper
+from ewa_optax.storage._encoding import AverageCodec
 from ewa_optax.storage._rounding import round_bits
 
 NAMES = list(NAMED)
@@ -91,8 +91,8 @@ def ratchet(decay, elements=4096, loud=3000, quiet=5000):
         start = {way: average.init(zeros) for way, average in averages.items()}, adam.init(zeros.astype(jnp.bfloat16))
         carry = (*start, zeros, zeros)
         states, of_optax, true, true_of_optax = jax.lax.scan(step, carry, (jnp.arange(loud + quiet), scales))[0]
-        keepers = {way: Keeper(resolve(kept), 0) for way, kept in ways.items()}
-        kept = {way: keepers[way].decode(true.shape, *keepers[way].trees(states[way].average)) for way in ways}
+        codecs = {way: AverageCodec(resolve(kept), 0) for way, kept in ways.items()}
+        kept = {way: codecs[way].decode(true.shape, *codecs[way].trees(states[way].average)) for way in ways}
         return {**{way: x / true for way, x in kept.items()}, OPTAX: of_optax.nu.astype(jnp.float32) / true_of_optax}
 
     scales = np.repeat(np.float32([1.0, 0.05]), [loud, quiet])
@@ -129,11 +129,11 @@ def test_optax_in_bfloat16_keeps_a_hundred_times_too_much():
 def constant_gradient(storages, decay, steps, elements=4096):
     """The means over elements of the debiased averages of ones, at every step."""
     averages = [optax.chain(ewa_optax.scale_by_ewa(decay, x), ewa_optax.bias_correct(decay)) for x in storages]
-    keepers = [Keeper(resolve(x), 0) for x in storages]
+    codecs = [AverageCodec(resolve(x), 0) for x in storages]
 
     def step(states, _):
         states = [x.update(jnp.ones(elements), state)[1] for x, state in zip(averages, states, strict=True)]
-        kept = [x.decode((elements,), *x.trees(s[0].average)) for x, s in zip(keepers, states, strict=True)]
+        kept = [x.decode((elements,), *x.trees(s[0].average)) for x, s in zip(codecs, states, strict=True)]
         return states, [x.mean() for x in kept]
 
     @jax.jit

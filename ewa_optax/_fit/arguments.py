@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import LARGEST, check_integer
+from ewa_optax._checks import check_integer
 
 OF_ARRAYS = dict(batch_size=None, remainder="keep", order=None, shards=1, loop="auto")
 
@@ -15,9 +15,9 @@ OF_ARRAYS = dict(batch_size=None, remainder="keep", order=None, shards=1, loop="
 def check_numbers(*, checkpoint_every: Any, patience: Any) -> None:
     """Raises unless each is None or a number to count by."""
     if checkpoint_every is not None:
-        check_integer("checkpoint_every", checkpoint_every, 1, LARGEST, "1 saves each step")
+        check_integer("checkpoint_every", checkpoint_every, 1, remedy="1 saves each step")
     if patience is not None:
-        check_integer("patience", patience, 1, LARGEST, "1 stops after the first epoch without progress")
+        check_integer("patience", patience, 1, remedy="1 stops after the first epoch without progress")
 
 
 def check_together(*, patience: Any, validation: Any, validation_loss: Any, has_key: bool) -> None:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from ewa_optax._checks import LARGEST, check_callbacks, check_function, check_functions, check_integer, check_key
+from ewa_optax._checks import check_callbacks, check_function, check_functions, check_integer, check_key
 from ewa_optax._fit.arguments import (
     check_aux,
     check_epochs,
@@ -22,11 +22,11 @@ from ewa_optax._fit.checkpoint import Checkpoints, settings_of
 from ewa_optax._fit.loop import stretches
 from ewa_optax._fit.progress import FitProgress
 from ewa_optax._fit.result import Fitted, empty, with_epoch
-from ewa_optax._fit.stacked import form_for
+from ewa_optax._fit.stacked import stacked_form_for
 from ewa_optax.minibatch._batches import split
 from ewa_optax.minibatch._engines import engine_for_arrays, engine_for_stream
 from ewa_optax.minibatch._evaluation import validator
-from ewa_optax.minibatch._sources import is_stream, placed
+from ewa_optax.minibatch._sources import is_stream, put_on_mesh
 from ewa_optax.minibatch._step import gradient_step
 
 
@@ -131,7 +131,7 @@ def fit(
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Mini-batch gradient descent".
     """
     check_key(key)
-    epochs = check_integer("epochs", epochs, 1, LARGEST, "one pass over the data is 1")
+    epochs = check_integer("epochs", epochs, 1, remedy="one pass over the data is 1")
     every = checkpoint_every or None
     check_functions(loss, optimizer)
     check_callbacks(callbacks)
@@ -144,9 +144,9 @@ def fit(
         check_stream(batch_size=batch_size, remainder=remainder, order=order, shards=shards, loop=loop)
     batches = None if stream else split(data, batch_size, remainder, order, shards, has_key=has_key)
     check_params(params)
-    params = placed(params, batches)
-    opt_state = placed(initial_state(optimizer, params, opt_state), batches)
-    step, form = _step(loss, optimizer, has_aux), form_for(optimizer, params)
+    params = put_on_mesh(params, batches)
+    opt_state = put_on_mesh(initial_state(optimizer, params, opt_state), batches)
+    step, form = _step(loss, optimizer, has_aux), stacked_form_for(optimizer, params)
     if batches is None:
         engine = engine_for_stream(step, data, key, has_key)
     else:
@@ -215,5 +215,5 @@ def _called(callback, run, form, batches):
             f"a callback must return None or a Fitted, got {type(changed).__name__}; change what it was given by "
             "run._replace(...) and return that."
         )
-    params, opt_state = placed((changed.params, changed.opt_state), batches)
+    params, opt_state = put_on_mesh((changed.params, changed.opt_state), batches)
     return form.inside(changed._replace(params=params, opt_state=opt_state))

@@ -10,14 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._fit.result import Fitted, with_steps
-from ewa_optax.minibatch._engines import Compiled, Fed
+from ewa_optax.minibatch._engines import CompiledLoop, PythonLoop
 
 STRETCH = 0.25
 """About how many seconds of steps run between two looks at progress, Ctrl-C and whether all is finite."""
 
 
 def stretches(
-    run: Fitted, engine: Compiled | Fed, epochs: int, every: int | None, end_epoch: Callable[[Fitted, float], Fitted]
+    run: Fitted,
+    engine: CompiledLoop | PythonLoop,
+    epochs: int,
+    every: int | None,
+    end_epoch: Callable[[Fitted, float], Fitted],
 ) -> Iterator[Fitted]:
     """The run after each stretch, and after each epoch; stretches end where an epoch or `every` steps do."""
     # Processes must agree on the length of a stretch, on which their clocks would not.
@@ -47,7 +51,7 @@ def stretches(
         yield run
 
 
-def _advanced(run: Fitted, engine: Compiled | Fed, start: int, stop: int) -> Fitted:
+def _advanced(run: Fitted, engine: CompiledLoop | PythonLoop, start: int, stop: int) -> Fitted:
     if start == stop:
         return run  # Interrupted before the epoch was closed, and resumed.
     before = (run.params, run.opt_state)

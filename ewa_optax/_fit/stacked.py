@@ -12,7 +12,7 @@ LEAVES, ELEMENTS = 32, 2**12
 """From how many leaves on, of at most how many elements in the mean, stacks cost less than loops and arguments."""
 
 
-class Form(NamedTuple):
+class StackedForm(NamedTuple):
     """How parameters and the state of the optimizer are kept while steps run: stacked like `like`, or as they are."""
 
     like: Any
@@ -33,7 +33,7 @@ class Form(NamedTuple):
         return run._replace(**dict(zip(("params", "opt_state", "best_params"), kept, strict=True)))
 
 
-def form_for(optimizer: optax.GradientTransformation, params: Any) -> Form:
+def stacked_form_for(optimizer: optax.GradientTransformation, params: Any) -> StackedForm:
     """Stacks, of many small leaves on one device, if the optimizer is known to treat stacks as it treats leaves."""
     leaves = jax.tree.leaves(params)
     small = len(leaves) >= LEAVES and sum(x.size for x in leaves) <= ELEMENTS * len(leaves)
@@ -41,8 +41,8 @@ def form_for(optimizer: optax.GradientTransformation, params: Any) -> Form:
     if not (isinstance(optimizer, TreatsStacksAsLeaves) and small and here) or any(
         map(is_stacked, jax.tree.leaves(params, is_leaf=is_stacked))
     ):
-        return Form(None)
+        return StackedForm(None)
     stacked = jax.eval_shape(stack_leaves, params)
     if 2 * len(stacked.stacks) > len(leaves):
-        return Form(None)
-    return Form((stacked, jax.eval_shape(optimizer.init, stacked)))
+        return StackedForm(None)
+    return StackedForm((stacked, jax.eval_shape(optimizer.init, stacked)))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from ewa_optax._checks import LARGEST, check, check_function, check_integer, rule
+from ewa_optax._checks import check, check_function, check_integer, rule
 from ewa_optax._numerics import Number, wide_dtype
 from ewa_optax.landscapes._arguments import check_value, float_tree
 from ewa_optax.landscapes._lanczos import extremes
@@ -122,7 +122,7 @@ def curvature(
         remedy = f"there are {size} in all, and without eigenvalues= up to {WHOLE_UP_TO} are found"
         eigenvalues = check_integer("eigenvalues", eigenvalues, 1, size // 2, remedy)
         least = f"{eigenvalues} at each end need at least one each"
-        products = check_integer("products", products, min(2 * eigenvalues, size), LARGEST, least)
+        products = check_integer("products", products, min(2 * eigenvalues, size), remedy=least)
 
     def run(x):
         def product(vector):

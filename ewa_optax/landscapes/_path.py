@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from ewa_optax._checks import LARGEST, check_function, check_functions, check_integer
+from ewa_optax._checks import check_function, check_functions, check_integer
 from ewa_optax.landscapes._arguments import check_value, float_tree
-from ewa_optax.pieces._learning_rate import get_learning_rate
+from ewa_optax.pieces._learning_rate import learning_rate_or_none
 
 
 class Path(NamedTuple):
@@ -64,7 +64,7 @@ def path(optimizer: optax.GradientTransformation, function: Callable[[Any], Any]
     """
     check_function("function", function, "def function(point)")
     check_functions(function, optimizer)
-    steps = check_integer("steps", steps, 1, LARGEST, "a path of one step has two points")
+    steps = check_integer("steps", steps, 1, remedy="a path of one step has two points")
     update = optax.with_extra_args_support(optimizer).update
 
     def run(point):
@@ -74,7 +74,7 @@ def path(optimizer: optax.GradientTransformation, function: Callable[[Any], Any]
             # What line searches and plateau schedules of optax ask for; others do not see it.
             told = dict(value=value, grad=gradients, value_fn=function)
             updates, state = update(gradients, state, point, **told)
-            return (optax.apply_updates(point, updates), state), Path(point, value, _rate(state))
+            return (optax.apply_updates(point, updates), state), Path(point, value, learning_rate_or_none(state))
 
         # One step more than asked for, which nobody sees, gives the value at the last point without another program.
         return jax.lax.scan(visit, (point, optimizer.init(point)), length=steps + 1)[1]
@@ -83,10 +83,3 @@ def path(optimizer: optax.GradientTransformation, function: Callable[[Any], Any]
     check_value(function, point)
     found = jax.jit(run)(point)
     return found._replace(learning_rates=None if found.learning_rates is None else found.learning_rates[:-1])
-
-
-def _rate(state):
-    try:
-        return get_learning_rate(state)
-    except ValueError:
-        return None

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
-from ewa_optax._checks import LARGEST, Positive, check_integer, checked, rule
+from ewa_optax._checks import Positive, check_integer, checked, rule
 from ewa_optax._numerics import Number, is_just
 
 Condition = Annotated[Number, rule("finite and 1 or more", lambda x: x >= 1, "1 is a round bowl, 20 a ravine")]
@@ -210,4 +210,4 @@ def _point(coordinates: Sequence[float]) -> jax.Array:
 
 
 def _check_dimensions(dimensions):
-    check_integer("dimensions", dimensions, 2, LARGEST, "2 can be drawn")
+    check_integer("dimensions", dimensions, 2, remedy="2 can be drawn")

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import optax
 
-from ewa_optax._checks import LARGEST, check, check_functions, check_integer, check_key, rule
+from ewa_optax._checks import check, check_functions, check_integer, check_key, rule
 from ewa_optax._numerics import Number
 from ewa_optax.minibatch._batches import count_examples, some_examples, split
 from ewa_optax.minibatch._engines import engine_for_arrays
 from ewa_optax.minibatch._evaluation import validator
 from ewa_optax.minibatch._order import order
 from ewa_optax.minibatch._progress import Progress
-from ewa_optax.minibatch._sources import placed
+from ewa_optax.minibatch._sources import put_on_mesh
 from ewa_optax.minibatch._step import gradient_step
 
 Seconds = Annotated[Number, rule("finite and more than 0", lambda x: x > 0, "1 is enough for a small model")]
@@ -96,7 +96,7 @@ def suggest_batch_size(num_examples: int, *, example_bytes: int | None = None, m
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Understanding mini-batch gradient descent".
     """
-    size = check_integer("num_examples", num_examples, 1, LARGEST, "count the examples")
+    size = check_integer("num_examples", num_examples, 1, remedy="count the examples")
     if memory_bytes is None:
         told = jax.local_devices()[0].memory_stats() or {}
         memory_bytes = told["bytes_limit"] - told.get("bytes_in_use", 0) if "bytes_limit" in told else None
@@ -184,7 +184,7 @@ def find_batch_size(
     with Progress(progress, "trying batch sizes") as shown:
         for size in sizes:
             batches = split(data, size, has_key=has_key)
-            carry = (placed(params, batches), placed(optimizer.init(params), batches))
+            carry = (put_on_mesh(params, batches), put_on_mesh(optimizer.init(params), batches))
             engine = engine_for_arrays(step, carry, batches, data, key, "auto")
             trials.append(_tried(engine, carry, size, seconds, cost_of))
             shown.line(f"batch size {size}: cost {trials[-1].cost:.4g} after {trials[-1].steps} steps")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from ewa_optax._checks import LARGEST, check_choice, check_integer
+from ewa_optax._checks import check_choice, check_integer
 from ewa_optax.minibatch._order import KINDS, default_kind, epoch_keys, order
 
 REMAINDERS = ("keep", "drop", "mask")
@@ -173,9 +173,7 @@ def count_examples(data: Any, name: str = "data") -> int:
             f"the leaves of {name} differ in length ({listed}); cut them to one number of examples (batches go into "
             "fit by an iterable that is no list or tuple, since those are pytrees)."
         )
-    return check_integer(
-        "the number of examples", next(iter(lengths.values())), 1, LARGEST, "split larger data in parts"
-    )
+    return check_integer("the number of examples", next(iter(lengths.values())), 1, remedy="split larger data in parts")
 
 
 def _sharding(x: Any, batch_size: int) -> NamedSharding | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ewa_optax._checks import check_choice
 from ewa_optax.minibatch._batches import Batches
-from ewa_optax.minibatch._loops import chosen
+from ewa_optax.minibatch._loops import choose_loop, in_place
 from ewa_optax.minibatch._order import epoch_keys
 from ewa_optax.minibatch._sources import feed, is_mapped, on_host, shuffler
 from ewa_optax.minibatch._step import Step, concatenate
@@ -20,7 +20,7 @@ KEPT_BYTES = 2**28
 """How many bytes of batches a stretch may keep."""
 
 
-class Compiled:
+class CompiledLoop:
     """A compiled loop over data on the device.
 
     Its bounds are arguments, so that every stretch of an epoch is run by one and the same program, to the same bits:
@@ -54,8 +54,8 @@ class Compiled:
         return carry, concatenate(parts)
 
 
-class Fed:
-    """A loop in Python over batches that come from somewhere, run in the memory of a copy of the carry.
+class PythonLoop:
+    """A loop in Python over batches that come from any_in_batch, run in the memory of a copy of the carry.
 
     The device computes while the next batch is fetched. Batches of a stretch are kept until the next one, so that it
     can be run again, and end it where they get large.
@@ -72,10 +72,10 @@ class Fed:
 
     def run(self, carry: Any, epoch: int, start: int, stop: int) -> tuple[Any, Step]:
         """The carry after steps `start` to `stop`, or as many as there are batches or memory for, and the steps."""
-        carry, outs, in_place = jax.tree.map(jnp.array, carry), [], _in_place(self.step)
+        carry, outs, run = jax.tree.map(jnp.array, carry), [], in_place(self.step)
         again = (epoch, start) == self._kept_from
         for batch, others in self._kept[: stop - start] if again else self._fetched(epoch, start, stop - start):
-            carry, out = in_place(carry, batch, **others)
+            carry, out = run(carry, batch, **others)
             outs.append(out)
         if not again:
             self._at = (epoch, start + len(outs))
@@ -94,11 +94,6 @@ class Fed:
             yield self._ahead  # A step on it is begun, and while it computes:
             self._ahead = next(self._batches, None)
         self.ended = self._ahead is None
-
-
-@functools.lru_cache(maxsize=32)
-def _in_place(step):
-    return jax.jit(step, donate_argnums=0)
 
 
 @functools.lru_cache(maxsize=32)
@@ -156,7 +151,7 @@ def _advance(step, batches):
 
 def engine_for_arrays(
     step: Callable, carry: Any, batches: Batches, data: Any, key: jax.Array, loop: str
-) -> Compiled | Fed:
+) -> CompiledLoop | PythonLoop:
     """The compiled loop, or one in Python for data in files and for steps that are slow in a compiled one."""
     mapped = is_mapped(data)
     if mapped:
@@ -166,12 +161,12 @@ def engine_for_arrays(
     gather, on = chunk_and_step(step, batches)
     chunk = jax.eval_shape(gather, data, jax.eval_shape(batches.shuffle, key, 0), np.int32(0))
     _, out = jax.eval_shape(on, carry, *chunk, np.int32(0))
-    if not mapped and chosen(loop, on, carry, *chunk, np.int32(0)) == "scan":
-        return Compiled(step, batches, data, key, out.aux)
-    return Fed(step, functools.partial(feed, batches, data, key), batches.steps, out.aux)
+    if not mapped and choose_loop(loop, on, carry, *chunk, np.int32(0)) == "scan":
+        return CompiledLoop(step, batches, data, key, out.aux)
+    return PythonLoop(step, functools.partial(feed, batches, data, key), batches.steps, out.aux)
 
 
-def engine_for_stream(step: Callable, stream: Any, key: jax.Array, has_key: bool) -> Fed:
+def engine_for_stream(step: Callable, stream: Any, key: jax.Array, has_key: bool) -> PythonLoop:
     """A loop in Python over the batches of an iterable, which is begun anew for each epoch."""
 
     def batches(epoch: int, start: int) -> Iterator[tuple[Any, dict[str, jax.Array]]]:
@@ -180,4 +175,4 @@ def engine_for_stream(step: Callable, stream: Any, key: jax.Array, has_key: bool
             others = {"key": jax.random.fold_in(step_key, t)} if has_key else {}
             yield jax.device_put(on_host(batch)), others
 
-    return Fed(step, batches, None)
+    return PythonLoop(step, batches, None)

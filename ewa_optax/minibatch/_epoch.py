@@ -16,7 +16,7 @@ import numpy as np
 
 from ewa_optax._checks import check_function, check_key
 from ewa_optax.minibatch._batches import split
-from ewa_optax.minibatch._loops import INSIDE, append, chosen, is_traced, scan
+from ewa_optax.minibatch._loops import INSIDE, append, choose_loop, in_place, is_traced, scan
 from ewa_optax.minibatch._order import check_epoch
 from ewa_optax.minibatch._sources import feed
 
@@ -95,7 +95,7 @@ def epoch(
     batches = split(data, batch_size, remainder, order, shards)
     arguments = (carry, data, key, epoch)
     whole = _scanned(step, batches)
-    if chosen(loop, whole, *arguments) == "python":
+    if choose_loop(loop, whole, *arguments) == "python":
         done = _one_by_one(step, batches, *arguments)
         if done is not None:
             return done
@@ -109,13 +109,8 @@ def _scanned(step, batches):
     return jax.jit(functools.partial(scan, step, batches))
 
 
-@functools.lru_cache(maxsize=32)
-def _donating(step):
-    return jax.jit(step, donate_argnums=0)
-
-
 def _one_by_one(step, batches, carry, data, key, epoch):
-    one, outs = _donating(step), []
+    one, outs = in_place(step), []
     carry = jax.tree.map(jnp.array, carry)  # A copy, since the first step overwrites it.
     for batch, others in feed(batches, data, key, epoch):
         with contextlib.nullcontext() if outs else warnings.catch_warnings():

@@ -59,7 +59,7 @@ def append(batch_size: int, out: Any, last: Any) -> Any:
     return jax.tree_util.tree_map_with_path(join, out, last)
 
 
-def chosen(loop: str, compiled: Any, *arguments: Any) -> str:
+def choose_loop(loop: str, compiled: Any, *arguments: Any) -> str:
     """`loop`, with "auto" decided: "python" for a jitted function with a convolution in it, on a CPU.
 
     There XLA compiles a convolution inside of a loop to code that is 2 to 50 times slower than the same one outside.
@@ -107,3 +107,9 @@ def _tell_once(traced: bool) -> None:
         "A convolution inside of a compiled loop is slow on a CPU (https://github.com/jax-ml/jax/issues/12868); %s.",
         remedy,
     )
+
+
+@functools.lru_cache(maxsize=32)
+def in_place(step: Callable) -> Callable:
+    """The step compiled, in the memory of the carry that it is given."""
+    return jax.jit(step, donate_argnums=0)

@@ -9,7 +9,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from ewa_optax._checks import LARGEST, check_choice, check_integer, check_key
+from ewa_optax._checks import check_choice, check_integer, check_key
 
 KINDS = ("permutation", "bijection")
 
@@ -102,7 +102,7 @@ def order(
         Black and Rogaway, "Ciphers with arbitrary finite domains", 2002 (cycle walking); Mitchell et al.,
         "Bandwidth-optimal random shuffling for GPUs", 2021.
     """
-    n = check_integer("num_examples", num_examples, 1, LARGEST, "split larger data in parts")
+    n = check_integer("num_examples", num_examples, 1, remedy="split larger data in parts")
     check_key(key)
     check_epoch(epoch)
     check_choice("kind", kind, (None, *KINDS))
@@ -120,7 +120,7 @@ def default_kind(n: int) -> str:
 def check_epoch(epoch: Any) -> None:
     """Raises unless `epoch` is an integer from 0 on, or a scalar array of integers."""
     if not (isinstance(epoch, jax.Array) and jnp.issubdtype(epoch.dtype, jnp.integer) and epoch.shape == ()):
-        check_integer("epoch", epoch, 0, LARGEST, "count epochs from 0")
+        check_integer("epoch", epoch, 0, remedy="count epochs from 0")
 
 
 def epoch_keys(key: jax.Array, epoch: Any) -> tuple[jax.Array, jax.Array]:

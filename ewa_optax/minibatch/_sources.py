@@ -28,7 +28,7 @@ def on_host(batch: Any) -> Any:
     return batch
 
 
-def placed(tree: Any, batches: Batches | None) -> Any:
+def put_on_mesh(tree: Any, batches: Batches | None) -> Any:
     """Strongly typed arrays on the mesh of the data, if there is one: those that lie elsewhere are replicated."""
     meshes = [sharding.mesh for sharding in (batches.shardings if batches else ()) if sharding]
 

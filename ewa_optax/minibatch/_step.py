@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from ewa_optax._stacks import unstack_leaves
-from ewa_optax.pieces._learning_rate import get_learning_rate
+from ewa_optax.pieces._learning_rate import learning_rate_or_none
 
 
 class Step(NamedTuple):
@@ -53,7 +53,9 @@ def gradient_step(loss: Callable[..., Any], optimizer: optax.GradientTransformat
         told = dict(value=cost, grad=gradients, value_fn=lambda params: objective(params)[0])
         updates, opt_state = update(gradients, opt_state, params, **told)
         examples = others["mask"].sum() if "mask" in others else jnp.float32(jax.tree.leaves(batch)[0].shape[0])
-        return (optax.apply_updates(params, updates), opt_state), Step(cost, _rate(opt_state), examples, aux)
+        return (optax.apply_updates(params, updates), opt_state), Step(
+            cost, learning_rate_or_none(opt_state), examples, aux
+        )
 
     return step
 
@@ -72,10 +74,3 @@ def objective_of(loss: Callable[..., Any], has_aux: bool, batch: Any, others: di
     if not jnp.issubdtype(cost.dtype, jnp.floating):
         raise TypeError(f"loss must return a real number, got {cost.dtype}; return a float.")
     return cost, aux
-
-
-def _rate(opt_state):
-    try:
-        return get_learning_rate(opt_state)
-    except ValueError:
-        return None

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import LARGEST, check_functions, check_integer, check_key
+from ewa_optax._checks import check_functions, check_integer, check_key
 from ewa_optax.minibatch._batches import split
 from ewa_optax.minibatch._loops import scan
 from ewa_optax.minibatch._order import check_epoch
@@ -104,7 +104,7 @@ def train(
     check_key(key)
     check_epoch(epoch)
     check_functions(loss, optimizer)
-    epochs = check_integer("epochs", epochs, 1, LARGEST, "one pass over the data is 1")
+    epochs = check_integer("epochs", epochs, 1, remedy="one pass over the data is 1")
     batches = split(data, batch_size, remainder, order, shards, has_key=has_key)
     step = gradient_step(loss, optimizer, has_aux)
     carry = (params, optimizer.init(params) if opt_state is None else opt_state)

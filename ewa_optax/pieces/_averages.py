@@ -27,7 +27,7 @@ from ewa_optax._numerics import (
 from ewa_optax._trees import Leafwise
 from ewa_optax.pieces._recursion import advanced, averaging, moved
 from ewa_optax.storage._argument import StorageLike, resolve
-from ewa_optax.storage._encoding import Keeper, zeros_like
+from ewa_optax.storage._encoding import AverageCodec, zeros_like
 from ewa_optax.storage._formats import Storage
 
 FadingDecay = Annotated[
@@ -79,17 +79,17 @@ def scale_by_ewa(decay: Decay, storage: Storage | str | None = None) -> optax.Gr
         Polyak, "Some methods of speeding up the convergence of iteration methods", 1964; Andrew Ng et al.,
         "Improving Deep Neural Networks", week 2, "Exponentially weighted averages".
     """
-    keeper = Keeper(resolve(storage), piece=0)
+    codec = AverageCodec(resolve(storage), piece=0)
     advance = Leafwise(moved, decay)
 
     def init(params):
-        return ScaleByEwaState(keeper.init(zeros_like(params)), keeper.storage and jnp.zeros([], jnp.int32))
+        return ScaleByEwaState(codec.init(zeros_like(params)), codec.storage and jnp.zeros([], jnp.int32))
 
     def update(updates, state, params=None):
         del params
-        trees = keeper.trees(state.average)
-        step = keeper.storage and increment(state.step)
-        out, average = advanced(advance, shares(decay), updates, trees, keeper, step, decay)
+        trees = codec.trees(state.average)
+        step = codec.storage and increment(state.step)
+        out, average = advanced(advance, shares(decay), updates, trees, codec, step, decay)
         return out, ScaleByEwaState(average, step)
 
     return optax.GradientTransformation(init, update)

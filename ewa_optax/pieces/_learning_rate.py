@@ -101,6 +101,14 @@ def get_learning_rate(opt_state: Any) -> jax.Array:
     return rate
 
 
+def learning_rate_or_none(opt_state: Any) -> jax.Array | None:
+    """The same; None where there is no one learning rate."""
+    try:
+        return get_learning_rate(opt_state)
+    except ValueError:
+        return None
+
+
 @checked
 def rescale_learning_rate(opt_state: Any, factor: Positive) -> Any:
     """The state in which every later learning rate is multiplied by `factor`: decay by hand, while training runs.

@@ -12,7 +12,7 @@ from ewa_optax._checks import Count, Whole, checked, rule
 from ewa_optax._numerics import Number, corrected_shares, increment, lerp, narrow, shares, widen
 from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.storage._argument import resolve
-from ewa_optax.storage._encoding import Keeper, zeros_like
+from ewa_optax.storage._encoding import AverageCodec, zeros_like
 from ewa_optax.storage._formats import Storage
 
 AverageDecay = Annotated[
@@ -34,7 +34,7 @@ class AverageParametersState:
     count: jax.Array
     weight: jax.Array
     average: Any
-    keeper: Keeper = dataclasses.field(metadata=dict(static=True))
+    codec: AverageCodec = dataclasses.field(metadata=dict(static=True))
 
 
 @checked
@@ -92,22 +92,20 @@ def average_parameters(
     """
     if not debias and not callable(decay) and not isinstance(decay, jax.Array) and decay == 1:
         raise ValueError("average_parameters: a decay of 1 must have debias=True, since it never leaves 0 without.")
-    keeper = Keeper(resolve(storage), piece=2)
+    codec = AverageCodec(resolve(storage), piece=2)
     always = isinstance(every, int) and isinstance(start, int) and (every, start) == (1, 0)
 
     def init(params: Any) -> Any:
         def real(x):
-            if keeper.storage and jnp.iscomplexobj(x) and keeper.storage.takes(x.shape):
-                raise TypeError(f"{keeper.storage} keeps no complex parameters here; leave storage=None for those.")
+            if codec.storage and jnp.iscomplexobj(x) and codec.storage.takes(x.shape):
+                raise TypeError(f"{codec.storage} keeps no complex parameters here; leave storage=None for those.")
             return x
 
-        kept = keeper.init(map_leaves(real, zeros_like(params)))
+        kept = codec.init(map_leaves(real, zeros_like(params)))
         if debias:
             # Copies: nothing in a state is the parameters themselves.
-            kept = keeper.encode(
-                map_leaves(jnp.array, map_leaves(widen, params)), keeper.trees(kept), jnp.int32(0), 0.0
-            )
-        return AverageParametersState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), jnp.zeros(2), kept, keeper)
+            kept = codec.encode(map_leaves(jnp.array, map_leaves(widen, params)), codec.trees(kept), jnp.int32(0), 0.0)
+        return AverageParametersState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), jnp.zeros(2), kept, codec)
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         if params is None:
@@ -123,15 +121,15 @@ def average_parameters(
         larger = decay if always and not callable(decay) else past
 
         def take(kept):
-            trees = keeper.trees(kept)
-            advance = Leafwise(_advanced, keeper, larger, past, newest)
-            return keeper.encode(map_leaves(advance, params, updates, *trees), trees, step, 0.0)
+            trees = codec.trees(kept)
+            advance = Leafwise(_advanced, codec, larger, past, newest)
+            return codec.encode(map_leaves(advance, params, updates, *trees), trees, step, 0.0)
 
         if always:
             average = take(state.average)
         else:
             average = jax.lax.cond(due | (debias & (count == 0)), take, lambda kept: kept, state.average)
-        return updates, AverageParametersState(step, count, weight, average, keeper)
+        return updates, AverageParametersState(step, count, weight, average, codec)
 
     return optax.GradientTransformation(init, update)
 
@@ -167,7 +165,7 @@ def get_average(opt_state: Any, params: Any = None) -> Any:
             f"the optimizer state holds {len(found)} averages of parameters, but must hold one; end the chain with "
             "ewa_optax.average_parameters, and pass the part of the state that holds the one you mean."
         )
-    average = found[0].keeper.read(found[0].average)
+    average = found[0].codec.read(found[0].average)
     if params is None:
         return average
 
@@ -177,9 +175,9 @@ def get_average(opt_state: Any, params: Any = None) -> Any:
     return jax.tree.map(like, average, params, is_leaf=lambda x: x is None or isinstance(x, optax.MaskedNode))
 
 
-def _advanced(keeper, larger, past, newest, p, u, *arrays):
+def _advanced(codec, larger, past, newest, p, u, *arrays):
     new = widen(p if u is None else jnp.asarray(p + u, jnp.result_type(p)))  # As optax applies it.
-    return lerp(keeper.decode(jnp.shape(p), *arrays), new, larger, past, newest)
+    return lerp(codec.decode(jnp.shape(p), *arrays), new, larger, past, newest)
 
 
 def _is_state(x):

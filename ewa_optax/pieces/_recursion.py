@@ -13,7 +13,7 @@ from ewa_optax._checks import check_function
 from ewa_optax._numerics import Number, check_alike, increment, lerp, narrow, widen
 from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.storage._argument import StorageLike, resolve
-from ewa_optax.storage._encoding import Keeper, zeros_like
+from ewa_optax.storage._encoding import AverageCodec, zeros_like
 
 Advance = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, jax.Array]]
 
@@ -70,16 +70,16 @@ def recursion(advance: Advance, storage: StorageLike = None) -> optax.GradientTr
         Duchi, Hazan and Singer, "Adaptive subgradient methods", 2011 (the example).
     """
     check_function("recursion: advance", advance, "def advance(kept, update, step)")
-    keeper, each = Keeper(resolve(storage), f"own {_name_of(advance)}"), Leafwise(_checked_advance, advance)
+    codec, each = AverageCodec(resolve(storage), f"own {_name_of(advance)}"), Leafwise(_checked_advance, advance)
 
     def init(params):
         zero = jnp.zeros([], jnp.int32)
-        return RecursionState(zero, jnp.zeros([], jnp.int32), keeper.init(zeros_like(params)))
+        return RecursionState(zero, jnp.zeros([], jnp.int32), codec.init(zeros_like(params)))
 
     def update(updates, state, params=None):
         del params
-        trees, step = keeper.trees(state.kept), increment(state.step)
-        out, kept = advanced(each, step, updates, trees, keeper, step, state.number)
+        trees, step = codec.trees(state.kept), increment(state.step)
+        out, kept = advanced(each, step, updates, trees, codec, step, state.number)
         return out, RecursionState(step, state.number, kept)
 
     return optax.GradientTransformation(init, update)
@@ -113,7 +113,7 @@ def read_average(kept: Any, storage: StorageLike = None) -> Any:
         >>> print(f"{m.mean():.2f} {v.mean():.2f}")
         0.30 9.00
     """
-    return Keeper(resolve(storage), "").read(kept)
+    return AverageCodec(resolve(storage), "").read(kept)
 
 
 def numbered(state: Any) -> Any:
@@ -168,15 +168,15 @@ def averaging(
     tell its random rounding apart from that of others. `like` makes of a parameter what the average is like, and `at`
     of a step what `advance` needs of it, once for all leaves.
     """
-    keeper = Keeper(resolve(storage), name)
+    codec = AverageCodec(resolve(storage), name)
 
     def init(params):
-        return AverageState(jnp.zeros([], jnp.int32), keeper.init(zeros_like(jax.tree.map(like, params))))
+        return AverageState(jnp.zeros([], jnp.int32), codec.init(zeros_like(jax.tree.map(like, params))))
 
     def update(updates, state, params=None):
         del params
-        trees, step = keeper.trees(state.average), increment(state.step)
-        out, average = advanced(advance, at(step), updates, trees, keeper, step, decay)
+        trees, step = codec.trees(state.average), increment(state.step)
+        out, average = advanced(advance, at(step), updates, trees, codec, step, decay)
         return out, AverageState(step, average)
 
     return optax.GradientTransformation(init, update)
@@ -187,14 +187,14 @@ def advanced(
     at_step: Any,
     updates: Any,
     trees: tuple[Any, ...],
-    keeper: Keeper,
+    codec: AverageCodec,
     step: jax.Array | None,
     decay: Number,
 ) -> tuple[Any, Any]:
     """What leaves at a step, in the dtypes of the updates, and what is kept."""
-    both = map_leaves(Leafwise(_advanced, advance, keeper, at_step), updates, *trees)
+    both = map_leaves(Leafwise(_advanced, advance, codec, at_step), updates, *trees)
     fresh, out = (map_leaves(lambda _, pair, i=i: pair[i], updates, both) for i in (0, 1))
-    return out, keeper.encode(fresh, trees, step, decay)
+    return out, codec.encode(fresh, trees, step, decay)
 
 
 def moved(
@@ -205,6 +205,6 @@ def moved(
     return fresh, fresh
 
 
-def _advanced(advance, keeper, at_step, u, *arrays):
-    fresh, out = advance(keeper.decode(jnp.shape(u), *arrays), widen(u), at_step)
+def _advanced(advance, codec, at_step, u, *arrays):
+    fresh, out = advance(codec.decode(jnp.shape(u), *arrays), widen(u), at_step)
     return fresh, narrow(out, jnp.result_type(u))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ewa_optax._checks import LARGEST, check_choice, check_integer
+from ewa_optax._checks import check_choice, check_integer
 from ewa_optax.plots._axes import ONE_BY_ONE, axes_or_new, finish, line_style, make_room_for_legend, styled
 from ewa_optax.series._ewa import ewa
 
@@ -100,10 +100,10 @@ def schedules(
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay".
     """
-    steps = check_integer("steps", steps, 1, LARGEST, "one mini-batch is a step")
+    steps = check_integer("steps", steps, 1, remedy="one mini-batch is a step")
     numbers = np.arange(1, steps + 1)
     if steps_per_epoch is not None:
-        numbers = numbers / check_integer("steps_per_epoch", steps_per_epoch, 1, LARGEST, "leave it out for steps")
+        numbers = numbers / check_integer("steps_per_epoch", steps_per_epoch, 1, remedy="leave it out for steps")
     rates = {label: _rates(label, schedule, steps) for label, schedule in schedules.items()}
     ax = axes_or_new(ax)
     for label, line, style in styled(rates, "rates", ONE_BY_ONE):

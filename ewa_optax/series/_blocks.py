@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ewa_optax.series._plan import Fading, Plan, differing_as, turned
+from ewa_optax.series._plan import Fading, Plan, differing_as, in_time_order
 from ewa_optax.series._recurrence import recurrence
 
 BLOCK = 32
@@ -160,12 +160,12 @@ def blocks_in_cache(
             start = jnp.minimum(i * length, time - length)  # The last piece overlaps the one before it.
             place = time - length - start if plan.reverse else start
             z = jax.lax.dynamic_slice(flat, (first, place * lanes), (together, length * lanes))
-            z = turned(z.astype(v.dtype).reshape(together, length, *tail), plan)
+            z = in_time_order(z.astype(v.dtype).reshape(together, length, *tail), plan)
             y = blockwise(z, v, w, level, weights, plan.debias)
             following = jnp.minimum((i + 1) * length, time - length)
             last = jnp.where(i == pieces - 1, length, following - start) - 1
             v, w = jax.lax.dynamic_index_in_dim(y, last, 1, False), kept[last] * w + gained[last]
-            y = turned(y, plan).reshape(together, length * lanes).astype(dtype)
+            y = in_time_order(y, plan).reshape(together, length * lanes).astype(dtype)
             # For the next piece: within it, every element would compute the level anew.
             return jax.lax.dynamic_update_slice(out, y, (first, place * lanes)), v, w, level_from(following, v)
 
@@ -182,7 +182,7 @@ def blocks_in_cache(
 
 def even_at_once(x, average, weight, fading, plan, dtype):
     time = x.shape[1]
-    z = turned(x, plan).astype(average.dtype)
+    z = in_time_order(x, plan).astype(average.dtype)
     average, weight = (jnp.broadcast_to(a, (x.shape[0], x.shape[2])) for a in (average, weight))
     if plan.method == "associative":
         t = jnp.arange(1, time + 1)[None, :, None]
@@ -196,4 +196,4 @@ def even_at_once(x, average, weight, fading, plan, dtype):
         weights = Weights.of(fading, padded.shape[1], size)
         level = level_of(jnp.where(weight > 0, average, z[:, 0]), z[:, time // 3], z[:, 2 * time // 3])
         y = blockwise(padded, average, weight, level, weights, plan.debias)[:, :time]
-    return turned(y, plan).astype(dtype), y[:, -1]
+    return in_time_order(y, plan).astype(dtype), y[:, -1]

@@ -250,6 +250,6 @@ def weights(decay: Decay, length: int) -> jax.Array:
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Understanding exponentially weighted averages".
     """
-    k = jnp.arange(check_integer("length", length, 0, 2**31 - 1, "it counts values"))
+    k = jnp.arange(check_integer("length", length, 0, remedy="it counts values"))
     fading = Fading.of(decay, jnp.result_type(float))
     return fading.share * fading.powers(k)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ewa_optax.series._plan import Fading, Gaps, Plan, turned
+from ewa_optax.series._plan import Fading, Gaps, Plan, in_time_order
 from ewa_optax.series._recurrence import recurrence
 
 
@@ -122,8 +122,8 @@ def _plain_shares(observed, passed, since, fading):
 
 def uneven_at_once(x, average, weight, fading, gaps, plan, dtype):
     average, weight = (jnp.broadcast_to(a, (x.shape[0], x.shape[2])) for a in (average, weight))
-    observed = turned(jnp.broadcast_to(gaps.observed, x.shape), plan)
-    z = jnp.where(observed, turned(x, plan), 0).astype(average.dtype)
+    observed = in_time_order(jnp.broadcast_to(gaps.observed, x.shape), plan)
+    z = jnp.where(observed, in_time_order(x, plan), 0).astype(average.dtype)
     shares, kept, begun, after = all_shares(weight, gaps._replace(observed=observed), fading, plan)
     y = jnp.where(begun, recurrence(shares * z, shares, kept, average, plan.method), jnp.nan)
-    return turned(y, plan).astype(dtype), y[:, -1], after
+    return in_time_order(y, plan).astype(dtype), y[:, -1], after

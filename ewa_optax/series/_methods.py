@@ -59,15 +59,15 @@ def _derivative(plan, dtype, primals, tangents):
 
 
 @jax.custom_batching.custom_vmap
-def somewhere(flags: jax.Array) -> jax.Array:
+def any_in_batch(flags: jax.Array) -> jax.Array:
     """Whether one is True; under `jax.vmap`, of the whole batch: else both ways would be taken, and not backwards."""
     return flags.any()
 
 
-@somewhere.def_vmap
+@any_in_batch.def_vmap
 def _of_a_batch(axis_size, in_batched, flags):
     del axis_size, in_batched
-    return somewhere(flags), False
+    return any_in_batch(flags), False
 
 
 def _start(x, average, weight, plan):
@@ -91,8 +91,8 @@ def _told(x, gaps):
 
 
 def _has_gaps(x, weight, plan):
-    gaps = somewhere(~jnp.isfinite(x))
-    return gaps if plan.debias else gaps | somewhere((weight > 0) & (weight != 1))
+    gaps = any_in_batch(~jnp.isfinite(x))
+    return gaps if plan.debias else gaps | any_in_batch((weight > 0) & (weight != 1))
 
 
 def _of_even(x, average, weight, fading, plan, dtype):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from ewa_optax._numerics import Number, wide_dtype
 from ewa_optax.series._arguments import Part, in_three_axes, plan_of, read
 from ewa_optax.series._gaps import all_shares
-from ewa_optax.series._methods import running, somewhere
-from ewa_optax.series._plan import Plan, turned
+from ewa_optax.series._methods import any_in_batch, running
+from ewa_optax.series._plan import Plan, in_time_order
 from ewa_optax.series._recurrence import recurrence
 from ewa_optax.series._sharding import Layout, layout_of, on_each, specs_of
 
@@ -223,31 +223,33 @@ def _local(part, y, axis, plan, kind):
 
     def even(product):
         kept, left = _without_gaps(x.shape[1], fading, plan)
-        covariances = mean(turned(kept, plan) * product)
-        return covariances if kind.bias else _over(covariances, turned(left, plan), True)
+        covariances = mean(in_time_order(kept, plan) * product)
+        return covariances if kind.bias else _over(covariances, in_time_order(left, plan), True)
 
     def uneven(product):
-        in_order = gaps._replace(observed=turned(there, plan))
+        in_order = gaps._replace(observed=in_time_order(there, plan))
         shares, kept, _, _ = all_shares(weight, in_order, fading, plan)
         if kind.bias:
-            return mean(turned(kept, plan) * product)
-        return turned(_unbiased(turned(product, plan), shares, kept, in_order.observed, fading, plan), plan)
+            return mean(in_time_order(kept, plan) * product)
+        return in_time_order(
+            _unbiased(in_time_order(product, plan), shares, kept, in_order.observed, fading, plan), plan
+        )
 
     means = [mean(z) for z in both]
     distances = [_from_before(z, m, there, plan) for z, m in zip(both, means, strict=True)]
     product = distances[0] * distances[-1]
     regular = gaps.observed is None and gaps.passed is None
-    covariances = jax.lax.cond(somewhere(~there), uneven, even, product) if regular else uneven(product)
+    covariances = jax.lax.cond(any_in_batch(~there), uneven, even, product) if regular else uneven(product)
     covariances = jnp.where(jnp.isfinite(sum(means)), covariances, jnp.nan)
     return (_root(covariances) if kind.root else covariances).astype(dtype).reshape(part.x.shape)
 
 
 def _from_before(z, means, there, plan):
     """How far each value is from the average before it; 0 where there is none, or no value."""
-    z, means, there = (turned(a, plan) for a in (z, means, there))
+    z, means, there = (in_time_order(a, plan) for a in (z, means, there))
     later = jnp.arange(z.shape[1])[None, :, None] > jnp.argmax(there, 1)[:, None]
     before = jnp.concatenate([means[:, :1], means[:, :-1]], 1)
-    return turned(jnp.where(there & later, jnp.where(there, z, 0) - jnp.where(later, before, 0), 0), plan)
+    return in_time_order(jnp.where(there & later, jnp.where(there, z, 0) - jnp.where(later, before, 0), 0), plan)
 
 
 def _without_gaps(time, fading, plan):

@@ -32,7 +32,7 @@ class Gaps(NamedTuple):
     passed: Any
 
 
-def turned(x: jax.Array, plan: Plan) -> jax.Array:
+def in_time_order(x: jax.Array, plan: Plan) -> jax.Array:
     """`x` (series, time, ...) in the order of the average, or back in its own."""
     return jnp.flip(x, 1) if plan.reverse else x
 

@@ -39,7 +39,7 @@ class Encoded(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Keeper:
+class AverageCodec:
     """Keeps averages by a storage; without one, as they are.
 
     `piece` tells averages with one storage apart, so that not the same chance rounds them.

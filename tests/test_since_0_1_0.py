@@ -1,0 +1,60 @@
+"""What 0.1.0 made still loads, and goes on to the same bits."""
+
+import importlib
+import io
+import pickle
+import zipfile
+
+import at_0_1_0
+import numpy as np
+import pytest
+
+from ewa_optax._optimizers import OPTIMIZERS
+
+
+def kept(name):
+    with zipfile.ZipFile(at_0_1_0.FIXTURE) as archive:
+        return archive.read(name)
+
+
+def arrays(name):
+    with np.load(io.BytesIO(kept(name))) as found:
+        return dict(found)
+
+
+def test_every_public_name_imports():
+    names = kept("names.txt").decode().splitlines()
+    assert len(names) > 100
+    for line in names:
+        module, name = line.split()
+        assert hasattr(importlib.import_module(module), name), line
+
+
+def test_storages_load_from_pickles():
+    assert pickle.loads(kept("storages.pickle")) == at_0_1_0.STORAGES
+
+
+@pytest.mark.parametrize("name", at_0_1_0.OPTIMIZERS)
+def test_averages_in_16_bits_are_the_same_bits(name):
+    expected = arrays("averages.npz")[name]
+    actual = at_0_1_0.averages(name)
+    assert actual.shape == expected.shape
+    # Equal on the machine that made them; another one may contract products and sums otherwise, now and then. Of other
+    # random bits, half of the numbers would differ.
+    assert np.mean(actual != expected) <= 0.01
+
+
+def test_no_optimizer_is_left_out():
+    assert {*at_0_1_0.OPTIMIZERS, "gradient_descent", "adafactor"} == OPTIMIZERS.keys()
+
+
+def test_a_checkpoint_is_resumed(tmp_path):
+    with zipfile.ZipFile(at_0_1_0.FIXTURE) as archive:
+        archive.extractall(tmp_path)
+    run = at_0_1_0.fitted(tmp_path / "run", 4)
+    assert run.epoch == 4
+    assert run.stopped == "finished"
+    expected = arrays("whole.npz")
+    np.testing.assert_allclose(run.history.costs, expected.pop("costs"), rtol=1e-5)
+    for name, value in expected.items():
+        np.testing.assert_allclose(run.params[name], value, rtol=1e-4, atol=1e-6)
