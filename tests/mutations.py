@@ -246,7 +246,7 @@ MUTATIONS = (
     ),
     Mutation(
         "LARS asks its schedule of weight decay for the next step",
-        "ewa_optax/pieces/_weight_decay.py",
+        "ewa_optax/pieces/_layerwise.py",
         "rate = weight_decay_at(weight_decay, step - 1)",
         "rate = weight_decay_at(weight_decay, step)",
         ("tests/test_family.py::test_weight_decay_may_be_a_schedule",),
