@@ -73,8 +73,8 @@ def assert_close(found, expected, tolerance, scale):
         assert np.nanmax(np.abs(found - expected)) <= tolerance * scale
 
 
-# Programs that several tests run; none is kept for other modules. Derivatives are large programs, of double precision or
-# compared with less: machine code of any quality will do.
+# Programs that several tests run; none is kept for other modules. Those of derivatives are large; in double precision,
+# or compared with less, machine code of any quality will do.
 roughly_compiled = functools.partial(jax.jit, compiler_options=ROUGHLY)
 
 
