@@ -38,13 +38,17 @@ def parametrized(cases):
     return pytest.mark.parametrize("case", params, scope="module")
 
 
-ALIKE = {"rmsprop_eps_inside", "adam_eps_root", "heavy_ball"}  # To others of the table, but in their arithmetic.
-every_case = parametrized(
-    [
-        case._replace(slow=case.slow or case.name in ALIKE or (case in FAMILY and case.name not in DIFFERENT))
-        for case in CASES
-    ]
-)
+def slow_too(names):
+    """All cases, those of these names and most of the family slow, and what is slow anyhow."""
+    rare = {case.name for case in FAMILY} - DIFFERENT | names
+    return [case._replace(slow=case.slow or case.name in rare) for case in CASES]
+
+
+# To others of the table, but in their arithmetic, or in the range of their numbers.
+ALIKE = {"rmsprop_eps_inside", "adam_eps_root", "heavy_ball"}
+ALIKE_IN_RANGE = {"adam-float16", "momentum-24bit", "rmsprop-8bit"}
+every_range = parametrized(slow_too(ALIKE))
+every_case = parametrized(slow_too(ALIKE | ALIKE_IN_RANGE))
 every_member = parametrized(CASES)  # For what must hold of the arithmetic of each.
 # For wrappers, which ask of an optimizer only that its state is a tree of arrays whose shapes and dtypes stay.
 some_cases = parametrized([c._replace(slow=c.name not in ("adam", "adam-8bit", "adan", "adafactor")) for c in CASES])
@@ -481,7 +485,7 @@ def at_each_leaf(state, params):
     return found
 
 
-@every_case
+@every_range
 @pytest.mark.parametrize(
     "mixes",
     [
