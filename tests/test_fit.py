@@ -302,7 +302,15 @@ def test_an_interrupt_ends_with_what_was_trained():
     np.testing.assert_allclose(run.params, by_hand(2)[0], rtol=1e-5)
 
 
-def test_ctrl_c_in_a_compiled_loop_ends_with_what_was_trained():
+@pytest.fixture
+def interruptible():
+    """A shell has what it starts in the background ignore the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_in_a_compiled_loop_ends_with_what_was_trained(interruptible):
     """Sent by a thread, as by a terminal, while steps run."""
     begun = threading.Event()
 
@@ -401,7 +409,7 @@ def mapped(folder):
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in DATA}
 
 
-@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_memory_mapped_arrays_are_as_others(shards, tmp_path):
     keywords = dict(batch_size=64, shards=shards)
     files, arrays = fit(data=mapped(tmp_path), **keywords), fit(**keywords)
@@ -495,7 +503,7 @@ def test_a_context_of_jax_holds_for_every_source(tmp_path):
             assert run.params.dtype == np.float64
 
 
-def test_ctrl_c_ends_the_wait_for_a_batch():
+def test_ctrl_c_ends_the_wait_for_a_batch(interruptible):
     def batches():
         yield from batches_of(0)
         threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
