@@ -129,7 +129,9 @@ MASKS = {
     "function": matrices,
     "tree": jax.tree.map(lambda p: p.ndim == 2, PARAMS),
     "prefix": {"layers": True, "out": False},
-    "within a stack": lambda params: jax.tree_util.tree_map_with_path(lambda path, p: "[1]" in str(path), params),
+    "within a stack": lambda params: jax.tree_util.tree_map_with_path(
+        lambda path, p: "[1]" in jax.tree_util.keystr(path), params
+    ),
     "none": False,
 }
 
