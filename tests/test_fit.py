@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import ROUGHLY
 
 import ewa_optax
 from ewa_optax import minibatch
@@ -33,6 +34,7 @@ X = RNG.standard_normal((150, 3)).astype(np.float32)
 DATA = {"x": X, "y": X @ np.array([1.0, -2.0, 0.5], np.float32)}
 OPTIMIZER = ewa_optax.adam(0.05)
 LOOPS = ["scan", "python"]
+roughly_compiled = functools.partial(jax.jit, compiler_options=ROUGHLY)  # What `fit` compiles itself is not.
 
 
 def loss(w, batch):
@@ -124,7 +126,7 @@ def test_both_loops_give_the_same_bits():
 
 def test_train_is_fit_without_python():
     run = fit(noisy_loss, has_key=True, batch_size=50)
-    trained = jax.jit(
+    trained = roughly_compiled(
         lambda w: minibatch.train(noisy_loss, OPTIMIZER, w, DATA, batch_size=50, epochs=3, key=KEY, has_key=True)
     )(jnp.zeros(3))
     np.testing.assert_allclose(trained.params, run.params, rtol=1e-5)
@@ -138,7 +140,7 @@ def test_train_goes_on_where_it_ended():
         keywords = dict(batch_size=64, key=KEY, opt_state=state, epoch=epoch, epochs=epochs)
         return minibatch.train(loss, OPTIMIZER, w, DATA, **keywords)
 
-    part = jax.jit(functools.partial(train, epochs=1))
+    part = roughly_compiled(functools.partial(train, epochs=1))
     whole, first = train(jnp.zeros(3), None, 0, 2), part(jnp.zeros(3), OPTIMIZER.init(jnp.zeros(3)), 0)
     second = part(first.params, first.opt_state, 1)
     np.testing.assert_allclose(second.params, whole.params, rtol=1e-6)
@@ -150,7 +152,7 @@ def test_train_is_differentiable():
         optimizer = ewa_optax.momentum(jnp.exp(log_rate))
         return minibatch.train(loss, optimizer, jnp.zeros(3), DATA, batch_size=64, epochs=2, key=KEY).costs[-1].mean()
 
-    final_and_slope = jax.jit(jax.value_and_grad(final))
+    final_and_slope = roughly_compiled(jax.value_and_grad(final))
     (above, _), (below, _), (_, slope) = map(final_and_slope, np.float32([-3.0 + 1e-2, -3.0 - 1e-2, -3.0]))
     np.testing.assert_allclose(slope, (above - below) / 2e-2, rtol=1e-2)
 
@@ -161,7 +163,7 @@ def test_vmap_over_learning_rates_and_keys_is_as_many_runs_and_compiles_once():
         return minibatch.train(loss, ewa_optax.adam(rate), jnp.zeros(3), DATA, batch_size=50, epochs=2, key=key)
 
     rates, keys = np.geomspace(1e-3, 1.0, 16, dtype=np.float32), jax.random.split(KEY, 16)
-    together, single = jax.jit(jax.vmap(train)), jax.jit(train)
+    together, single = roughly_compiled(jax.vmap(train)), roughly_compiled(train)
     for _ in range(2):
         runs = jax.device_get(together(rates, keys))
     for i in range(16):
@@ -223,7 +225,9 @@ def squares(apply):
     return lambda params, batch: jnp.mean((apply(params, batch["x"])[:, 0] - batch["y"]) ** 2)
 
 
-@pytest.mark.parametrize("make", [equinox_model, haiku_model, pytest.param(linen_model, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "make", [equinox_model, *(pytest.param(make, marks=pytest.mark.slow) for make in (haiku_model, linen_model))]
+)
 def test_models_of_other_libraries(make, tmp_path):
     start, apply = make()
     run = ewa_optax.fit(
@@ -300,7 +304,15 @@ def test_an_interrupt_ends_with_what_was_trained():
     np.testing.assert_allclose(run.params, by_hand(2)[0], rtol=1e-5)
 
 
-def test_ctrl_c_in_a_compiled_loop_ends_with_what_was_trained():
+@pytest.fixture
+def interruptible():
+    """A shell has what it starts in the background ignore the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_in_a_compiled_loop_ends_with_what_was_trained(interruptible):
     """Sent by a thread, as by a terminal, while steps run."""
     begun = threading.Event()
 
@@ -399,7 +411,7 @@ def mapped(folder):
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in DATA}
 
 
-@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_memory_mapped_arrays_are_as_others(shards, tmp_path):
     keywords = dict(batch_size=64, shards=shards)
     files, arrays = fit(data=mapped(tmp_path), **keywords), fit(**keywords)
@@ -493,7 +505,7 @@ def test_a_context_of_jax_holds_for_every_source(tmp_path):
             assert run.params.dtype == np.float64
 
 
-def test_ctrl_c_ends_the_wait_for_a_batch():
+def test_ctrl_c_ends_the_wait_for_a_batch(interruptible):
     def batches():
         yield from batches_of(0)
         threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
@@ -509,7 +521,7 @@ def loss_with_nothing(w, batch):
     return loss(w, batch) + batch["nothing"].sum()
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ["scan", pytest.param("python", marks=pytest.mark.slow)])
 def test_data_without_columns_has_steps_too(loop):
     data = {**DATA, "nothing": np.zeros((150, 0), np.float32)}
     run = fit(loss_with_nothing, data=data, loop=loop)

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import ROUGHLY
 from flax import linen
 from jax.flatten_util import ravel_pytree
 
 import ewa_optax
 from ewa_optax import landscapes
 
+roughly_compiled = functools.partial(jax.jit, compiler_options=ROUGHLY)
 RNG = np.random.default_rng(0)
 SURFACES = {
     "ravine": lambda n: landscapes.ravine(30.0, dimensions=n),
@@ -77,7 +79,8 @@ BY_HAND = {
 def test_values_gradients_and_hessians_are_those_by_hand(name, dimensions):
     surface = SURFACES[name](dimensions)
     points = RNG.uniform(-2, 2, (20, dimensions)).astype(np.float32)
-    found = jax.jit(jax.vmap(lambda x: (surface(x), jax.grad(surface)(x), jax.hessian(surface)(x))))(points)
+    of_each = jax.vmap(lambda x: (surface(x), jax.grad(surface)(x), jax.hessian(surface)(x)))
+    found = roughly_compiled(of_each)(points)
     for i, point in enumerate(points):
         for ours, exact in zip(found, BY_HAND[name](point.astype(float)), strict=True):
             np.testing.assert_allclose(ours[i], exact, rtol=1e-5, atol=1e-5 * np.abs(exact).max())
@@ -117,7 +120,7 @@ def test_surfaces_of_traced_numbers():
 
     conditions = np.array([2.0, 30.0])
     expected = np.stack([np.full(2, -4 * 0.99**10), (1 - 0.01 * conditions) ** 10], axis=1)
-    np.testing.assert_allclose(jax.jit(jax.vmap(last))(conditions), expected, rtol=1e-5)
+    np.testing.assert_allclose(roughly_compiled(jax.vmap(last))(conditions), expected, rtol=1e-5)
     minima = jax.vmap(lambda quartic: landscapes.saddle(quartic).minimum)(jnp.array([0.25, 1.0]))
     np.testing.assert_allclose(minima, [[0, 2], [0, 1]], rtol=1e-6)
 
@@ -222,6 +225,11 @@ X = RNG.standard_normal((40, 15)).astype(np.float32)
 Y = RNG.integers(0, 3, 40)
 
 
+def curvature(function, point, **keywords):
+    """Compiled roughly, as a program of its own."""
+    return roughly_compiled(lambda point: landscapes.curvature(function, point, **keywords))(point)
+
+
 def net_cost(params):
     return optax.softmax_cross_entropy_with_integer_labels(Net().apply(params, X), Y).mean()
 
@@ -235,7 +243,7 @@ def net_params():
 def test_the_curvature_is_what_lapack_finds(name):
     surface = SURFACES[name](4)
     points = RNG.uniform(-2, 2, (10, 4)).astype(np.float32)
-    found = jax.vmap(lambda point: landscapes.curvature(surface, point))(points)
+    found = roughly_compiled(jax.vmap(lambda point: landscapes.curvature(surface, point)))(points)
     assert not found.errors.any()
     for i, point in enumerate(points):
         _, gradient, hessian = BY_HAND[name](point.astype(float))
@@ -291,15 +299,15 @@ def test_the_curvature_of_a_net_is_that_of_its_raveled_parameters():
     params = net_params()
     flat, unravel = ravel_pytree(params)
     assert flat.size == 15 * 16 + 16 + 16 * 3 + 3
-    hessian = np.asarray(jax.jit(jax.hessian(lambda x: net_cost(unravel(x))))(flat), float)
+    hessian = np.asarray(roughly_compiled(jax.hessian(lambda x: net_cost(unravel(x))))(flat), float)
     exact = np.linalg.eigvalsh((hessian + hessian.T) / 2)
-    found = landscapes.curvature(net_cost, params)
+    found = curvature(net_cost, params)
     np.testing.assert_allclose(found.eigenvalues, exact, atol=1e-5 * np.abs(exact).max())
-    gradient = ravel_pytree(jax.jit(jax.grad(net_cost))(params))[0]
+    gradient = ravel_pytree(roughly_compiled(jax.grad(net_cost))(params))[0]
     np.testing.assert_allclose(found.gradient_norm, np.linalg.norm(gradient), rtol=1e-5)
     assert found.kind == "saddle"
 
-    ends = landscapes.curvature(net_cost, params, eigenvalues=5)
+    ends = curvature(net_cost, params, eigenvalues=5)
     assert ends.eigenvalues.shape == ends.errors.shape == ends.signs.shape == (10,)
     np.testing.assert_allclose(ends.eigenvalues, np.r_[exact[:5], exact[-5:]], atol=1e-5 * np.abs(exact).max())
     assert ends.kind == "saddle"
@@ -322,7 +330,7 @@ def quadratic(eigenvalues):
 @pytest.mark.parametrize("products", [8, 300])
 def test_each_eigenvalue_of_lanczos_is_within_its_error_of_a_true_one(products):
     true = np.sort(RNG.standard_normal(300)) * np.linspace(0.1, 3, 300)
-    found = landscapes.curvature(quadratic(true), jnp.zeros(300), eigenvalues=4, products=products)
+    found = curvature(quadratic(true), jnp.zeros(300), eigenvalues=4, products=products)
     away = np.abs(np.asarray(found.eigenvalues)[:, None] - true).min(axis=1)
     assert np.all(away <= found.errors + 1e-5)
     assert np.all(found.errors >= 0)
@@ -332,8 +340,8 @@ def test_each_eigenvalue_of_lanczos_is_within_its_error_of_a_true_one(products):
 
 def test_what_is_not_sure_to_be_positive_has_no_sign():
     function = quadratic(np.geomspace(1e-3, 1.0, 300))
-    assert landscapes.curvature(function, jnp.zeros(300), eigenvalues=1, products=4).kind == "flat"
-    assert landscapes.curvature(function, jnp.zeros(300), eigenvalues=1, products=300).kind == "minimum"
+    assert curvature(function, jnp.zeros(300), eigenvalues=1, products=4).kind == "flat"
+    assert curvature(function, jnp.zeros(300), eigenvalues=1, products=300).kind == "minimum"
 
 
 def test_lanczos_goes_on_where_all_eigenvalues_are_equal():

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import ROUGHLY
 from flax import nnx
 
 import ewa_optax
@@ -69,11 +70,14 @@ class Linen(nn.Module):
         return nn.Dense(1)(nn.relu(nn.Dense(16)(x)))
 
 
-def train_functional(init, apply, optimizer, steps):
-    params = jax.jit(init)(jax.random.key(1), X)
-    state = jax.jit(optimizer.init)(params)
+roughly_compiled = functools.partial(jax.jit, compiler_options=ROUGHLY)
 
-    @jax.jit
+
+def train_functional(init, apply, optimizer, steps):
+    params = roughly_compiled(init)(jax.random.key(1), X)
+    state = roughly_compiled(optimizer.init)(params)
+
+    @roughly_compiled
     def step(params, state):
         loss, gradients = jax.value_and_grad(lambda p: jnp.mean((apply(p, X) - Y) ** 2))(params)
         updates, state = optimizer.update(gradients, state, params)

@@ -108,15 +108,11 @@ def test_a_notebook_is_small_was_run_in_order_and_tells_nothing_of_the_machine(p
     assert notebook.cells[0].source.startswith("# ")
 
 
-def test_the_seconds_of_a_kernel_count():
-    began = seconds_of_children()
-    execute.executed(notebook_of("import time\nwhile time.process_time() < 1.5:\n    pass"))
-    assert 1.5 < seconds_of_children() - began < 8.5
-
-
-def test_a_notebook_runs_in_this_interpreter_and_checkout_on_one_cpu():
+def test_a_notebook_runs_in_this_interpreter_and_checkout_on_one_cpu_and_its_seconds_count():
     source = "import sys, jax, ewa_optax\nprint(sys.executable, ewa_optax.__file__, jax.device_count())"
+    began = seconds_of_children()
     (cell,) = execute.executed(notebook_of(source)).cells
+    assert 0.5 < seconds_of_children() - began < 15
     assert cell.outputs[0].text.split() == [sys.executable, ewa_optax.__file__, "1"]
 
 

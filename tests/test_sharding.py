@@ -63,8 +63,9 @@ FITS = {  # By keywords: the types of axes that run every time.
     "plain": (dict(), "explicit"),
     "shards": (dict(shards=8), None),
     "validation": (dict(validation=True), None),
-    "validation and shards": (dict(validation=True, shards=8), "auto"),
-    "mask": (dict(remainder="mask", batch_size=104, shards=8), "explicit"),
+    "validation and shards": (dict(validation=True, shards=8), None),
+    "mask": (dict(remainder="mask", batch_size=104, shards=8), None),
+    "validation, shards and mask": (dict(validation=True, remainder="mask", batch_size=104, shards=8), "auto"),
     "remainder": (dict(batch_size=100), None),
     "python": (dict(loop="python", epochs=1), None),
 }

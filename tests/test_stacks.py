@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import CASES, DIFFERENT
+from cases import CASES, DIFFERENT, ROUGHLY
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from test_cost import compiled_step
 
@@ -48,7 +48,10 @@ def matrices(params):
     return jax.tree.map(lambda p: p.ndim == 2, params)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+roughly_compiled = functools.partial(jax.jit, compiler_options=ROUGHLY)
+
+
+@functools.partial(roughly_compiled, static_argnums=(0, 1))
 def steps(optimizer, stacks, params, gradients):
     """Parameters and state, unstacked, after some steps on them as each of `stacks` gives them."""
 
@@ -126,7 +129,9 @@ MASKS = {
     "function": matrices,
     "tree": jax.tree.map(lambda p: p.ndim == 2, PARAMS),
     "prefix": {"layers": True, "out": False},
-    "within a stack": lambda params: jax.tree_util.tree_map_with_path(lambda path, p: "[1]" in str(path), params),
+    "within a stack": lambda params: jax.tree_util.tree_map_with_path(
+        lambda path, p: "[1]" in jax.tree_util.keystr(path), params
+    ),
     "none": False,
 }
 
@@ -204,7 +209,7 @@ def test_derivatives_in_both_directions():
         product = jax.jvp(jax.grad(of), (params,), (tangent,))[1]  # A Hessian times a vector.
         return unstack_leaves((jax.grad(of)(params), product, jax.vmap(of)(twofold)))
 
-    @jax.jit
+    @roughly_compiled
     def both(params, tangent):
         twofold = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), params)
         return [
@@ -256,7 +261,7 @@ def test_a_state_goes_on_from_its_leaves():
     optimizer = ewa_optax.adamw(0.1, storage=storage.EightBit(min_size=0))
     ((params, state),) = steps(optimizer, (as_leaves,), PARAMS, GRADIENTS)
 
-    @jax.jit
+    @roughly_compiled
     def goes_on(gradients, state, params):
         stacked = stack_leaves(params)
         in_stacks = stack_leaves_like(jax.eval_shape(optimizer.init, stacked), state)
@@ -303,7 +308,7 @@ def test_another_layout_is_another_structure():
 
 def test_a_step_traces_once_and_costs_a_few_arrays():
     """The operations and bytes of the leaves, in a fraction of the program."""
-    params = [np.ones((10, 10), np.float32) for _ in range(128)]
+    params = [np.ones((10, 10), np.float32) for _ in range(64)]
     stacked, optimizer = stack_leaves(params), ewa_optax.adam(1e-3)
     programs = (
         compiled_step(optimizer, stacked),
@@ -314,7 +319,7 @@ def test_a_step_traces_once_and_costs_a_few_arrays():
     assert ours["flops"] <= theirs["flops"] + 100
     assert ours["bytes accessed"] <= theirs["bytes accessed"] + 500
     lines = [len(program.as_text().splitlines()) for program in programs]
-    assert lines[0] < lines[1] / 10
+    assert lines[0] < lines[1] / 7
 
     @chex.assert_max_traces(1)
     def step(stacked, state):
@@ -347,10 +352,10 @@ def test_leaves_in_parts_on_several_devices_stay_there(types):
     ]  # fmt: skip
     optimizer = ewa_optax.adam(0.1)
     with jax.set_mesh(mesh):
-        updates, state = jax.jit(lambda p: optimizer.update(p, optimizer.init(p), p))(stacked)
+        updates, state = roughly_compiled(lambda p: optimizer.update(p, optimizer.init(p), p))(stacked)
     assert updates.stacks[0].sharding.spec[-1] == "model"
     assert state[1].numerator.average.stacks[0].sharding.spec[-1] == "model"
-    expected = jax.jit(lambda p: optimizer.update(p, optimizer.init(p))[0])(jax.device_get(params))
+    expected = roughly_compiled(lambda p: optimizer.update(p, optimizer.init(p))[0])(jax.device_get(params))
     found = jax.device_get(updates.stacks)
     chex.assert_trees_all_close([*found[0], *found[1]], jax.device_get(expected), rtol=1e-6)
 
@@ -457,7 +462,7 @@ def test_where_fit_keeps_stacks():
     assert kinds_seen(CHAINED, stack_leaves(many)) == {2}
     assert kinds_seen(ADAM, [np.ones(i % 17 + 1, np.float32) for i in range(32)]) == {1}  # Few alike.
     assert kinds_seen(ADAM, [np.ones(5000, np.float32)] * 32) == {1}  # Large.
-    assert kinds_seen(ADAM, [np.ones((5, 5), np.float32)] * 32, loop="python", runs=True) == {3}
+    assert kinds_seen(ADAM, [np.ones((5, 5), np.float32)] * 32, loop="python") == {3}
 
 
 def test_callbacks_change_what_is_in_stacks():
