@@ -95,8 +95,10 @@ def public_names():
     for module in ("", ".pieces", ".series", ".storage", ".minibatch", ".landscapes", ".plots"):
         face = sys.modules[f"ewa_optax{module}"]
         for name, value in vars(face).items():
-            ours = getattr(value, "__module__", None) or face.__name__
-            if not name.startswith("_") and not isinstance(value, types.ModuleType) and ours.startswith("ewa_optax"):
+            defined = getattr(value, "__module__", None)
+            # `storage` was a module of its own, with imports; the others only named what is in private modules.
+            ours = name == "NAMED" or (face.__name__ if module == ".storage" else "ewa_optax") in (defined or "")
+            if not name.startswith("_") and not isinstance(value, types.ModuleType) and ours:
                 yield f"ewa_optax{module} {name}"
 
 

@@ -171,7 +171,7 @@ def test_the_docstring_of_pieces_names_them_all():
 def test_the_public_storages_say_what_they_are():
     assert set(storage.__all__) == {
         *("Storage", "BFloat16", "Float16", "Float24", "EightBit", "Factored"),
-        *("Split", "Blocks", "Factors", "StorageLike", "MomentStorages"),
+        *("Split", "Blocks", "Factors", "StorageLike", "MomentStorages", "NAMED"),
         *("for_gradients", "for_squares", "first_moment", "second_moment"),
     }
     for kind in filter(inspect.isclass, map(vars(storage).get, storage.__all__)):

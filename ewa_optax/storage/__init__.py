@@ -27,6 +27,7 @@ References: Gupta et al., "Deep learning with limited numerical precision", 2015
 """
 
 from ewa_optax.storage._argument import (
+    NAMED,
     MomentStorages,
     StorageLike,
     first_moment,
@@ -37,6 +38,7 @@ from ewa_optax.storage._argument import (
 from ewa_optax.storage._formats import BFloat16, Blocks, EightBit, Factored, Factors, Float16, Float24, Split, Storage
 
 __all__ = [
+    "NAMED",
     "BFloat16",
     "Blocks",
     "EightBit",

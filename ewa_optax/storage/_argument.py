@@ -5,7 +5,7 @@ import dataclasses
 from ewa_optax.storage._formats import BFloat16, EightBit, Float16, Float24, Storage
 
 NAMED = {"bfloat16": BFloat16(), "float16": Float16(), "8bit": EightBit(), "24bit": Float24()}
-
+"""What the names stand for."""
 
 StorageLike = Storage | str | None
 MomentStorages = StorageLike | tuple[StorageLike, StorageLike]
