@@ -17,7 +17,7 @@ import optax
 import pytest
 from cases import CASES, DIFFERENT, ROUGHLY
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from test_cost import compiled_step
+from runs import compiled_step
 
 import ewa_optax
 from ewa_optax import minibatch, pieces, stack_leaves, stack_leaves_like, storage, unstack_leaves
@@ -514,3 +514,17 @@ def test_the_average_of_parameters_comes_unstacked():
 
 def test_different_kinds_of_cases_are_tried():
     assert {case.name for case in CASES} >= QUICK | DIFFERENT
+
+
+# What faults on purpose showed to be tested nowhere else.
+
+
+def test_masks_within_a_stack():
+    layers = [{"w": jnp.ones((2, 2))} for _ in range(3)]
+    mask = [{"w": i == 1} for i in range(3)]
+    stacked = ewa_optax.stack_leaves(layers)
+    optimizer = ewa_optax.adamw(0.1, weight_decay=0.5, mask=mask)
+    found = ewa_optax.unstack_leaves(optimizer.update(stacked, optimizer.init(stacked), stacked)[0])
+    expected = optimizer.update(layers, optimizer.init(layers), layers)[0]
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)

@@ -24,7 +24,7 @@ from benchmarks import __main__ as command
 from benchmarks import adams, fused_loop, machine, measuring, peers, programs, readme, records, trees
 from ewa_optax.series._methods import FEW_LANES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 SCHEMA = json.loads((ROOT / "benchmarks" / "schema.json").read_text())
 COMMITTED = sorted((ROOT / "benchmarks" / "results").glob("*/*.json"))

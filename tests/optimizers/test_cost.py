@@ -4,19 +4,10 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from runs import compiled_step
 
 import ewa_optax
 from ewa_optax import minibatch
-
-
-def compiled_step(optimizer, params):
-    def step(params, state, gradients):
-        updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state
-
-    state = jax.eval_shape(optimizer.init, params)
-    # The cost is that of the graph; how good the machine code is does not matter.
-    return jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
 
 
 def cost(optimizer, params):

@@ -290,3 +290,17 @@ def test_bad_arguments(call, error, message):
 
 
 X = jnp.ones(3)
+
+
+# What faults on purpose showed to be tested nowhere else.
+
+
+def test_weights_of_a_schedule():
+    average = ewa_optax.average_parameters(lambda t: 1 - 1e-6, debias=True)
+    state = average.init(jnp.zeros(1))
+    state = jax.jit(
+        lambda s: jax.lax.scan(lambda s, _: (average.update(jnp.zeros(1), s, jnp.ones(1))[1], None), s, length=200_000)[
+            0
+        ]
+    )(state)
+    np.testing.assert_allclose(state.weight[0], -np.expm1(200_000 * np.log1p(-1e-6)), rtol=1e-6)

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import oracles
 import pytest
 from cases import DIFFERENT, FAMILY, FULL
-from test_contract import (
+from runs import (
     assert_close_in_size,
     eight_decades,
     followed,
@@ -298,3 +299,34 @@ def test_storages_keep_their_options_for_each_average():
         == 3
     )
     assert storage.second_moment((None, kept)).min_size == kept.min_size
+
+
+# What faults on purpose showed to be tested nowhere else.
+
+
+def test_radam_at_its_default_threshold():
+    gradients = eight_decades(20, (3,))
+    expected = oracles.radam(gradients.astype(np.float64), 0.1, 0.9, 0.999, 1e-8, 0.0, 4.0)
+    assert_close_in_size(run_updates(ewa_optax.radam(0.1), jnp.zeros(3), gradients), expected, 1e-5)
+
+
+def test_a_large_layer_of_spikes():
+    optimizer = ewa_optax.lars(1.0)
+    updates, _ = optimizer.update(jnp.full(100, 3e38), optimizer.init(jnp.ones(100)), jnp.ones(100))
+    np.testing.assert_allclose(updates, -0.001, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [ewa_optax.heavy_ball])
+def test_steady_spikes(make):
+    gradients = jnp.full((100, 1), jnp.finfo(jnp.float32).max)
+    assert np.isfinite(run_updates(make(1.0), jnp.zeros(1), gradients)).all()
+
+
+def test_a_layer_of_zeros_moves():
+    ratio = pieces.scale_by_trust_ratio(0.001)
+    np.testing.assert_array_equal(ratio.update(jnp.ones(3), ratio.init(jnp.zeros(3)), jnp.zeros(3))[0], 1)
+
+
+def test_clip_by_rms():
+    clip = pieces.clip_by_rms(0.5)
+    np.testing.assert_allclose(clip.update(jnp.full(4, 3.0), clip.init(jnp.zeros(4)))[0], 0.5, rtol=1e-6)

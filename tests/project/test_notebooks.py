@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 import ewa_optax
 from notebooks import execute
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOTEBOOK_SECONDS = 45
 LARGEST_FILE = 300_000
 TIMING = "timing"  # Tags cells that put out what only the reader's machine can know.

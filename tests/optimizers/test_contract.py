@@ -14,8 +14,19 @@ import optax
 import oracles
 import pytest
 from absl.testing import parameterized
-from cases import CASES, DIFFERENT, FAMILY, FULL, OWN, ROUGHLY
+from cases import CASES, DIFFERENT, FAMILY, FULL, OWN
 from helpers import Programs
+from runs import (
+    assert_close_in_size,
+    eight_decades,
+    followed,
+    gradients_like,
+    parametrized,
+    roughly_compiled,
+    run,
+    run_updates,
+    trained,
+)
 
 import ewa_optax
 
@@ -29,13 +40,6 @@ PARAMS = {
     "b": jnp.array([[0.5, -0.5], [1.5, -0.2]]),
     "scale": jnp.float32(2.0),
 }
-
-
-def parametrized(cases):
-    """A test for each case; by the scope those of one case run together, and share what is compiled for it."""
-    slow = {True: pytest.mark.slow, False: ()}
-    params = [pytest.param(case, id=case.name, marks=slow[case.slow]) for case in cases]
-    return pytest.mark.parametrize("case", params, scope="module")
 
 
 def slow_too(names):
@@ -54,57 +58,9 @@ every_member = parametrized(CASES)  # For what must hold of the arithmetic of ea
 some_cases = parametrized([c._replace(slow=c.name not in ("adam", "adam-8bit", "adan", "adafactor")) for c in CASES])
 
 
-def eight_decades(steps, shape, complex_values=False, seed=0):
-    """Gradients whose sizes span eight decades, over elements and over time."""
-    rng = np.random.default_rng(seed)
-    sizes = 10 ** rng.uniform(-6, 2, (steps, *shape))
-    values = rng.standard_normal((steps, *shape))
-    if complex_values:
-        values = values + 1j * rng.standard_normal((steps, *shape))
-    return (sizes * values).astype(np.complex64 if complex_values else np.float32)
-
-
-roughly_compiled = functools.partial(jax.jit, compiler_options=ROUGHLY)
-
-
-def gradients_like(params, seed):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(np.shape(x)).astype(x.dtype)), params)
-
-
 def gradients_of_steps(steps):
     """Gradients like `PARAMS`, along a first axis time."""
     return jax.tree.map(lambda *x: np.stack(x), *(gradients_like(PARAMS, seed) for seed in range(steps)))
-
-
-def run(optimizer, params, steps=3, seed=0):
-    """A few plain steps: the parameters and the state afterwards."""
-    state = optimizer.init(params)
-    for t in range(steps):
-        updates, state = optimizer.update(gradients_like(params, seed + t), state, params)
-        params = optax.apply_updates(params, updates)
-    return params, state
-
-
-def followed(optimizer, params, gradients):
-    """The parameters and the state after all steps, and the updates of each, by `lax.scan`."""
-
-    def step(carry, g):
-        params, state = carry
-        updates, state = optimizer.update(g, state, params)
-        return (optax.apply_updates(params, updates), state), updates
-
-    return jax.lax.scan(step, (params, optimizer.init(params)), gradients)
-
-
-def trained(optimizer, params, gradients):
-    """The parameters and the state after all steps, by one program."""
-    return roughly_compiled(lambda p, g: followed(optimizer, p, g)[0])(params, gradients)
-
-
-def run_updates(optimizer, params, gradients, jit=jax.jit):
-    """The updates of all steps, by one program."""
-    return jit(lambda p, g: followed(optimizer, p, g)[1])(params, gradients)
 
 
 def once(function):
@@ -124,12 +80,6 @@ def compiled(name):
     """The optimizer of that case for `PARAMS`, whose two programs several tests share."""
     optimizer = next(case for case in CASES if case.name == name).optimizer()
     return optax.GradientTransformation(once(optimizer.init), once(optimizer.update))
-
-
-def assert_close_in_size(actual, expected, tolerance, error=np.max):
-    """Errors relative to the update, or to the size of its element's updates over time where it passes through 0."""
-    size = np.maximum(np.abs(expected), np.sqrt(np.mean(np.abs(expected) ** 2, axis=0)))
-    assert error(np.abs(np.asarray(actual) - expected) / size) <= tolerance
 
 
 # Against the outside.

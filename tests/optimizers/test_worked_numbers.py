@@ -142,3 +142,11 @@ def test_no_count_wraps_round(make, arguments, options, rates, count):
     nearest = float(make(*arguments, **options)(jnp.float32(int(count))))
     assert 0 <= value <= 0.2
     np.testing.assert_allclose(value, nearest, rtol=1e-4)
+
+
+# What faults on purpose showed to be tested nowhere else.
+
+
+def test_epochs_are_divided_as_integers():
+    late = ewa_optax.schedule_staircase(1.0, 0.5, steps_per_epoch=2**24 + 1, first_epoch=0)
+    assert (float(late(2**24)), float(late(2**24 + 1))) == (1.0, 0.5)

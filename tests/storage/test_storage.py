@@ -18,8 +18,10 @@ import ewa_optax
 from benchmarks import maps
 from ewa_optax import storage
 from ewa_optax._random_bits import fold, key_of, random_bits
+from ewa_optax.storage import _encoding
 from ewa_optax.storage._argument import NAMED, resolve
 from ewa_optax.storage._encoding import AverageCodec
+from ewa_optax.storage._formats import BFloat16
 from ewa_optax.storage._rounding import round_bits
 
 NAMES = list(NAMED)
@@ -640,3 +642,26 @@ class Wavering(storage.Storage):
 def test_a_storage_must_make_as_many_arrays_of_every_average():
     with pytest.raises(ValueError, match="Wavering makes 2 arrays of one average and 1 of another; give encode"):
         ewa_optax.scale_by_ewa(0.9, Wavering()).init(jnp.ones(5000))
+
+
+# What faults on purpose showed to be tested nowhere else.
+
+
+def test_squares_in_float16():
+    kept = storage.Float16().for_squares()
+    back = kept.decode(kept.encode(jnp.full(8, 3e38), jnp.zeros(8, jnp.uint32)))
+    np.testing.assert_allclose(back, 65504.0**2, rtol=1e-3)
+
+
+def test_no_key_gives_the_sequence_of_another_at_an_offset():
+    here, there = (np.asarray(random_bits(jnp.uint32(key), (1000,))) for key in (7, 8))
+    assert not len(np.intersect1d(here, there))
+
+
+def test_averages_of_two_decays_in_one_chain(monkeypatch):
+    keys = []
+    monkeypatch.setattr(_encoding, "fold", lambda *numbers: keys.append(repr(numbers)) or jnp.uint32(0))
+    chain = optax.chain(*(ewa_optax.scale_by_ewa(decay, BFloat16(min_size=0)) for decay in (0.5, 0.75)))
+    with jax.disable_jit():  # What is traced already would fold no more.
+        chain.update(jnp.ones(4), chain.init(jnp.ones(4)))
+    assert len(set(keys)) == 2

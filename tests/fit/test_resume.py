@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import ewa_optax
@@ -252,3 +253,52 @@ def test_the_checkpoint_of_another_model_is_told(tmp_path):
             lambda w, batch: loss(w["w"], batch), OPTIMIZER, {"w": jnp.zeros(3)}, DATA,
             batch_size=64, epochs=1, key=KEY, checkpoint=tmp_path / "run", progress=False,
         )  # fmt: skip
+
+
+# What faults on purpose showed to be tested nowhere else.
+
+
+def test_an_iterable_that_is_over_is_not_closed_again(tmp_path):
+    calls = []
+    for _ in range(2):
+        fit(
+            tmp_path / "run", data=Batches(), epochs=3, checkpoint_every=4,
+            callbacks=[lambda run: calls.append(run.epoch)],
+        )  # fmt: skip
+    assert calls == [1, 2, 3]
+
+
+def test_a_state_may_stay_infinite():
+    plateau = optax.chain(ewa_optax.adam(0.1), optax.contrib.reduce_on_plateau(accumulation_size=1000))
+    run = ewa_optax.fit(
+        loss, plateau, jnp.zeros(3), DATA, batch_size=64, epochs=2, key=KEY,
+        progress=False,
+    )  # fmt: skip
+    assert run.stopped == "finished"
+
+
+def test_checkpoints_are_of_every_so_many_steps(tmp_path):
+    fit(tmp_path / "run", epochs=6)
+    assert sorted(int(path.name) for path in (tmp_path / "run").glob("[0-9]*")) == [16, 18]
+
+
+def test_an_iterable_that_is_interrupted_in_mid_epoch_goes_on(tmp_path):
+    class Interrupted:
+        def __init__(self, at):
+            self.left = at
+
+        def __iter__(self):
+            for batch in Batches():
+                self.left -= 1
+                if not self.left:
+                    raise KeyboardInterrupt
+                yield batch
+
+    def keyed(w, batch, key):
+        return loss(w, batch) + jax.random.normal(key) * w.sum()
+
+    whole = fit(None, keyed, Batches(), has_key=True)
+    first = fit(tmp_path / "run", keyed, Interrupted(8), has_key=True)
+    assert (first.stopped, first.epoch) == ("interrupted", 1)
+    assert first.step > 0
+    same(fit(tmp_path / "run", keyed, Batches(), has_key=True), whole)

@@ -15,6 +15,7 @@ from jax import export
 
 from ewa_optax import series
 from ewa_optax.series._ewa import _averages
+from ewa_optax.series._recurrence import recurrence
 
 LENGTHS = [0, 1, 2, 1000, 100_003]
 DECAYS = [0.0, 0.5, 0.9, 0.98, 0.999, 0.99999]
@@ -794,3 +795,39 @@ BAD = [
 def test_bad_arguments(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+# What faults on purpose showed to be tested nowhere else.
+
+
+def test_a_long_recurrence_does_not_stall():
+    share = jnp.full((1, 200_000, 1), np.float32(1e-6))
+    found = recurrence(share, share, 1 - share, jnp.zeros((1, 1)))[0, -1, 0]
+    np.testing.assert_allclose(found, -np.expm1(200_000 * np.log1p(-np.float64(np.float32(1e-6)))), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("decay", "times"), [(0.0, None), (0.5, [0.0, 1000.0])])
+def test_a_past_that_has_faded_away_has_been(decay, times):
+    _, state = series.ewa_with_state(np.float32([3.0, np.nan]), decay, times=times)
+    after = series.ewa_with_state(np.float32([np.nan]), decay, state, times=times and [1001.0])[0]
+    np.testing.assert_array_equal(after, [3])
+
+
+def test_a_piece_after_a_gap():
+    x = np.float32([1.0, np.nan, np.nan, 5.0, 6.0])
+    keywords = dict(debias=False, initial=np.nan)
+    whole = series.ewa(x, 0.5, **keywords)
+    _, state = series.ewa_with_state(x[:3], 0.5, **keywords)
+    np.testing.assert_allclose(series.ewa_with_state(x[3:], 0.5, state, debias=False)[0], whole[3:], rtol=1e-6)
+
+
+def test_the_average_of_nothing_is_nan():
+    assert np.isnan(series.ewa_with_state(np.float32([np.nan, np.nan]), 0.5)[1].average)
+
+
+def test_unbiased_and_undebiased():
+    import pandas as pd
+
+    x = np.random.default_rng(0).standard_normal(50).astype(np.float32)
+    expected = pd.Series(x.astype(np.float64)).ewm(alpha=0.1, adjust=False).var()
+    np.testing.assert_allclose(series.ewa_var(x, 0.9, debias=False), expected, rtol=1e-4)
