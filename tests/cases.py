@@ -230,7 +230,7 @@ FAMILY = [
         "nadamw",
         ewa_optax.nadamw,
         dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-8, eps_root=1e-9, weight_decay=1e-2),
-        lambda g, p: oracles.decoupled(oracles.nadam(g, 1.0, 0.9, 0.99, 1e-8, 1e-9), p, 0.1, 1e-2),
+        lambda g, p: oracles.nadamw(g, p, 0.1, 0.9, 0.99, 1e-8, 1e-9, 1e-2),
         lambda: optax.nadamw(0.1, 0.9, 0.99, 1e-8, 1e-9, weight_decay=1e-2),
         dict(learning_rate=1e-2, b2=0.999, weight_decay=1e-4),
     ),

@@ -175,6 +175,10 @@ def decoupled(steps, params, learning_rate, weight_decay):
     return np.array(updates)
 
 
+def nadamw(gradients, params, learning_rate, b1, b2, eps, eps_root, weight_decay):
+    return decoupled(nadam(gradients, 1.0, b1, b2, eps, eps_root), params, learning_rate, weight_decay)
+
+
 def adabelief(gradients, learning_rate, b1, b2, eps, eps_root):
     m, s, updates = 0.0, 0.0, []
     for t, g in enumerate(gradients, start=1):

@@ -195,7 +195,11 @@ def test_the_picture_of_mini_batches_shows_costs_and_their_average():
 
 def test_every_optimizer_has_a_line_of_its_own():
     styles = [style for *_, style in _axes.styled({name: [2.0, 1.0] for name in digits.LEARNING_RATES})]
-    assert len({(style["color"], str(style["linestyle"])) for style in styles}) == len(styles) == 26
+    assert (
+        len({(style["color"], str(style["linestyle"])) for style in styles})
+        == len(styles)
+        == len(_optimizers.OPTIMIZERS)
+    )
     assert set(digits.LEARNING_RATES) == set(_optimizers.OPTIMIZERS)
 
 
