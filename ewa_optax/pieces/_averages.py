@@ -1,7 +1,7 @@
-r"""The other averages, and what is kept like one: each a line of arithmetic on what was kept and what comes.
+r"""Averages of updates, and what is kept like one: each a line of arithmetic on what was kept and what comes.
 
-`scale_by_ewa` is the plain one. These differ from it in one thing each: the bias is corrected on the way; the share of
-the newest value changes with time; what leaves is not what is kept; the largest is kept instead of the mean.
+`scale_by_ewa` is the plain one. The others differ from it in one thing each: the bias is corrected on the way; the
+share of the newest value changes with time; what leaves is not what is kept; the largest is kept instead of the mean.
 """
 
 import functools
