@@ -89,25 +89,17 @@ def adamw(
       + \lambda W \right)$$
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square.
+        learning_rate, b1, b2, eps, eps_root, storage: as in `adam`.
         weight_decay: $\lambda$, 0 or more, per unit of learning rate: a number, a scalar array or a schedule.
         mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
             one): True where weights decay. All do by default.
-        storage: how the moments are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for first and second moment.
 
     Returns:
-        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters. Gradients
-            saturate as in `adam`.
+        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters.
 
     Raises:
-        ValueError: a learning rate, eps or weight decay that is negative or not finite, a decay outside [0, 1), or no
-            parameters; a storage of unknown name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        ValueError: as in `adam`; a weight decay that is negative or not finite, or no parameters.
+        TypeError: as in `adam`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -141,24 +133,17 @@ def adamax(
     | `keras.optimizers.Adamax` | eps 1e-7 |
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule. The paper's is
-            0.002.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
+        b1, storage: as in `adam`.
+        learning_rate: as in `adam`. The paper's is 0.002.
         b2: $\beta_2$ in [0, 1): a spike has faded to $1/e$ after about $1/(1-\beta_2)$ steps.
-        eps: in units of the gradient. The paper has none. Since $u_t^2$ is what is kept, 0 divides
-            gradients by 0 as long as none was above 1e-19, in float32.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
+        eps: in units of the gradient. The paper has none. Since $u_t^2$ is what is kept, 0 divides gradients by 0 as
+            long as none was above 1e-19, in float32.
 
     Returns:
-        An optimizer that keeps two numbers per parameter: $m_t$ and $u_t^2$. Gradients saturate where their squares
-            would overflow, at 9e18 in float32, so that one spike moves a parameter by an ordinary step.
+        An optimizer that keeps two numbers per parameter: $m_t$ and $u_t^2$.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
-            name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -196,23 +181,14 @@ def amsgrad(
     after 20 000 of them, in bfloat16 2 %. Keep squares in float32 or "24bit".
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient. The paper has none.
-        eps_root: added inside the root, in units of its square.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
+        learning_rate, b1, b2, eps_root, storage: as in `adam`.
+        eps: as in `adam`. The paper has none.
 
     Returns:
-        An optimizer that keeps three numbers per parameter. Gradients saturate where their squares would overflow, at
-            9e18 in float32, so that one spike moves a parameter by an ordinary step.
+        An optimizer that keeps three numbers per parameter.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
-            name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -247,23 +223,15 @@ def yogi(
     | torch, keras | have none | |
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
+        learning_rate, b1, eps_root, storage: as in `adam`.
         b2: $\beta_2$ in [0, 1), of the squares' average.
-        eps: added outside the root, in units of the gradient. The paper's is 1e-3.
-        eps_root: added inside the root, in units of its square.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
+        eps: as in `adam`. The paper's is 1e-3.
 
     Returns:
-        An optimizer that keeps two numbers per parameter. Gradients saturate where their squares would overflow, at
-            9e18 in float32, so that one spike moves a parameter by an ordinary step.
+        An optimizer that keeps two numbers per parameter.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
-            name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -298,24 +266,15 @@ def radam(
     | keras | has none |
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient. The paper has none.
-        eps_root: added inside the root, in units of its square.
+        learning_rate, b1, b2, eps_root, storage: as in `adam`.
+        eps: as in `adam`. The paper has none.
         threshold: of $\rho_t$, which is about $t$ at first, 4 or more. 4 is the paper's.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
 
     Returns:
-        An optimizer that keeps two numbers per parameter. Gradients saturate where their squares would overflow, at
-            9e18 in float32, so that one spike moves a parameter by an ordinary step.
+        An optimizer that keeps two numbers per parameter.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a threshold below 4,
-            or a storage of unknown name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -349,24 +308,13 @@ def nadam(
     | `torch.optim.NAdam`, `keras.optimizers.Nadam` | weights of the look ahead that grow | none of these pieces |
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
+        learning_rate, b1, b2, eps, eps_root, storage: as in `adam`.
 
     Returns:
-        An optimizer that keeps two numbers per parameter: $m_t$ and $\hat v_t$, those of `adam`. Gradients saturate
-            where their squares would overflow, at 9e18 in float32, so that one spike moves a parameter by an ordinary
-            step.
+        An optimizer that keeps two numbers per parameter: $m_t$ and $\hat v_t$, those of `adam`.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
-            name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -394,26 +342,14 @@ def nadamw(
       + \lambda W \right)$$
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square.
-        weight_decay: $\lambda$, 0 or more, per unit of learning rate: a number, a scalar array or a schedule.
-        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
-            one): True where weights decay. All do by default.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
+        learning_rate, b1, b2, eps, eps_root, storage: as in `adam`.
+        weight_decay, mask: as in `adamw`.
 
     Returns:
-        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters. Gradients saturate where
-            their squares would overflow, at 9e18 in float32, so that one spike moves a parameter by an ordinary step.
+        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters.
 
     Raises:
-        ValueError: a learning rate, eps or weight decay that is negative or not finite, a decay outside [0, 1), a
-            storage of unknown name, or no parameters.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adamw`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -445,24 +381,16 @@ def adabelief(
       W \leftarrow W - \alpha \frac{\hat m_t}{\sqrt{\hat s_t} + \varepsilon}$$
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
+        learning_rate, b1, eps, storage: as in `adam`.
         b2: $\beta_2$ in [0, 1), of the squared deviations' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient.
         eps_root: added to the average at every step, in units of its square: to $\hat s_t$ as much as
             $\varepsilon_{root} / (1 - \beta_2)$.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
 
     Returns:
-        An optimizer that keeps two numbers per parameter: $m_t$ and $\hat s_t$ without its eps. Gradients saturate
-            where squares of their differences would overflow, at 4e18 in float32.
+        An optimizer that keeps two numbers per parameter: $m_t$ and $\hat s_t$ without its eps.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
-            name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -495,32 +423,21 @@ def ademamix(
       + \lambda W \right)$$
 
     Args:
+        b1, b2, eps, eps_root, storage: as in `adam`.
+        weight_decay, mask: as in `adamw`.
         learning_rate: $\eta$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
         b3: $\beta_3$ in [0, 1), of the slow average: over about $1/(1-\beta_3)$ steps, 10 000 for 0.9999.
         alpha: $\alpha$, 0 or more: what the slow average counts. The paper takes 5 to 10.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square.
-        weight_decay: $\lambda$, 0 or more, per unit of learning rate: a number, a scalar array or a schedule.
-        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
-            one): True where weights decay. All do by default.
         warmup: over so many steps $\alpha(t)$ grows from 0 to $\alpha$ linearly, and $\beta_3(t)$ from $\beta_1$ to
             $\beta_3$ so that its half-life does. The paper's is the whole training, if that is from scratch; with 0
             both are what they are.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
 
     Returns:
-        An optimizer that keeps three numbers per parameter: $m_t$ as $\hat m_t$, $n_t$, and $\hat v_t$.
-            Where weights decay, its `update` needs the parameters. Gradients saturate where their squares would
-            overflow, at 9e18 in float32.
+        An optimizer that keeps three numbers per parameter: $m_t$ as $\hat m_t$, $n_t$, and $\hat v_t$. Where weights
+            decay, its `update` needs the parameters.
 
     Raises:
-        ValueError: a learning rate, eps, weight decay, alpha or warmup that is negative or not finite, a decay outside
-            [0, 1), a storage of unknown name, or no parameters where weights decay.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adamw`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -559,28 +476,18 @@ def adan(
     | torch, keras | have none |
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+        learning_rate, eps, eps_root, storage: as in `adam`.
+        weight_decay, mask: as in `adamw`.
         b1: $\beta_1$ in [0, 1), of the gradients' average: over about $1/(1-\beta_1)$ steps, 50 for 0.98.
         b2: $\beta_2$ in [0, 1), of the differences' average, and the weight of a difference.
         b3: $\beta_3$ in [0, 1), of the squares' average: over about $1/(1-\beta_3)$ steps, 100 for 0.99.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square.
-        weight_decay: $\lambda$, 0 or more, per unit of learning rate: a number, a scalar array or a schedule.
-        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
-            one): True where weights decay. All do by default.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
 
     Returns:
         An optimizer that keeps four numbers per parameter: $\hat m_t$, $\hat v_t$, $\hat n_t$ and the last gradient.
-            Where weights decay, its `update` needs the parameters. Gradients saturate where the squares would overflow,
-            at 3e18 in float32.
+            Where weights decay, its `update` needs the parameters.
 
     Raises:
-        ValueError: a learning rate, eps or weight decay that is negative or not finite, a decay outside [0, 1), a
-            storage of unknown name, or no parameters where weights decay.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adamw`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax

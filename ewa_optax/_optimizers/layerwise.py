@@ -92,26 +92,17 @@ def novograd(
       W \leftarrow W - \alpha m_t$$
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+        learning_rate, eps, eps_root, storage: as in `adam`.
+        weight_decay, mask: as in `adamw`.
         b1: $\beta_1$ in [0, 1): steady steps end at $1/(1-\beta_1)$ times their length, 20 for 0.95.
         b2: $\beta_2$ in [0, 1), of the squared norms' average: over about $1/(1-\beta_2)$ steps, 50 for 0.98.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square.
-        weight_decay: $\lambda$, 0 or more, per unit of learning rate: a number, a scalar array or a schedule.
-        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
-            one): True where weights decay. All do by default.
-        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", or a `Storage` with options.
 
     Returns:
-        An optimizer that keeps one number per parameter, and one per array.
-            Where weights decay, its `update` needs the parameters.
-            Gradients saturate where the square of an array's norm would overflow.
+        An optimizer that keeps one number per parameter, and one per array. Where weights decay, its `update` needs the
+            parameters.
 
     Raises:
-        ValueError: a learning rate, eps or weight decay that is negative or not finite, a decay outside [0, 1), a
-            storage of unknown name, or no parameters where weights decay.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adamw`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -146,27 +137,15 @@ def lamb(
     An array of zeros has no size: there the fraction is 1.
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule. By this share of its
-            norm an array moves.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square.
-        weight_decay: $\lambda$, 0 or more, per unit of learning rate: a number, a scalar array or a schedule.
-        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
-            one): True where weights decay. All do by default.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
+        b1, b2, eps, eps_root, storage: as in `adam`.
+        weight_decay, mask: as in `adamw`.
+        learning_rate: as in `adam`. By this share of its norm an array moves.
 
     Returns:
-        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters. Gradients saturate where
-            their squares would overflow, at 9e18 in float32, so that one spike moves a parameter by an ordinary step.
+        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters.
 
     Raises:
-        ValueError: a learning rate, eps or weight decay that is negative or not finite, a decay outside [0, 1), a
-            storage of unknown name, or no parameters.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adamw`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -215,13 +194,10 @@ def adafactor(
 
     Returns:
         An optimizer that keeps two vectors for each matrix (the last two axes of an array), and one number per
-            parameter of arrays with fewer than two axes. Its `update` needs the parameters. Gradients saturate where
-            their squares would overflow, at 9e18 in float32, so that one spike moves a parameter by an ordinary step.
+            parameter of arrays with fewer than two axes. Its `update` needs the parameters.
 
     Raises:
-        ValueError: a learning rate, eps or scale that is negative or not finite, a decay rate or threshold of 0 or
-            less, or no parameters.
-        TypeError: an argument that is no number (or schedule).
+        As in `adamw`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax

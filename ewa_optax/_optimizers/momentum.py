@@ -86,18 +86,14 @@ def heavy_ball(learning_rate: Rate, decay: Decay = 0.9, *, storage: StorageLike 
     $$v_t = \beta v_{t-1} + g_t, \qquad W \leftarrow W - \alpha v_t$$
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+        learning_rate, storage: as in `momentum`.
         decay: $\beta$ in [0, 1), the friction: a steady gradient ends at $1/(1-\beta)$ times its step, 10 for 0.9.
-        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", or a `Storage` with options.
 
     Returns:
-        An optimizer that keeps one number per parameter. Gradients saturate at a quarter of the largest
-            number of their dtype (at least float32's), so that no finite ones overflow.
+        An optimizer that keeps one number per parameter.
 
     Raises:
-        ValueError: a learning rate that is negative or not finite, a decay outside [0, 1), or an unknown storage.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `momentum`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -120,18 +116,14 @@ def nesterov(learning_rate: Rate, decay: Decay = 0.9, *, storage: StorageLike = 
     $$v_t = \beta v_{t-1} + g_t, \qquad W \leftarrow W - \alpha (g_t + \beta v_t)$$
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+        learning_rate, storage: as in `momentum`.
         decay: $\beta$ in [0, 1), the friction: a steady gradient ends at $1/(1-\beta)$ times its step, 10 for 0.9.
-        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", or a `Storage` with options.
 
     Returns:
-        An optimizer that keeps one number per parameter. Gradients saturate at a quarter of the largest number of their
-            dtype (at least float32's), so that no finite ones overflow.
+        An optimizer that keeps one number per parameter.
 
     Raises:
-        ValueError: a learning rate that is negative or not finite, a decay outside [0, 1), a storage of unknown name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `momentum`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -142,8 +134,8 @@ def nesterov(learning_rate: Rate, decay: Decay = 0.9, *, storage: StorageLike = 
 
     Reference:
         Nesterov, 1983; in this form Sutskever et al., "On the importance of initialization and momentum in deep
-        learning", 2013. Same as `optax.sgd(learning_rate, momentum=decay, nesterov=True)`
-        and `torch.optim.SGD(nesterov=True)`; keras sums learning rates with the gradients.
+        learning", 2013. Same as `optax.sgd(learning_rate, momentum=decay, nesterov=True)` and
+        `torch.optim.SGD(nesterov=True)`; keras sums learning rates with the gradients.
     """
     m, k = scale_by_ewa(decay, for_gradients(storage)), 1 / shares(decay)[1]
     rate = scale_by_learning_rate(learning_rate)
@@ -157,19 +149,14 @@ def signum(learning_rate: Rate, decay: Decay = 0.9, *, storage: StorageLike = No
     $$m_t = \beta m_{t-1} + (1 - \beta) g_t, \qquad W \leftarrow W - \alpha\, \mathrm{sign}(m_t)$$
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule. Each step moves a
-            parameter by it.
-        decay: $\beta$ in [0, 1): the average spans about $1/(1-\beta)$ steps, 10 for 0.9.
-        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", or a `Storage` with options.
+        decay, storage: as in `momentum`.
+        learning_rate: as in `momentum`. Each step moves a parameter by it.
 
     Returns:
-        An optimizer that keeps one number per parameter. Gradients saturate at a quarter of the largest number of their
-            dtype (at least float32's), so that no finite ones overflow.
+        An optimizer that keeps one number per parameter.
 
     Raises:
-        ValueError: a learning rate that is negative or not finite, a decay outside [0, 1), a storage of unknown name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `momentum`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -200,26 +187,19 @@ def lion(
     $m_{t-1}$ has to be made.
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule. A third to a tenth
-            of that of `adamw`.
+        mask: as in `adamw`.
+        storage: as in `momentum`.
+        learning_rate: as in `momentum`. A third to a tenth of that of `adamw`.
         b1: $\beta_1$ in [0, 1), of what gives the sign.
-        b2: $\beta_2$ in (0, 1), not far below $\beta_1$, of the average that is kept, over about
-            $1/(1-\beta_2)$ steps, 100 for 0.99.
-        weight_decay: $\lambda$, 0 or more, per unit of learning rate: a number, a scalar array or a schedule. Three to
-            ten times that of `adamw`.
-        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
-            one): True where weights decay. All do by default.
-        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", or a `Storage` with options.
+        b2: $\beta_2$ in (0, 1), not far below $\beta_1$, of the average that is kept, over about $1/(1-\beta_2)$ steps,
+            100 for 0.99.
+        weight_decay: as in `adamw`. Three to ten times that of `adamw`.
 
     Returns:
-        An optimizer that keeps one number per parameter. Its `update` needs the parameters. Gradients saturate at a
-            quarter of the largest number of their dtype (at least float32's), so that no finite ones overflow.
+        An optimizer that keeps one number per parameter. Its `update` needs the parameters.
 
     Raises:
-        ValueError: a learning rate or weight decay that is negative or not finite, a `b1` outside [0, 1) or a `b2`
-            outside (0, 1), a storage of unknown name, or no parameters.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adamw`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax

@@ -77,21 +77,17 @@ def adadelta(
     | `keras.optimizers.Adadelta` | learning rate 0.001, eps 1e-7 |
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule. The paper's is 1.
+        storage: as in `rmsprop`.
+        learning_rate: as in `rmsprop`. The paper's is 1.
         decay: $\beta$ in [0, 1): the averages span about $1/(1-\beta)$ steps, 20 for 0.95.
-        eps: 0 or more, inside both roots: the first steps are about
-            $\sqrt{\varepsilon / (1 - \beta)}$ long. With 0 nothing moves.
-        storage: how the average is kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", or a `Storage` with options.
+        eps: 0 or more, inside both roots: the first steps are about $\sqrt{\varepsilon / (1 - \beta)}$ long. With 0
+            nothing moves.
 
     Returns:
-        An optimizer that keeps two numbers per parameter, averages of squares. Gradients saturate where their squares
-            would overflow, at 9e18 in float32, so that one spike moves a parameter by an ordinary step.
+        An optimizer that keeps two numbers per parameter, averages of squares.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
-            name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `rmsprop`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -118,21 +114,16 @@ def laprop(
       W \leftarrow W - \alpha \frac{m_t}{1 - \beta_1^t}$$
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+        learning_rate, b2, eps: as in `adam`.
         b1: $\beta_1$ in [0, 1), of the steps' average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient.
         storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
             "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of steps and of squares.
 
     Returns:
-        An optimizer that keeps two numbers per parameter. Gradients saturate where their squares would overflow, at
-            9e18 in float32, so that one spike moves a parameter by an ordinary step.
+        An optimizer that keeps two numbers per parameter.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
-            name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -168,22 +159,17 @@ def rmsprop_momentum(
     | `keras.optimizers.RMSprop(momentum=...)` | eps 1e-7 inside the root; learning rates are summed with the steps |
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+        learning_rate, eps, eps_root: as in `adam`.
         decay: $\beta$ in [0, 1), of the squares' average: over about $1/(1-\beta)$ steps, 10 for 0.9.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square.
         momentum: $\mu$ in [0, 1): steady steps end at $1/(1-\mu)$ times their length, 10 for 0.9.
         storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
             "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of steps and of squares.
 
     Returns:
-        An optimizer that keeps two numbers per parameter. Gradients saturate where their squares would overflow, at
-            9e18 in float32, so that one spike moves a parameter by an ordinary step.
+        An optimizer that keeps two numbers per parameter.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
-            name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -223,24 +209,19 @@ def rmsprop_centered(
     | `keras.optimizers.RMSprop(centered=True)` | decay 0.9, eps 1e-7, momentum 0 |
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
+        learning_rate, eps: as in `adam`.
         decay: $\beta$ in (0, 1), of both averages: over about $1/(1-\beta)$ steps, 20 for 0.95.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square. Steady gradients have a deviation of 0: without it they
-            would be divided by 0.
+        eps_root: as in `adam`. Steady gradients have a deviation of 0: without it they would be divided by 0.
         momentum: $\mu$ in [0, 1): steady steps end at $1/(1-\mu)$ times their length, 10 for 0.9.
         storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
             "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and steps
             and of squares.
 
     Returns:
-        An optimizer that keeps three numbers per parameter. Gradients saturate where squares of their differences would
-            overflow, at 4e18 in float32.
+        An optimizer that keeps three numbers per parameter.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a `decay` outside (0, 1) or a `momentum`
-            outside [0, 1), or a storage of unknown name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
