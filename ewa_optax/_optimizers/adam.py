@@ -1,6 +1,6 @@
-r"""The optimizers that divide an average by an average, in order of growing complexity.
+"""The optimizers that divide an average by an average, in order of growing complexity.
 
-They share the contract of `_momentum_family`.
+What all of them share is told in `ewa_optax._optimizers`.
 """
 
 from typing import Annotated
@@ -54,24 +54,19 @@ def adam(
             "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for first and second moment.
 
     Returns:
-        An optimizer that keeps two numbers per parameter: $m_t$, and $\hat v_t$ as a recursion of its own.
-            Gradients saturate at 9e18 in float32, where the square would overflow, so that one spike moves a
-            parameter by an ordinary step.
+        An optimizer that keeps two numbers per parameter: $m_t$, and $\hat v_t$ as a recursion. Saturates as `rmsprop`.
 
     Raises:
         ValueError: a learning rate or eps negative or not finite, a decay outside [0, 1), or an unknown storage.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        TypeError: an argument that is no number (or schedule), or no storage; gradients neither float nor complex.
 
     Examples:
-        >>> import jax.numpy as jnp, ewa_optax
-        >>> optimizer = ewa_optax.adam(0.1, eps=0.0)
-        >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
-        >>> print(u.round(6))
+        >>> import jax.numpy as jnp, ewa_optax; init, update = ewa_optax.adam(0.1, eps=0.0)
+        >>> print(update(jnp.array([300.0, -2e-5]), init(jnp.zeros(2)))[0].round(3))
         [-0.1  0.1]
 
     Reference:
-        Kingma and Ba, "Adam: a method for stochastic optimization", 2015. `optax.adam` has the same arguments in the
-        same order, and `mu_dtype` and `nesterov` besides.
+        Kingma and Ba, "Adam: a method for stochastic optimization", 2015. optax has `mu_dtype` and `nesterov` besides.
     """
     m, v = scale_by_ewa(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
     step = scale_by_rms(v, eps, eps_root=eps_root, numerator=m)
@@ -85,41 +80,27 @@ def adamw(
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""Adam with decoupled weight decay: the decay is added to Adam's step, not to the gradient.
 
-    $$W \leftarrow W - \alpha \left( \frac{\hat m_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon}
-      + \lambda W \right)$$
+    $$W \leftarrow W - \alpha\big(\frac{\hat m_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon} + \lambda W\big)$$
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square.
+        learning_rate, b1, b2, eps, eps_root, storage: as in `adam`.
         weight_decay: $\lambda$, 0 or more, per unit of learning rate: a number, a scalar array or a schedule.
         mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
             one): True where weights decay. All do by default.
-        storage: how the moments are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for first and second moment.
 
     Returns:
-        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters. Gradients
-            saturate as in `adam`.
+        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters.
 
     Raises:
-        ValueError: a learning rate, eps or weight decay that is negative or not finite, a decay outside [0, 1), or no
-            parameters; a storage of unknown name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`, and ValueError for a weight decay that is negative or not finite, or no parameters.
 
     Examples:
-        >>> import jax.numpy as jnp, ewa_optax
-        >>> optimizer = ewa_optax.adamw(0.1, weight_decay=0.5)
-        >>> params = jnp.array([1.0])
-        >>> u, state = optimizer.update(jnp.array([300.0]), optimizer.init(params), params)
-        >>> print(u.round(6))
+        >>> import jax.numpy as jnp, ewa_optax; init, update = ewa_optax.adamw(0.1, weight_decay=0.5)
+        >>> print(update(jnp.array([300.0]), init(w := jnp.array([1.0])), w)[0].round(3))
         [-0.15]
 
     Reference:
-        Loshchilov and Hutter, "Decoupled weight decay regularization", 2019. `optax.adamw` has the same arguments in
-        the same order, less `mu_dtype` before `weight_decay`.
+        Loshchilov and Hutter, "Decoupled weight decay regularization", 2019. optax: `mu_dtype` before `weight_decay`.
     """
     m, v = scale_by_corrected_ewa(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
     step = scale_by_rms(v, eps, eps_root=eps_root, numerator=m)
@@ -135,40 +116,24 @@ def adamax(
     $$m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad u_t = \max(\beta_2 u_{t-1}, |g_t|), \qquad
       W \leftarrow W - \alpha \frac{m_t}{(1 - \beta_1^t)(u_t + \varepsilon)}$$
 
-    | | differs in |
-    |---|---|
-    | `optax.adamax`, `torch.optim.Adamax` | eps is added to each $|g_t|$, and fades |
-    | `keras.optimizers.Adamax` | eps 1e-7 |
-
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule. The paper's is
-            0.002.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
+        learning_rate, b1, storage: as in `adam`.
         b2: $\beta_2$ in [0, 1): a spike has faded to $1/e$ after about $1/(1-\beta_2)$ steps.
-        eps: in units of the gradient. The paper has none. Since $u_t^2$ is what is kept, 0 divides
-            gradients by 0 as long as none was above 1e-19, in float32.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
+        eps: in units of the gradient. Since $u_t^2$ is kept, 0 divides by 0 until one is above 1e-19, in float32.
 
     Returns:
-        An optimizer that keeps two numbers per parameter: $m_t$ and $u_t^2$. Gradients saturate where their squares
-            would overflow, at 9e18 in float32, so that one spike moves a parameter by an ordinary step.
+        An optimizer that keeps two numbers per parameter: $m_t$ and $u_t^2$.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
-            name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`.
 
     Examples:
-        >>> import jax.numpy as jnp, ewa_optax
-        >>> optimizer = ewa_optax.adamax(0.1, eps=0.0)
-        >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
-        >>> print([f"{x:.3f}" for x in u])
-        ['-0.100', '0.100']
+        >>> import jax.numpy as jnp, ewa_optax; init, update = ewa_optax.adamax(0.1, eps=0.0)
+        >>> print(update(jnp.array([300.0, -2e-5]), init(jnp.zeros(2)))[0].round(3))
+        [-0.1  0.1]
 
     Reference:
-        Kingma and Ba, "Adam: a method for stochastic optimization", 2015, section 7.1.
+        Kingma and Ba, 2015, 7.1: rate 0.002, no eps. optax and torch add eps to each $|g_t|$, so it fades; keras: 1e-7.
     """
     m, u_squared = scale_by_ewa(b1, first_moment(storage)), running_max(b2 * b2, second_moment(storage))
     rate = scale_once(scale_by_learning_rate(learning_rate), bias_correct(b1))
@@ -182,47 +147,28 @@ def amsgrad(
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""AMSGrad: Adam divided by the largest average of squares so far, without correction of the bias.
 
-    $$m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2$$
-    $$\hat v_t = \max(\hat v_{t-1}, v_t), \qquad
-      W \leftarrow W - \alpha \frac{m_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon}$$
-
-    | | the bias of the averages | here |
-    |---|---|---|
-    | `optax.amsgrad` | corrected, before the maximum | `scale_by_corrected_ewa` twice |
-    | `torch.optim.Adam(amsgrad=True)` | corrected, behind it | `scale_by_corrected_ewa(b1)`; `bias_correct(b2)` last |
-    | `keras.optimizers.Adam(amsgrad=True)` | as torch, but eps is added before | none of these pieces |
-
-    Of a rounded average the maximum is too large, and more so the longer it runs: in 8 bits steps were 16 % shorter
-    after 20 000 of them, in bfloat16 2 %. Keep squares in float32 or "24bit".
+    $$m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \quad \hat v_t =
+      \max(\hat v_{t-1}, v_t), \quad W \leftarrow W - \alpha\frac{m_t}{\sqrt{\hat v_t+\varepsilon_{root}}+\varepsilon}$$
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient. The paper has none.
-        eps_root: added inside the root, in units of its square.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
+        learning_rate, b1, b2, eps, eps_root: as in `adam`. The paper has no eps.
+        storage: as in `adam`, with squares in float32 or "24bit": of rounded ones the maximum is too large, and more so
+            the longer it runs (steps 16 % shorter after 20 000 of them in 8 bits, 2 % in bfloat16).
 
     Returns:
-        An optimizer that keeps three numbers per parameter. Gradients saturate where their squares would overflow, at
-            9e18 in float32, so that one spike moves a parameter by an ordinary step.
+        An optimizer that keeps three numbers per parameter.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
-            name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`.
 
     Examples:
-        >>> import jax.numpy as jnp, ewa_optax
-        >>> optimizer = ewa_optax.amsgrad(0.1, b2=0.96, eps=0.0)
-        >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
-        >>> print([f"{x:.3f}" for x in u])
-        ['-0.050', '0.050']
+        >>> import jax.numpy as jnp, ewa_optax; init, update = ewa_optax.amsgrad(0.1, b2=0.96, eps=0.0)
+        >>> print(update(jnp.array([300.0, -2e-5]), init(jnp.zeros(2)))[0].round(3))
+        [-0.05  0.05]
 
     Reference:
-        Reddi, Kale and Kumar, "On the convergence of Adam and beyond", 2018, algorithm 2.
+        Reddi, Kale and Kumar, "On the convergence of Adam and beyond", 2018. Bias is corrected before the maximum in
+        optax (twice `scale_by_corrected_ewa`), behind it in torch (`bias_correct(b2)` last), after adding eps in keras.
     """
     m, v = scale_by_ewa(b1, first_moment(storage)), scale_by_ewa(b2, second_moment(storage))
     largest = optax.chain(v, running_max(1.0, second_moment(storage)))
@@ -237,43 +183,26 @@ def yogi(
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""Yogi: Adam whose average of squares falls no faster than it rises, without correction of the bias.
 
-    $$m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad
-      v_t = v_{t-1} - (1 - \beta_2)\, \mathrm{sign}(v_{t-1} - g_t^2)\, g_t^2, \qquad
-      W \leftarrow W - \alpha \frac{m_t}{\sqrt{v_t + \varepsilon_{root}} + \varepsilon}$$
-
-    | | differs in | here |
-    |---|---|---|
-    | `optax.yogi` | both averages begin at 1e-6, and are corrected | `bias_correct` behind each, for a beginning of 0 |
-    | torch, keras | have none | |
+    $$m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = v_{t-1} - (1 - \beta_2)\, \mathrm{sign}(v_{t-1} - g_t^2)\,
+      g_t^2, \qquad W \leftarrow W - \alpha \frac{m_t}{\sqrt{v_t + \varepsilon_{root}} + \varepsilon}$$
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average.
-        eps: added outside the root, in units of the gradient. The paper's is 1e-3.
-        eps_root: added inside the root, in units of its square.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
+        learning_rate, b1, b2, eps, eps_root, storage: as in `adam`.
 
     Returns:
-        An optimizer that keeps two numbers per parameter. Gradients saturate where their squares would overflow, at
-            9e18 in float32, so that one spike moves a parameter by an ordinary step.
+        An optimizer that keeps two numbers per parameter.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
-            name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`.
 
     Examples:
-        >>> import jax.numpy as jnp, ewa_optax
-        >>> optimizer = ewa_optax.yogi(0.1, b2=0.96, eps=0.0)
-        >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
-        >>> print([f"{x:.3f}" for x in u])
-        ['-0.050', '0.050']
+        >>> import jax.numpy as jnp, ewa_optax; init, update = ewa_optax.yogi(0.1, b2=0.96, eps=0.0)
+        >>> print(update(jnp.array([300.0, -2e-5]), init(jnp.zeros(2)))[0].round(3))
+        [-0.05  0.05]
 
     Reference:
-        Zaheer et al., "Adaptive methods for nonconvex optimization", 2018.
+        Zaheer et al., "Adaptive methods for nonconvex optimization", 2018, with eps 1e-3. optax begins both averages at
+        1e-6, and corrects them (here: `bias_correct` behind each, for a beginning of 0); torch and keras have none.
     """
     m, v = scale_by_ewa(b1, first_moment(storage)), scale_by_additive_ewa(b2, second_moment(storage))
     return optimizer(scale_by_rms(v, eps, eps_root=eps_root, numerator=m), scale_by_learning_rate(learning_rate))
@@ -291,41 +220,24 @@ def radam(
     $$W \leftarrow W - \alpha\, r_t \frac{\hat m_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon}
       \text{ where } \rho_t > \text{threshold, else } W - \alpha\, \hat m_t$$
 
-    | | differs in |
-    |---|---|
-    | `optax.radam` | `threshold=5` |
-    | `torch.optim.RAdam` | `threshold=5`; eps is added before the correction of the bias |
-    | keras | has none |
-
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient. The paper has none.
-        eps_root: added inside the root, in units of its square.
+        learning_rate, b1, b2, eps, eps_root, storage: as in `adam`.
         threshold: of $\rho_t$, which is about $t$ at first, 4 or more. 4 is the paper's.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
 
     Returns:
-        An optimizer that keeps two numbers per parameter. Gradients saturate where their squares would overflow, at
-            9e18 in float32, so that one spike moves a parameter by an ordinary step.
+        An optimizer that keeps two numbers per parameter.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a threshold below 4,
-            or a storage of unknown name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`, and ValueError for a threshold below 4.
 
     Examples:
-        >>> import jax.numpy as jnp, ewa_optax
-        >>> optimizer = ewa_optax.radam(0.1)
-        >>> u, state = optimizer.update(jnp.array([300.0, -2.0]), optimizer.init(jnp.zeros(2)))
-        >>> print([f"{x:.3f}" for x in u])
-        ['-30.000', '0.200']
+        >>> import jax.numpy as jnp, ewa_optax; init, update = ewa_optax.radam(0.1)
+        >>> print(update(jnp.array([300.0, -2.0]), init(jnp.zeros(2)))[0].round(3))
+        [-30.    0.2]
 
     Reference:
-        Liu et al., "On the variance of the adaptive learning rate and beyond", 2020.
+        Liu et al., "On the variance of the adaptive learning rate and beyond", 2020, without eps. optax and torch have
+        `threshold=5`, and torch adds eps before the correction of the bias; keras has none.
     """
     m, v = scale_by_ewa(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
     rectified = optax.chain(root_mean_square(v, eps, eps_root=eps_root), rectify(b2, threshold))
@@ -342,41 +254,23 @@ def nadam(
     $$\bar m_t = \beta_1 \frac{m_t}{1 - \beta_1^{t+1}} + (1 - \beta_1) \frac{g_t}{1 - \beta_1^t}, \qquad
       W \leftarrow W - \alpha \frac{\bar m_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon}$$
 
-    | | differs in | here |
-    |---|---|---|
-    | the paper's algorithm 2 | $\beta_2 \hat v_t$, not so derived | `learning_rate` and `eps` over `b2**0.5` |
-    | `optax.nadam` | nothing | |
-    | `torch.optim.NAdam`, `keras.optimizers.Nadam` | weights of the look ahead that grow | none of these pieces |
-
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
+        learning_rate, b1, b2, eps, eps_root, storage: as in `adam`.
 
     Returns:
-        An optimizer that keeps two numbers per parameter: $m_t$ and $\hat v_t$, those of `adam`. Gradients saturate
-            where their squares would overflow, at 9e18 in float32, so that one spike moves a parameter by an ordinary
-            step.
+        An optimizer that keeps two numbers per parameter: $m_t$ and $\hat v_t$, those of `adam`.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
-            name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`.
 
     Examples:
-        >>> import jax.numpy as jnp, ewa_optax
-        >>> optimizer = ewa_optax.nadam(0.1, eps=0.0)
-        >>> u, state = optimizer.update(jnp.array([300.0, -2e-5]), optimizer.init(jnp.zeros(2)))
-        >>> print([f"{x:.3f}" for x in u])
-        ['-0.147', '0.147']
+        >>> import jax.numpy as jnp, ewa_optax; init, update = ewa_optax.nadam(0.1, eps=0.0)
+        >>> print(update(jnp.array([300.0, -2e-5]), init(jnp.zeros(2)))[0].round(3))
+        [-0.147  0.147]
 
     Reference:
-        Dozat, "Incorporating Nesterov momentum into Adam", 2016, algorithm 2.
+        Dozat, "Incorporating Nesterov momentum into Adam", 2016. Its $\beta_2 \hat v_t$, not so derived: rate, eps over
+        `b2**0.5` here. optax has the same; in torch, keras the weights of the look ahead grow (none of these pieces).
     """
     m, v = look_ahead(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
     return optimizer(scale_by_rms(v, eps, eps_root=eps_root, numerator=m), scale_by_learning_rate(learning_rate))
@@ -389,44 +283,25 @@ def nadamw(
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""NAdam with decoupled weight decay.
 
-    $$\bar m_t = \beta_1 \frac{m_t}{1 - \beta_1^{t+1}} + (1 - \beta_1) \frac{g_t}{1 - \beta_1^t}, \qquad
-      W \leftarrow W - \alpha \left( \frac{\bar m_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon}
-      + \lambda W \right)$$
+    $$\bar m_t = \beta_1 \frac{m_t}{1 - \beta_1^{t+1}} + (1 - \beta_1) \frac{g_t}{1 - \beta_1^t}, \qquad W \leftarrow
+      W - \alpha \left( \frac{\bar m_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon} + \lambda W \right)$$
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square.
-        weight_decay: $\lambda$, 0 or more, per unit of learning rate: a number, a scalar array or a schedule.
-        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
-            one): True where weights decay. All do by default.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
+        learning_rate, b1, b2, eps, eps_root, weight_decay, mask, storage: as in `adamw`.
 
     Returns:
-        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters. Gradients saturate where
-            their squares would overflow, at 9e18 in float32, so that one spike moves a parameter by an ordinary step.
+        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters.
 
     Raises:
-        ValueError: a learning rate, eps or weight decay that is negative or not finite, a decay outside [0, 1), a
-            storage of unknown name, or no parameters.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adamw`.
 
     Examples:
-        >>> import jax.numpy as jnp, ewa_optax
-        >>> optimizer = ewa_optax.nadamw(0.1, eps=0.0, weight_decay=0.5)
-        >>> w = jnp.array([1.0])
-        >>> u, state = optimizer.update(jnp.array([300.0]), optimizer.init(w), w)
-        >>> print([f"{x:.3f}" for x in u])
-        ['-0.197']
+        >>> import jax.numpy as jnp, ewa_optax; init, update = ewa_optax.nadamw(0.1, eps=0.0, weight_decay=0.5)
+        >>> print(update(jnp.array([300.0]), init(w := jnp.array([1.0])), w)[0].round(3))
+        [-0.197]
 
     Reference:
-        Dozat, "Incorporating Nesterov momentum into Adam", 2016; Loshchilov and Hutter, "Decoupled weight decay
-        regularization", 2019. `optax.nadamw` has the same arguments in the same order, less `mu_dtype` before
-        `weight_decay`. The form of NAdam in torch and keras is told in `nadam`.
+        Dozat, 2016; Loshchilov and Hutter, 2019. optax has `mu_dtype` before `weight_decay`; torch, keras: see `nadam`.
     """
     m, v = look_ahead(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
     step = scale_by_rms(v, eps, eps_root=eps_root, numerator=m)
@@ -440,40 +315,26 @@ def adabelief(
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""AdaBelief: Adam divided by how far gradients are from their average, instead of by their size.
 
-    $$m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad
-      s_t = \beta_2 s_{t-1} + (1 - \beta_2) (g_t - m_t)^2 + \varepsilon_{root}, \qquad
-      W \leftarrow W - \alpha \frac{\hat m_t}{\sqrt{\hat s_t} + \varepsilon}$$
+    $$m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad s_t = \beta_2 s_{t-1} + (1 - \beta_2) (g_t - m_t)^2
+      + \varepsilon_{root}, \qquad W \leftarrow W - \alpha \frac{\hat m_t}{\sqrt{\hat s_t} + \varepsilon}$$
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squared deviations' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added to the average at every step, in units of its square: to $\hat s_t$ as much as
-            $\varepsilon_{root} / (1 - \beta_2)$.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
+        learning_rate, b1, b2, eps, storage: as in `adam`, with squared deviations for squares.
+        eps_root: added to the average at every step: to $\hat s_t$ as much as $\varepsilon_{root} / (1 - \beta_2)$.
 
     Returns:
-        An optimizer that keeps two numbers per parameter: $m_t$ and $\hat s_t$ without its eps. Gradients saturate
-            where squares of their differences would overflow, at 4e18 in float32.
+        An optimizer that keeps two numbers per parameter: $m_t$ and $\hat s_t$ without its eps.
 
     Raises:
-        ValueError: a learning rate or eps that is negative or not finite, a decay outside [0, 1), a storage of unknown
-            name.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adam`.
 
     Examples:
-        >>> import jax.numpy as jnp, ewa_optax
-        >>> optimizer = ewa_optax.adabelief(0.1)
-        >>> u, state = optimizer.update(jnp.array([300.0, -2e-3]), optimizer.init(jnp.zeros(2)))
-        >>> print([f"{x:.3f}" for x in u])
-        ['-0.111', '0.111']
+        >>> import jax.numpy as jnp, ewa_optax; init, update = ewa_optax.adabelief(0.1)
+        >>> print(update(jnp.array([300.0, -2e-3]), init(jnp.zeros(2)))[0].round(3))
+        [-0.111  0.111]
 
     Reference:
-        Zhuang et al., "AdaBelief optimizer: adapting stepsizes by the belief in observed gradients", 2020; its two eps
-        are one number there. `optax.adabelief` has the same arguments in the same order; torch and keras have none.
+        Zhuang et al., "AdaBelief optimizer", 2020, where both eps are one. optax has the same; torch and keras none.
     """
     m, s = scale_by_ewa(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
     belief = optax.chain(combine(1, -1), root_mean_square(s, eps, eps_root=eps_root / shares(b2)[1]))
@@ -490,49 +351,29 @@ def ademamix(
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""AdEMAMix: AdamW that adds a second, very slow average of gradients to its first.
 
-    $$m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad n_t = \beta_3(t)\, n_{t-1} + (1 - \beta_3(t)) g_t$$
-    $$W \leftarrow W - \eta \left( \frac{\hat m_t + \alpha(t)\, n_t}{\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon}
-      + \lambda W \right)$$
+    $$m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad n_t = \beta_3(t)\, n_{t-1} + (1 - \beta_3(t)) g_t, \quad W
+      \leftarrow W - \eta(\frac{\hat m_t + \alpha(t) n_t}{\sqrt{\hat v_t+\varepsilon_{root}}+\varepsilon} + \lambda W)$$
 
     Args:
-        learning_rate: $\eta$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradient's average: over about $1/(1-\beta_1)$ steps, 10 for 0.9.
-        b2: $\beta_2$ in [0, 1), of the squares' average: over about $1/(1-\beta_2)$ steps, 1000 for 0.999.
+        learning_rate, b1, b2, eps, eps_root, weight_decay, mask, storage: as in `adamw`. The rate is $\eta$.
         b3: $\beta_3$ in [0, 1), of the slow average: over about $1/(1-\beta_3)$ steps, 10 000 for 0.9999.
         alpha: $\alpha$, 0 or more: what the slow average counts. The paper takes 5 to 10.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square.
-        weight_decay: $\lambda$, 0 or more, per unit of learning rate: a number, a scalar array or a schedule.
-        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
-            one): True where weights decay. All do by default.
-        warmup: over so many steps $\alpha(t)$ grows from 0 to $\alpha$ linearly, and $\beta_3(t)$ from $\beta_1$ to
-            $\beta_3$ so that its half-life does. The paper's is the whole training, if that is from scratch; with 0
-            both are what they are.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
+        warmup: over so many steps $\alpha(t)$ grows from 0 linearly, and so does the half-life of $\beta_3(t)$ from
+            that of $\beta_1$. The paper's is a whole training from scratch; with 0 both are what they are.
 
     Returns:
-        An optimizer that keeps three numbers per parameter: $m_t$ as $\hat m_t$, $n_t$, and $\hat v_t$.
-            Where weights decay, its `update` needs the parameters. Gradients saturate where their squares would
-            overflow, at 9e18 in float32.
+        An optimizer that keeps three numbers per parameter: $\hat m_t$, $n_t$ and $\hat v_t$.
 
     Raises:
-        ValueError: a learning rate, eps, weight decay, alpha or warmup that is negative or not finite, a decay outside
-            [0, 1), a storage of unknown name, or no parameters where weights decay.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adamw`, and ValueError for a negative alpha or warmup; parameters only where weights decay.
 
     Examples:
-        >>> import jax.numpy as jnp, ewa_optax
-        >>> optimizer = ewa_optax.ademamix(0.1, b3=0.9, eps=0.0)
-        >>> w = jnp.array([0.0])
-        >>> u, state = optimizer.update(jnp.array([300.0]), optimizer.init(w), w)
-        >>> print([f"{x:.3f}" for x in u])
-        ['-0.150']
+        >>> import jax.numpy as jnp, ewa_optax; init, update = ewa_optax.ademamix(0.1, b3=0.9, eps=0.0)
+        >>> print(update(jnp.array([300.0]), init(jnp.zeros(1)))[0].round(3))
+        [-0.15]
 
     Reference:
-        Pagliardini, Ablin and Grangier, "The AdEMAMix optimizer: better, faster, older", 2024. `optax.contrib.ademamix`
-        takes schedules for `b3` and `alpha` in place of `warmup`; torch and keras have none.
+        Pagliardini, Ablin and Grangier, "AdEMAMix", 2024. optax: schedules of `b3`, `alpha`, no `warmup`; others: none.
     """
     m, v = scale_by_corrected_ewa(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
     n = scale_by_ewa_of_share(share_of_growing_half_life(b1, b3, warmup), first_moment(storage), decay=b3)
@@ -548,52 +389,29 @@ def adan(
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""Adan: Nesterov's look ahead by the difference of gradients, in both moments, with proximal weight decay.
 
-    $$d_t = g_t - g_{t-1}, \qquad m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad
-      v_t = \beta_2 v_{t-1} + (1 - \beta_2) d_t, \qquad n_t = \beta_3 n_{t-1} + (1 - \beta_3) (g_t + \beta_2 d_t)^2$$
-    $$W \leftarrow \frac{1}{1 + \lambda\alpha} \left( W - \alpha
-      \frac{\hat m_t + \beta_2 \hat v_t}{\sqrt{\hat n_t + \varepsilon_{root}} + \varepsilon} \right)$$
-
-    | | differs in |
-    |---|---|
-    | `optax.adan` 0.2.8 | weighs a difference by $1 - \beta_2$, not $\beta_2$; eps_root 1e-8; decoupled decay |
-    | torch, keras | have none |
+    $$d_t = g_t - g_{t-1}, \; m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \; v_t = \beta_2 v_{t-1} + (1 - \beta_2) d_t$$
+    $$n_t = \beta_3 n_{t-1} + (1 - \beta_3) (g_t + \beta_2 d_t)^2, \qquad W \leftarrow \frac{1}{1 + \lambda\alpha}
+      \left( W - \alpha \frac{\hat m_t + \beta_2 \hat v_t}{\sqrt{\hat n_t + \varepsilon_{root}} + \varepsilon} \right)$$
 
     Args:
-        learning_rate: $\alpha$, 0 or more: a number, a scalar array (traced or not) or a schedule.
-        b1: $\beta_1$ in [0, 1), of the gradients' average: over about $1/(1-\beta_1)$ steps, 50 for 0.98.
-        b2: $\beta_2$ in [0, 1), of the differences' average, and the weight of a difference.
-        b3: $\beta_3$ in [0, 1), of the squares' average: over about $1/(1-\beta_3)$ steps, 100 for 0.99.
-        eps: added outside the root, in units of the gradient.
-        eps_root: added inside the root, in units of its square.
-        weight_decay: $\lambda$, 0 or more, per unit of learning rate: a number, a scalar array or a schedule.
-        mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
-            one): True where weights decay. All do by default.
-        storage: how the averages are kept between steps: None (float32, or wider parameters' own dtype), "bfloat16",
-            "float16", "8bit", "24bit", a `Storage` with options, or a pair of these for those of gradients and of
-            squares.
+        learning_rate, eps, eps_root, weight_decay, mask, storage: as in `adamw`.
+        b1, b2, b3: in [0, 1), of the averages of gradients (0.98: 50 steps), differences, squares (0.99: 100 steps).
 
     Returns:
         An optimizer that keeps four numbers per parameter: $\hat m_t$, $\hat v_t$, $\hat n_t$ and the last gradient.
-            Where weights decay, its `update` needs the parameters. Gradients saturate where the squares would overflow,
-            at 3e18 in float32.
 
     Raises:
-        ValueError: a learning rate, eps or weight decay that is negative or not finite, a decay outside [0, 1), a
-            storage of unknown name, or no parameters where weights decay.
-        TypeError: an argument that is no number (or schedule), or no storage.
+        As in `adamw`; it needs parameters only where weights decay.
 
     Examples:
-        >>> import jax.numpy as jnp, ewa_optax
-        >>> optimizer = ewa_optax.adan(0.1, eps=0.0)
-        >>> w = jnp.array([0.0])
-        >>> u, state = optimizer.update(jnp.array([300.0]), optimizer.init(w), w)
-        >>> print([f"{x:.3f}" for x in u])
-        ['-0.100']
+        >>> import jax.numpy as jnp, ewa_optax; init, update = ewa_optax.adan(0.1, eps=0.0)
+        >>> print(update(jnp.array([300.0]), init(jnp.zeros(1)))[0].round(3))
+        [-0.1]
 
     Reference:
-        Xie et al., "Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models", 2022. Its algorithm
-        1 writes $1 - \beta$ for each decay, and begins with the first gradient where its code corrects the bias, as
-        here.
+        Xie et al., "Adan: adaptive Nesterov momentum algorithm", 2022. Algorithm 1 writes $1 - \beta$ for decays, and
+        begins with the first gradient where its code corrects the bias, as here. `optax.adan` 0.2.8 weighs a difference
+        by $1 - \beta_2$, with eps_root 1e-8 and decoupled decay; torch and keras have none.
     """
     m, v = scale_by_corrected_ewa(b1, first_moment(storage)), scale_by_corrected_ewa(b2, first_moment(storage, which=1))
     n, d = scale_by_corrected_ewa(b3, second_moment(storage)), difference(first_moment(storage))
