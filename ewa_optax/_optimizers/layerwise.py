@@ -54,8 +54,8 @@ def lars(
         [ 0.  -0.5]
 
     Reference:
-        You, Gitman and Ginsburg, "Large batch training", 2017. Biases are often left out, by `optax.partition` (in
-        optax, a mask). optax divides by $\lVert g_t + \lambda W \rVert$, with no decay the same; torch and keras have none.
+        You, Gitman and Ginsburg, "Large batch training", 2017. Biases are often left out, by `optax.partition`
+        (in optax, a mask). optax divides by $\lVert g_t + \lambda W \rVert$; torch and keras have none.
     """
     ratio = scale_by_trust_ratio(trust_coefficient, weight_decay, mask)
     v, k = scale_by_ewa(momentum, for_gradients(storage)), 1 / shares(momentum)[1]

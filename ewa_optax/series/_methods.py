@@ -1,8 +1,8 @@
 """The running average of an array, by whichever way is fastest for its shape and device.
 
 On a CPU, where lanes are few, one piece after the other by products with triangles of weights; where they are three or
-more, row by row. Elsewhere all at once, by triangles. With gaps, row by row on a CPU, and else by an associative scan. A
-derivative is that of the ways that work all at once.
+more, row by row. Elsewhere all at once, by triangles. With gaps, row by row on a CPU, and else by an associative scan.
+A derivative is that of the ways that work all at once.
 """
 
 import functools
