@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ewa_optax._numerics import narrow, widen
 from ewa_optax._stacks import Stacked, StackKey, is_stacked
 
 
@@ -47,6 +48,15 @@ class Leafwise:
         new = object.__new__(cls)
         new._program, new._arrays = program, tuple(arrays)
         return new
+
+
+def wide(function: Callable[..., jax.Array], *given: Any) -> Leafwise:
+    """`function(*given, update, *others)` of leaves in float32 or wider; what leaves has the dtype of the update."""
+    return Leafwise(_in_wide, function, given)
+
+
+def _in_wide(function, given, u, *others):
+    return narrow(function(*given, widen(u), *map(widen, others)), jax.numpy.result_type(u))
 
 
 @jax.jit

@@ -4,12 +4,11 @@ Everything else in the library is an expression over these: momentum is an avera
 root of an average of squares, Adam does both.
 """
 
-import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import Decay, checked
-from ewa_optax._numerics import increment, narrow, shares, weight_sum, widen
-from ewa_optax._trees import Leafwise, map_leaves
+from ewa_optax._numerics import increment, shares, weight_sum
+from ewa_optax._trees import map_leaves, wide
 from ewa_optax.pieces._averages import scale_by_ewa
 from ewa_optax.pieces._combining import add, by_step
 from ewa_optax.pieces._learning_rate import scale_once
@@ -80,14 +79,13 @@ def _correct(decay, ahead):
     def corrected(updates, step, params):
         del params
         total = weight_sum(decay, increment(step) if ahead else step)
-        return map_leaves(Leafwise(_divided, total), updates)
+        return map_leaves(wide(_divided, total), updates)
 
     return by_step(corrected)
 
 
 def _divided(total, v):
-    x = widen(v)
-    return narrow(x / total.astype(x.dtype), jnp.result_type(v))
+    return v / total.astype(v.dtype)
 
 
 @checked

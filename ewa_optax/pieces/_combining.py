@@ -12,7 +12,7 @@ import optax
 
 from ewa_optax._checks import Finite, checked, transformation
 from ewa_optax._numerics import increment, is_just, narrow, widen
-from ewa_optax._trees import Leafwise, map_leaves
+from ewa_optax._trees import Leafwise, map_leaves, wide
 
 
 def divided(n: Any, d: Any) -> jax.Array:
@@ -77,7 +77,7 @@ def add(*pieces: optax.GradientTransformation) -> optax.GradientTransformationEx
         done = [piece.update(updates, s, params, **extra_args) for piece, s in zip(each, state, strict=True)]
         total, *others = (out for out, _ in done)
         for other in others:
-            total = map_leaves(Leafwise(_sum), total, other)
+            total = map_leaves(wide(_sum), total, other)
         return total, tuple(s for _, s in done)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -170,7 +170,7 @@ def combine(weight: Finite, other: Finite) -> optax.GradientTransformation:
     Reference:
         Zhuang et al., "AdaBelief optimizer", 2020: how far gradients are from their average.
     """
-    weighted = Leafwise(_weighted, weight, other)
+    weighted = wide(_weighted, weight, other)
     return optax.stateless(lambda both, params: map_leaves(weighted, *_beside("combine", both)))
 
 
@@ -277,16 +277,13 @@ def _beside(function: str, updates: Any) -> Beside:
 
 
 def _weighted(weight, other, a, b):
-    x, y = widen(a), widen(b)
-    first, second = _times(weight, x), y.astype(x.dtype)
-    # Not a sum with -y, which would be one operation more.
-    total = first - second if is_just(other, -1) else first + _times(other, second)
-    return narrow(total, jnp.result_type(a))
+    first, second = _times(weight, a), b.astype(a.dtype)
+    # Not a sum with -b, which would be one operation more.
+    return first - second if is_just(other, -1) else first + _times(other, second)
 
 
 def _sum(a, b):
-    x, y = widen(a), widen(b)
-    return narrow(x + y.astype(x.dtype), jnp.result_type(a))
+    return a + b.astype(a.dtype)
 
 
 def _times(number, x):

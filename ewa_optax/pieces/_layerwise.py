@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 from ewa_optax._checks import Epsilon, checked, rule, transformation
-from ewa_optax._numerics import Number, is_just, largest, narrow, squared_magnitude, widen
-from ewa_optax._trees import Leafwise, map_leaves
+from ewa_optax._numerics import Number, is_just, largest, squared_magnitude, widen
+from ewa_optax._trees import Leafwise, map_leaves, wide
 from ewa_optax.pieces._combining import by_step
 from ewa_optax.pieces._weight_decay import Mask, WeightDecay, weight_decay_at, with_parameters
 from ewa_optax.storage._formats import Factored, Factors
@@ -64,7 +64,7 @@ def scale_by_trust_ratio(
         rate = weight_decay_at(weight_decay, step - 1)
 
         def of(decays):
-            return Leafwise(_trusted, coefficient, rate if decays else None)
+            return wide(_trusted, coefficient, rate if decays else None)
 
         return with_parameters("scale_by_trust_ratio", of, updates, params, False if is_just(weight_decay, 0) else mask)
 
@@ -95,7 +95,7 @@ def clip_by_rms(threshold: ClipThreshold = 1.0) -> optax.GradientTransformation:
     Reference:
         Shazeer and Stern, "Adafactor", 2018, section 6.
     """
-    clip = Leafwise(_clipped, threshold)
+    clip = wide(_clipped, threshold)
     return optax.stateless(lambda updates, params: map_leaves(clip, updates))
 
 
@@ -126,7 +126,7 @@ def scale_by_parameter_rms(min_scale: MinScale = 1e-3) -> optax.GradientTransfor
     Reference:
         Shazeer and Stern, "Adafactor", 2018, section 8.
     """
-    scale = Leafwise(_scaled, min_scale)
+    scale = wide(_scaled, min_scale)
     return optax.stateless(
         lambda updates, params: with_parameters("scale_by_parameter_rms", lambda decays: scale, updates, params, None)
     )
@@ -265,23 +265,20 @@ def _product(u, kept):
     return _FACTORED.decode(kept) if isinstance(kept, Factors) else kept
 
 
-def _trusted(coefficient, rate, u, p):
-    g, w = widen(u), widen(p)
+def _trusted(coefficient, rate, g, w):
     size, own = _norm(w), _norm(g)
     if rate is not None:
         g, own = g + jnp.asarray(rate, w.dtype) * w, own + jnp.asarray(rate, size.dtype) * size
     ratio = jnp.where((size == 0) | (own == 0), 1.0, coefficient * size / jnp.where(own == 0, 1.0, own))
-    return narrow(ratio.astype(g.dtype) * g, jnp.result_type(u))
+    return ratio.astype(g.dtype) * g
 
 
 def _clipped(threshold, u):
-    x = widen(u)
-    return narrow(x / jnp.maximum(1.0, _rms(x) / threshold).astype(x.dtype), jnp.result_type(u))
+    return u / jnp.maximum(1.0, _rms(u) / threshold).astype(u.dtype)
 
 
 def _scaled(min_scale, u, p):
-    x = widen(u)
-    return narrow(jnp.maximum(_rms(widen(p)), min_scale).astype(x.dtype) * x, jnp.result_type(u))
+    return jnp.maximum(_rms(p), min_scale).astype(u.dtype) * u
 
 
 def _norm(x):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import Decay, Epsilon, check, checked, rule, transformation
-from ewa_optax._numerics import Number, is_just, narrow, real_like, shares, squared_magnitude, widen
-from ewa_optax._trees import Leafwise, map_leaves
+from ewa_optax._numerics import Number, is_just, real_like, shares, squared_magnitude, widen
+from ewa_optax._trees import Leafwise, map_leaves, wide
 from ewa_optax.pieces._averages import scale_by_ewa
 from ewa_optax.pieces._combining import by_step, divided, in_float32, quotient
 from ewa_optax.storage._encoding import only_of_squares
@@ -187,15 +187,13 @@ def rectify(decay: Decay, threshold: Threshold = 4.0) -> optax.GradientTransform
         length = jnp.where(rectifies, length, 5.0)
         # A decay that was rounded to 1 has an infinite length, and no step.
         inverse = jnp.sqrt((longest - 6 + 8 / longest) * length / ((length - 4) * (length - 2)))
-        return map_leaves(Leafwise(_rectified, rectifies, inverse), updates)
+        return map_leaves(wide(_rectified, rectifies, inverse), updates)
 
     return by_step(rectified)
 
 
 def _rectified(rectifies, inverse, v):
-    x = widen(v)
-    scaled = jnp.where(rectifies, x * inverse.astype(x.dtype), jnp.ones_like(x))
-    return narrow(scaled, jnp.result_type(v))
+    return jnp.where(rectifies, v * inverse.astype(v.dtype), jnp.ones_like(v))
 
 
 def _lengths(decay, t):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import Rate, checked, rule
-from ewa_optax._numerics import increment, is_just, narrow, widen
-from ewa_optax._trees import Leafwise, map_chosen, shapes_of
+from ewa_optax._numerics import increment, is_just
+from ewa_optax._trees import Leafwise, map_chosen, shapes_of, wide
 from ewa_optax.pieces._combining import by_step
 from ewa_optax.pieces._learning_rate import scale_by_learning_rate, scale_leaves, scaled
 
@@ -67,7 +67,7 @@ def add_decayed_weights(weight_decay: WeightDecay, mask: Mask = None) -> optax.G
     def decayed(updates, step, params):
         if is_just(weight_decay, 0):
             return updates
-        decay = Leafwise(_decay, weight_decay_at(weight_decay, step - 1))
+        decay = wide(_decayed, weight_decay_at(weight_decay, step - 1))
 
         def of(decays):
             return decay if decays else _untouched
@@ -123,7 +123,7 @@ def proximal_weight_decay(
         shrunk = number / (1 - rate * number)
 
         def of(decays):
-            return Leafwise(_shrink, shrunk, rate) if decays else Leafwise(_scale, number)
+            return wide(_shrink, shrunk, rate) if decays else Leafwise(_scale, number)
 
         out = with_parameters("weight decay", of, updates, params, mask)
         return out, ProximalWeightDecayState(increment(state.step), scaling_state)
@@ -157,18 +157,14 @@ def weight_decay_at(weight_decay: optax.ScalarOrSchedule, step: jax.Array) -> An
     return jnp.asarray(weight_decay(step), float) if callable(weight_decay) else weight_decay
 
 
-def _decay(rate, u, p):
-    return narrow(_decayed(widen(u), rate, p), jnp.result_type(u))
-
-
 def _untouched(u, p):
     del p
     return u
 
 
 def _shrink(number, rate, u, p):
-    x = _decayed(widen(u), rate, p)
-    return narrow(jnp.asarray(number, x.dtype) * x, jnp.result_type(u))
+    x = _decayed(rate, u, p)
+    return jnp.asarray(number, x.dtype) * x
 
 
 def _scale(number, u, p):
@@ -176,6 +172,5 @@ def _scale(number, u, p):
     return scaled(number, u)
 
 
-def _decayed(x, rate, p):
-    w = widen(p)
-    return x + jnp.asarray(rate, w.dtype) * w
+def _decayed(rate, u, p):
+    return u + jnp.asarray(rate, p.dtype) * p

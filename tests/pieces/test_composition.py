@@ -51,14 +51,14 @@ def face_of(name, value):
 def in_public_words(module):
     """The source of a module of the package, in which each import from the package is one that a user could write."""
     tree = ast.parse(inspect.getsource(module))
+    found, rest = [], []
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module.startswith("ewa_optax"):
             faces = {x.name: face_of(x.name, vars(module)[x.name]) for x in node.names}
             assert all(faces.values()), f"{module.__name__} needs what is not public: {faces}"
-            tree.body += [ast.ImportFrom(face, [ast.alias(name)], 0) for name, face in faces.items()]
-            node.names, node.module = [ast.alias("pieces")], "ewa_optax"
-    found = [x for x in tree.body if isinstance(x, ast.ImportFrom)]
-    rest = [x for x in tree.body if not isinstance(x, ast.ImportFrom)]
+            found += [ast.ImportFrom(face, [ast.alias(name)], 0) for name, face in faces.items()]
+        else:
+            rest.append(node)
     return ast.unparse(ast.Module([*found, *rest], []))
 
 
