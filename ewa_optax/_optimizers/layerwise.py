@@ -54,8 +54,8 @@ def lars(
         [ 0.  -0.5]
 
     Reference:
-        You, Gitman and Ginsburg, "Large batch training", 2017. Biases are often left out, by `optax.partition` (in
-        optax, a mask). optax divides by $\lVert g_t + \lambda W \rVert$, with no decay the same; torch and keras have none.
+        You, Gitman and Ginsburg, "Large batch training", 2017. Biases are often left out, by `optax.partition`
+        (in optax, a mask). optax divides by $\lVert g_t + \lambda W \rVert$; torch and keras have none.
     """
     ratio = scale_by_trust_ratio(trust_coefficient, weight_decay, mask)
     v, k = scale_by_ewa(momentum, for_gradients(storage)), 1 / shares(momentum)[1]
@@ -85,7 +85,7 @@ def novograd(
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax; init, update = ewa_optax.novograd(0.1)
-        >>> print(update(jnp.array([3.0, 4.0]), init(jnp.zeros(2)))[0].round(3))
+        >>> print(update(jnp.array([3.0, 4.0]), init(jnp.zeros(2)))[0].round(2))
         [-0.06 -0.08]
 
     Reference:
