@@ -85,7 +85,7 @@ def novograd(
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax; init, update = ewa_optax.novograd(0.1)
-        >>> print(update(jnp.array([3.0, 4.0]), init(jnp.zeros(2)))[0].round(3))
+        >>> print(update(jnp.array([3.0, 4.0]), init(jnp.zeros(2)))[0].round(2))
         [-0.06 -0.08]
 
     Reference:

@@ -115,7 +115,7 @@ def nesterov(learning_rate: Rate, decay: Decay = 0.9, *, storage: StorageLike = 
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax; init, update = ewa_optax.nesterov(1.0, decay=0.5)
-        >>> print(update(jnp.array([2.0]), init(jnp.zeros(1)))[0].round(3))
+        >>> print(update(jnp.array([2.0]), init(jnp.zeros(1)))[0].round(2))
         [-3.]
 
     Reference:
