@@ -272,7 +272,7 @@ def test_elementwise_of_two_behind_beside_and_of_any_leaf():
         elementwise(1.0)
 
 
-@pytest.mark.parametrize("storages", [None, "8bit"])
+@pytest.mark.parametrize("storages", [None, "bfloat16"])
 def test_a_chain_that_ends_with_two_is_an_error(storages):
     params = jnp.ones(3)
     two = beside(scale_by_ewa(0.9, storages))
