@@ -8,7 +8,7 @@ from ewa_optax.storage import MomentStorages, StorageLike, first_moment, for_gra
 
 
 def clipped(x, limit):
-    return x * jnp.minimum(1, limit / jnp.maximum(jnp.abs(x), jnp.finfo(x.dtype).tiny))
+    return x * jnp.minimum(1, limit / jnp.maximum(jnp.abs(x), jnp.finfo(x.dtype).tiny)).astype(x.dtype)
 
 
 @checked
@@ -16,11 +16,12 @@ def adopt(
     learning_rate: Rate, b1: Decay = 0.9, b2: Decay = 0.9999, eps: Epsilon = 1e-6, *, storage: MomentStorages = None
 ):
     """Taniguchi et al., 2024."""
-    past, newest = pieces.shares(b2)
+    _, newest = pieces.shares(b2)
 
     def divided_by_past(v, g, step):
-        square, out = jnp.abs(g) ** 2, clipped(g / jnp.maximum(jnp.sqrt(v.real), eps), (step - 1) ** 0.25)
-        return jnp.where(step == 1, square, past * v + newest * square), jnp.where(step == 1, 0, out)
+        square = (jnp.abs(g) ** 2).astype(g.dtype)
+        out = clipped(g / jnp.maximum(jnp.sqrt(v.real), eps).astype(g.dtype), (step - 1).astype(float) ** 0.25)
+        return jnp.where(step == 1, square, v + newest * (square - v)), jnp.where(step == 1, jnp.zeros_like(out), out)
 
     n = pieces.recursion(divided_by_past, second_moment(storage))
     m = pieces.scale_by_ewa(b1, first_moment(storage))
@@ -37,7 +38,7 @@ def cautious_adamw(
     v = pieces.scale_by_corrected_ewa(b2, second_moment(storage))
 
     def agreeing(g, u):
-        mask = ((u * jnp.conj(g / jnp.maximum(jnp.abs(g), 1e-30))).real > 0).astype(u.dtype)
+        mask = ((u * jnp.conj(g)).real > 0).astype(u.dtype)
         return u * mask / jnp.maximum(mask.real.mean(), 1e-3).astype(u.dtype)
 
     step = pieces.beside(pieces.scale_by_rms(v, eps, numerator=m)), pieces.elementwise(agreeing)
@@ -72,6 +73,6 @@ def grokfast(
 @checked
 def momentum_of_clipped(learning_rate: Rate, decay: Decay = 0.9, *, storage: StorageLike = None):
     """Momentum of gradients clipped at a limit that grows with the step."""
-    clip = pieces.elementwise_by_step(lambda g, step: clipped(g, step**0.25))
+    clip = pieces.elementwise_by_step(lambda g, step: clipped(g, step.astype(float) ** 0.25))
     average = pieces.scale_by_ewa(decay, for_gradients(storage))
     return pieces.optimizer(clip, average, pieces.scale_by_learning_rate(learning_rate), guard=pieces.saturate())

@@ -151,7 +151,8 @@ def _checked_advance(advance, kept, update, step):
             )
     if jnp.iscomplexobj(fresh) and not jnp.iscomplexobj(kept):
         raise TypeError("advance returned complex numbers to keep for a real parameter; keep their size, or one part.")
-    return fresh.astype(kept.dtype), out
+    # Not in the dtype of what was kept: of wider updates it would become infinite, and not saturate.
+    return fresh.astype(jnp.promote_types(fresh.dtype, kept.dtype)), out
 
 
 def averaging(
