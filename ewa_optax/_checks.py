@@ -8,7 +8,8 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple, ParamSpec, TypeVar
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +88,9 @@ Count = Annotated[
 
 
 def rule_of(kind: Any) -> Rule | None:
-    """The rule of an annotation, if it has one."""
+    """The rule of an annotation, or of one of several kinds, if it has one."""
+    if get_origin(kind) in (Union, UnionType):
+        return next(filter(None, map(rule_of, get_args(kind))), None)
     return next((x for x in getattr(kind, "__metadata__", ()) if isinstance(x, Rule)), None)
 
 
@@ -144,8 +147,8 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
         ...
         TypeError: mine has no argument beta; it is decay here.
     """
-    signature = inspect.signature(function)
-    kinds = {name: x.annotation for name, x in signature.parameters.items() if rule_of(x.annotation)}
+    signature = inspect.signature(function, eval_str=True)
+    kinds = {name: x for name, x in signature.parameters.items() if rule_of(x.annotation)}
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -155,8 +158,11 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
             _check_words(function.__name__, signature.parameters, kwargs)
             return function(*args, **kwargs)  # Whose own error names the function and the argument.
         bound.apply_defaults()
-        for name, kind in kinds.items():
-            check(function.__name__, name, bound.arguments[name], kind)
+        for name, parameter in kinds.items():
+            value, many = bound.arguments[name], {parameter.VAR_POSITIONAL: list, parameter.VAR_KEYWORD: dict.values}
+            for x in many.get(parameter.kind, lambda value: [value])(value):
+                if x is not None or type(None) not in get_args(parameter.annotation):
+                    check(function.__name__, name, x, parameter.annotation)
         return function(*args, **kwargs)
 
     return call
@@ -164,7 +170,8 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 ELSEWHERE = {
     "lr": ("learning_rate",),
-    **dict.fromkeys(("beta", "alpha", "rho", "gamma", "momentum"), ("decay", "momentum", "b1")),
+    **dict.fromkeys(("beta", "alpha", "rho"), ("decay",)),
+    "momentum": ("decay", "b1"),
     **{f"beta{i}": (f"b{i}",) for i in (1, 2, 3)},
     **{f"beta_{i}": (f"b{i}",) for i in (1, 2, 3)},
     "betas": ("b1 and b2",),
@@ -187,6 +194,8 @@ OTHERS = {
 def _check_words(function, parameters, given):
     """TypeError for a word that other libraries have for one of the parameters."""
     for word in given.keys() - parameters.keys():
+        if word == "momentum" and parameters.keys() >= {"decay", "eps"}:  # A decay of squares.
+            raise TypeError(f"{function} has no argument momentum; rmsprop_momentum has one.")
         if word in OTHERS:
             raise TypeError(f"{function} has no argument {word}; {OTHERS[word]}.")
         for meant in ELSEWHERE.get(word, ()):

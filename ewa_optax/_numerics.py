@@ -39,7 +39,7 @@ def widen(x: Any) -> jax.Array:
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(
             f"a leaf of shape {jnp.shape(x)} has dtype {dtype}, but an update must be float or complex; "
-            "leave it out with optax.masked, optax.partition or a None leaf."
+            "leave it out by optax.masked or optax.partition around the optimizer, or by a None leaf."
         )
     return jnp.asarray(x, wide_dtype(dtype))
 

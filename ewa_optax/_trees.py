@@ -25,8 +25,8 @@ class Leafwise:
 
     def __init__(self, function: Callable[..., Any], *given: Any) -> None:
         leaves, structure = jax.tree.flatten(given)
-        self._arrays = tuple(x for x in leaves if isinstance(x, jax.Array))
-        self._program = (function, structure, tuple(None if isinstance(x, jax.Array) else _number(x) for x in leaves))
+        self._arrays = tuple(filter(_is_array, leaves))
+        self._program = (function, structure, tuple(None if _is_array(x) else _number(x) for x in leaves))
 
     def __call__(self, *leaves: Any) -> Any:
         """Of the given and then of the leaves."""
@@ -62,6 +62,10 @@ def _in_wide(function, given, u, *others):
 @jax.jit
 def _called(leafwise, *leaves):
     return leafwise.traced(*leaves)
+
+
+def _is_array(x):
+    return isinstance(x, jax.Array) or (isinstance(x, np.ndarray) and x.ndim > 0)
 
 
 def _number(x):

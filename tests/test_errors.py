@@ -313,6 +313,8 @@ def test_a_state_of_another_storage_is_an_error(made):
         (lambda: ewa_optax.lion(1e-3, mu_dtype="bfloat16"), "mu_dtype", "storage='bfloat16'"),
         (lambda: ewa_optax.momentum(1e-3, beta=0.9), "beta", "decay"),
         (lambda: ewa_optax.momentum(1e-3, momentum=0.9), "momentum", "decay"),
+        (lambda: ewa_optax.rmsprop(1e-3, momentum=0.9), "momentum", "rmsprop_momentum"),
+        (lambda: ewa_optax.adam(1e-3, momentum=0.9), "momentum", "b1"),
         (lambda: ewa_optax.adam(1e-3, nesterov=True), "nesterov", "nadam"),
         (lambda: ewa_optax.adam(1e-3, betas=(0.9, 0.99)), "betas", "b1 and b2"),
         (lambda: ewa_optax.ademamix(1e-3, beta_3=0.9), "beta_3", "b3"),

@@ -50,7 +50,7 @@ def add(*pieces: optax.GradientTransformation) -> optax.GradientTransformationEx
         pieces: transformations, one or more. `optax.scale` behind one of them gives it a weight.
 
     Returns:
-        A transformation whose state is the tuple of theirs. Updates leave in the dtype they came in.
+        A transformation whose state is the tuple of theirs. Updates leave in the dtype that the first piece gives them.
 
     Raises:
         ValueError: no piece at all.
@@ -75,7 +75,7 @@ def add(*pieces: optax.GradientTransformation) -> optax.GradientTransformationEx
 
     def update(updates, state, params=None, **extra_args):
         done = [piece.update(updates, s, params, **extra_args) for piece, s in zip(each, state, strict=True)]
-        total, *others = (out for out, _ in done)
+        total, *others = (one_update(out) for out, _ in done)
         for other in others:
             total = map_leaves(wide(_sum), total, other)
         return total, tuple(s for _, s in done)
@@ -253,7 +253,11 @@ def in_float32(piece: optax.GradientTransformation) -> optax.GradientTransformat
 
     def update(updates, state, params=None, **extra_args):
         wide, state = inner.update(map_leaves(widen, updates), state, params, **extra_args)
-        return map_leaves(_as_it_came, updates, wide if isinstance(updates, Beside) else one_update(wide)), state
+        if isinstance(updates, Beside) and not isinstance(wide, Beside):
+            updates = updates.update
+        elif not isinstance(updates, Beside):
+            wide = one_update(wide)
+        return map_leaves(_as_it_came, updates, wide), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 

@@ -88,13 +88,19 @@ def _one_or_two(updates: Any) -> tuple[Any, ...]:
 
 
 def _applied(function, u, *other):
-    out = jnp.asarray(function(widen(u), *map(widen, other)))
+    x = widen(u)
+    made = function(x, *map(widen, other))
+    if made is None:
+        raise TypeError("a function returned None for an update; return an array.")
+    out = jnp.asarray(made)
     if out.shape != jnp.shape(u):
         raise ValueError(
             f"a function returned an array of shape {out.shape} for an update of shape {jnp.shape(u)}; return one "
             "number for each that came, such as by jnp.broadcast_to."
         )
-    return narrow(widen(out), jnp.result_type(u))
+    if jnp.iscomplexobj(out) and not jnp.iscomplexobj(x):
+        raise TypeError("a function returned complex numbers for a real update; return their size, or one part.")
+    return narrow(out if jnp.issubdtype(out.dtype, jnp.inexact) else out.astype(x.dtype), jnp.result_type(u))
 
 
 def _applied_at(function, step, u, *other):

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ewa_optax._checks import Epsilon, checked, rule, transformation
@@ -244,7 +243,7 @@ def _total(u):
 def _row_means(u):
     x = widen(u)
     # By a product, and before the sum, which then is no larger than the largest of its terms.
-    return (x * np.float32(1 / max(x.shape[-1], 1))).sum(-1, keepdims=True) if x.ndim else x
+    return (x * jnp.asarray(1 / max(x.shape[-1], 1), x.real.dtype)).sum(-1, keepdims=True) if x.ndim else x
 
 
 def _spread(u, averages):

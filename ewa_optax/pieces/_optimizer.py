@@ -4,8 +4,8 @@ import math
 
 import optax
 
-from ewa_optax._checks import Finite, check, transformation
-from ewa_optax._numerics import Number, clip, largest
+from ewa_optax._checks import Positive, check, check_integer, transformation
+from ewa_optax._numerics import Number, clip, largest, widen
 from ewa_optax._stacks import TreatsStacksAsLeaves
 from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.pieces._combining import in_float32
@@ -14,10 +14,12 @@ from ewa_optax.storage._donation import after_parameters
 
 
 def _saturated(power, terms, u):
+    widen(u)  # Which names what is no float.
     return clip(u, (largest(u.dtype) / 4) ** (1 / power) / terms)
 
 
 def _norm_saturated(u):
+    widen(u)
     return clip(u, math.sqrt(largest(u.dtype) / 4 / max(u.size, 1)))
 
 
@@ -27,9 +29,9 @@ def saturate(power: int = 1, terms: Number = 1) -> optax.GradientTransformation:
     $$u_t = \mathrm{clip}\left(g_t, \pm \frac{(M/4)^{1/p}}{k}\right), \qquad M \approx 3 \cdot 10^{38}
       \text{ in float32}$$
 
-    Then no difference of two powers overflows, nor the squared magnitude of a complex one. In front of `scale_by_rms`,
-    with `power=2`, gradient and square saturate together, so that one spike moves a parameter by an ordinary step and
-    does not freeze it for ever.
+    Then no difference of two powers overflows, nor the squared magnitude of a complex one, which is twice as large. In
+    front of `scale_by_rms`, with `power=2`, gradient and square saturate together, so that one spike moves a parameter
+    by an ordinary step and does not freeze it for ever.
 
     Args:
         power: $p$, the highest power that is formed of an update: 2 where squares are averaged, else 1.
@@ -39,8 +41,8 @@ def saturate(power: int = 1, terms: Number = 1) -> optax.GradientTransformation:
         A transformation without a state, the `guard` of an `optimizer`. NaN stays NaN.
 
     Raises:
-        ValueError: a power below 1, or `terms` that are not finite.
-        TypeError: one of them is no number.
+        ValueError: a power below 1, or `terms` that are not finite and more than 0.
+        TypeError: one of them is no number; by `update`, for one that is neither float nor complex.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -50,15 +52,16 @@ def saturate(power: int = 1, terms: Number = 1) -> optax.GradientTransformation:
         >>> print((u**2).max() < jnp.inf, u[1])
         True -1.0
     """
-    if isinstance(power, bool) or not isinstance(power, int) or power < 1:
-        raise ValueError(f"saturate: power must be a whole number, 1 or more, got {power!r}; 2 suits squares.")
-    check("saturate", "terms", terms, Finite)
+    check_integer("saturate: power", power, 1, remedy="2 suits squares")
+    check("saturate", "terms", terms, Positive)
     each = Leafwise(_saturated, power, terms)
     return optax.stateless(lambda updates, params: map_leaves(each, updates))
 
 
 def saturate_norm() -> optax.GradientTransformation:
     r"""Clips updates so that the squared norm of each array is within a quarter of the largest number of its dtype.
+
+    Of complex arrays, within a half.
 
     $$u_t = \mathrm{clip}\left(g_t, \pm \sqrt{M / (4n)}\right), \qquad n \text{ the number of elements of the array}$$
 

@@ -79,7 +79,7 @@ def recursion(advance: Advance, storage: StorageLike = None) -> optax.GradientTr
     def update(updates, state, params=None):
         del params
         trees, step = codec.trees(state.kept), increment(state.step)
-        out, kept = advanced(each, step, updates, trees, codec, step, state.number)
+        out, kept = advanced(each, step, updates, trees, codec, step, jnp.asarray(state.number))
         return out, RecursionState(step, state.number, kept)
 
     return optax.GradientTransformation(init, update)
@@ -142,6 +142,8 @@ def _checked_advance(advance, kept, update, step):
     made = advance(kept, update, step)
     if not (isinstance(made, tuple) and len(made) == 2):
         raise TypeError(f"advance must return what is kept and what leaves, got {type(made).__name__}; return a, b.")
+    if any(x is None for x in made):
+        raise TypeError("advance returned None for an array; return zeros, by jnp.zeros_like(update).")
     fresh, out = map(jnp.asarray, made)
     for name, x in (("what is kept", fresh), ("what leaves", out)):
         if x.shape != update.shape:
@@ -149,8 +151,9 @@ def _checked_advance(advance, kept, update, step):
                 f"advance returned, for {name}, an array of shape {x.shape} where {update.shape} came; "
                 "return one number for each that came, such as by jnp.broadcast_to."
             )
-    if jnp.iscomplexobj(fresh) and not jnp.iscomplexobj(kept):
-        raise TypeError("advance returned complex numbers to keep for a real parameter; keep their size, or one part.")
+    if (jnp.iscomplexobj(fresh) or jnp.iscomplexobj(out)) and not jnp.iscomplexobj(kept):
+        raise TypeError("advance returned complex numbers for a real parameter; return their size, or one part.")
+    out = out if jnp.issubdtype(out.dtype, jnp.inexact) else out.astype(update.dtype)
     # Not in the dtype of what was kept: of wider updates it would become infinite, and not saturate.
     return fresh.astype(jnp.promote_types(fresh.dtype, kept.dtype)), out
 

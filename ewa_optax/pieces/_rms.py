@@ -43,7 +43,7 @@ def scale_by_rms(
 
     Args:
         second_moment: $s$, the average of the squared magnitudes; a number means `scale_by_ewa` of that decay. Kept in
-            8 or in 16 bits, it should be told that these are squares: `storage.EightBit(squares=True)`.
+            8 bits or in float16, it must be told that these are squares: `storage.second_moment("8bit")`.
         eps: $\varepsilon$, added outside the root, in units of the gradient, 0 or more.
         eps_root: $\varepsilon_{root}$, added inside the root, in units of the gradient squared, 0 or more. With both
             0, a gradient whose square is zero from the start (below 1e-19 in float32) is divided by 0.
@@ -55,7 +55,8 @@ def scale_by_rms(
         Further keyword arguments of `update` are handed on to both.
 
     Raises:
-        ValueError: `eps` or `eps_root` negative or not finite, or a decay outside [0, 1).
+        ValueError: `eps` or `eps_root` negative or not finite, or a decay outside [0, 1); by `init`, an average of
+            squares that would be kept as one of gradients.
         TypeError: one of them is no number, `numerator` no transformation, or an update neither float nor complex.
 
     Examples:
@@ -86,8 +87,8 @@ def root_mean_square(
     $$u_t = \sqrt{s(|g_t|^2) + \varepsilon_{root}} + \varepsilon$$
 
     Args:
-        second_moment: $s$, a transformation of the squared magnitudes, which are real. Kept in 8 or in 16 bits, it
-            should be told that these are squares: `storage.EightBit(squares=True)`.
+        second_moment: $s$, a transformation of the squared magnitudes, which are real. Kept in 8 bits or in float16, it
+            must be told that these are squares: `storage.second_moment("8bit")`.
         eps: $\varepsilon$, 0 or more, in units of the update.
         eps_root: $\varepsilon_{root}$, 0 or more, in units of its square.
 

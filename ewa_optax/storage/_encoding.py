@@ -97,11 +97,8 @@ class AverageCodec:
 
     def read(self, kept: Any) -> Any:
         """The averages, real ones, in what is kept of them."""
-        storage = self.storage
-        if not storage:
-            return kept
-
-        return map_leaves(Leafwise(_read, storage), *self.trees(kept))
+        trees = self.trees(kept)
+        return map_leaves(Leafwise(_read, self.storage), *trees) if self.storage else kept
 
     def encode(self, averages: Any, trees: tuple[Any, ...], step: jax.Array | None, decay: Number) -> Any:
         """What is kept of a tree of averages at a step; where one is None, what was kept before."""
@@ -168,7 +165,17 @@ def _read(storage, first, *others):
     arrays = [x for x in (first, *others) if x is not None]
     if len(arrays) < 2 and first.dtype == wide_dtype(first.dtype) and not storage.takes(first.shape):
         return first
-    return storage.decode(jax.tree.unflatten(jax.tree.structure(_kept(storage, (128, 128))), arrays))
+    structure, found = jax.tree.structure(_kept(storage, (128, 128))), [(x.shape, x.dtype) for x in arrays]
+    if structure.num_leaves == len(arrays):
+        kept = jax.tree.unflatten(structure, arrays)
+        try:
+            shape = jax.eval_shape(storage.decode, kept).shape
+        except Exception:  # Of what another storage kept, it may make anything.
+            shape = None
+        if shape is not None and found == [(x.shape, x.dtype) for x in jax.tree.leaves(_kept(storage, shape))]:
+            return storage.decode(kept)
+    listed = ", ".join(f"{dtype}{list(shape)}" for shape, dtype in found)
+    raise ValueError(f"{storage} did not keep this average, which is kept as {listed}; name the storage that did.")
 
 
 def _real(x):

@@ -244,13 +244,34 @@ def test_functions_of_other_names_have_another_chance():
         (lambda k, u, t: k, TypeError, "advance must return what is kept and what leaves"),
         (lambda k, u, t: (k.sum(), u), ValueError, r"for what is kept, an array of shape \(\) where \(3,\) came"),
         (lambda k, u, t: (k, u[:2]), ValueError, r"for what leaves, an array of shape \(2,\) where \(3,\) came"),
-        (lambda k, u, t: (k + 1j, u), TypeError, "complex numbers to keep for a real parameter"),
+        (lambda k, u, t: (k + 1j, u), TypeError, "complex numbers for a real parameter"),
+        (lambda k, u, t: (k, u * 1j), TypeError, "complex numbers for a real parameter"),
+        (lambda k, u, t: (None, u), TypeError, "advance returned None for an array"),
     ],
 )
 def test_what_a_recursion_must_return(advance, error, message):
     piece = recursion(advance)
     with pytest.raises(error, match=message):
         piece.update(jnp.ones(3), piece.init(jnp.ones(3)))
+
+
+def test_what_is_no_float_becomes_one():
+    piece = recursion(lambda kept, update, step: (kept + 1, update > 0))
+    out, state = piece.update(jnp.array([1.0, -1.0]), piece.init(jnp.ones(2)))
+    chex.assert_trees_all_equal((out, state.kept), (jnp.array([1.0, 0.0]), jnp.ones(2)))
+    chex.assert_trees_all_equal(elementwise(jnp.isnan).update(jnp.ones(2), optax.EmptyState())[0], jnp.zeros(2))
+
+
+def test_arrays_of_numpy_in_a_function_are_arrays():
+    of = jax.tree_util.Partial(lambda factor, u: factor * u, np.array([2.0, 3.0], np.float32))
+    chex.assert_trees_all_equal(elementwise(of).update(jnp.ones(2), optax.EmptyState())[0], jnp.array([2.0, 3.0]))
+
+
+def test_a_state_of_numpy_has_the_same_chance():
+    tx = optimizer(recursion(running_sum, BFloat16(min_size=0)), recursion(running_sum, BFloat16(min_size=0)))
+    x = jnp.linspace(0.1, 1, 100)
+    state = tx.update(x, tx.init(x))[1]
+    chex.assert_trees_all_equal(tx.update(x, jax.device_get(state))[1], tx.update(x, state)[1])
 
 
 def test_a_recursion_of_no_function():
@@ -270,6 +291,20 @@ def test_elementwise_of_two_behind_beside_and_of_any_leaf():
         elementwise(jnp.sum).update(updates, optax.EmptyState())
     with pytest.raises(TypeError, match="function must be a function"):
         elementwise(1.0)
+    with pytest.raises(TypeError, match="complex numbers for a real update"):
+        elementwise(lambda u: u * 1j).update(updates, optax.EmptyState())
+    with pytest.raises(TypeError, match="returned None"):
+        elementwise(lambda u: None).update(updates, optax.EmptyState())
+
+
+def test_one_update_may_be_made_of_two_by_an_optimizer_or_a_quotient():
+    two, x = beside(optax.scale(2.0)), jnp.array([1.0, 3.0])
+    for end, expected in (
+        (optimizer(combine(1, 1)), 3 * x),
+        (scale_by_rms(optax.chain(pieces.take(0), scale_by_ewa(0.0)), 0.0, numerator=pieces.take(1)), [2.0, 2.0]),
+    ):
+        tx = optax.chain(two, end)
+        np.testing.assert_allclose(tx.update(x, tx.init(x))[0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("storages", [None, "bfloat16"])
@@ -288,7 +323,7 @@ def test_bad_optimizers():
         optimizer(0.9)
     with pytest.raises(TypeError, match="optimizer: guard must be a transformation, got 'none'"):
         optimizer(scale_by_ewa(0.9), guard="none")
-    with pytest.raises(ValueError, match="saturate: power must be a whole number, 1 or more, got 0"):
+    with pytest.raises(ValueError, match="saturate: power must be from 1 to"):
         saturate(0)
 
 
@@ -325,3 +360,30 @@ def test_what_an_average_keeps_can_be_read(name):
     np.testing.assert_allclose(m["a"].mean(), 2 * (1 - 0.9**3), rtol=2e-2)
     np.testing.assert_allclose(v["a"].mean(), 4.0, rtol=2e-2)
     assert m["a"].dtype == v["a"].dtype == jnp.float32
+    wrong = {"8bit": storage.second_moment(kept), None: of_any_size("8bit")}.get(name)
+    with pytest.raises(ValueError, match="storage"):
+        read_average(state[1].numerator.average, of_any_size("24bit" if name == "8bit" else "8bit"))
+    if wrong:
+        with pytest.raises(ValueError, match="storage"):
+            read_average(state[1].numerator.average, wrong)
+
+
+@pieces.checked
+def halved(decay: pieces.Decay | None = None, *others: pieces.Decay, **named: pieces.Decay):
+    return decay
+
+
+def test_rules_of_several_kinds_and_of_many_arguments():
+    assert halved() is None
+    assert halved(0.5, 0.5, x=0.5) == 0.5
+    for call in (lambda: halved(5.0), lambda: halved(0.5, 5.0), lambda: halved(x=5.0)):
+        with pytest.raises(ValueError, match=r"must be in \[0, 1\), got 5\.0"):
+            call()
+
+
+def test_rules_in_a_module_with_future_annotations():
+    source = "from __future__ import annotations\n@checked\ndef f(decay: Decay):\n    return decay\n"
+    module = {"checked": pieces.checked, "Decay": pieces.Decay}
+    exec(compile(source, "future", "exec", dont_inherit=True), module)
+    with pytest.raises(ValueError, match=r"f: decay must be in \[0, 1\)"):
+        module["f"](5.0)
