@@ -261,8 +261,8 @@ MUTATIONS = (
     Mutation(
         "the clip by a root mean square multiplies by its threshold",
         "ewa_optax/pieces/_layerwise.py",
-        "_rms(x) / threshold",
-        "_rms(x) * threshold",
+        "_rms(u) / threshold",
+        "_rms(u) * threshold",
         ("tests/optimizers/test_family.py::test_clip_by_rms",),
     ),
     # The order of the shuffle.
