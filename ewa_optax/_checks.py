@@ -159,49 +159,54 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
             return function(*args, **kwargs)  # Whose own error names the function and the argument.
         bound.apply_defaults()
         for name, parameter in kinds.items():
-            value, many = bound.arguments[name], {parameter.VAR_POSITIONAL: list, parameter.VAR_KEYWORD: dict.values}
-            for x in many.get(parameter.kind, lambda value: [value])(value):
-                if x is not None or type(None) not in get_args(parameter.annotation):
-                    check(function.__name__, name, x, parameter.annotation)
+            for value in _values(parameter, bound.arguments[name]):
+                if value is not None or type(None) not in get_args(parameter.annotation):
+                    check(function.__name__, name, value, parameter.annotation)
         return function(*args, **kwargs)
 
     return call
 
 
-ELSEWHERE = {
-    "lr": ("learning_rate",),
-    **dict.fromkeys(("beta", "alpha", "rho"), ("decay",)),
-    "momentum": ("decay", "b1"),
-    **{f"beta{i}": (f"b{i}",) for i in (1, 2, 3)},
-    **{f"beta_{i}": (f"b{i}",) for i in (1, 2, 3)},
-    "betas": ("b1 and b2",),
-    "epsilon": ("eps",),
-    "wd": ("weight_decay",),
+def _values(parameter, given):
+    """What stands for a parameter: one value, but any number of them for `*args` and `**kwargs`."""
+    if parameter.kind is parameter.VAR_KEYWORD:
+        return given.values()
+    return given if parameter.kind is parameter.VAR_POSITIONAL else (given,)
+
+
+def _here(name: str) -> tuple[set[str], str]:
+    """For functions that have this argument, that it is meant."""
+    return {name}, f"it is {name} here"
+
+
+WORDS: dict[str, tuple[tuple[set[str], str], ...]] = {
+    "lr": (_here("learning_rate"),),
+    **dict.fromkeys(("beta", "alpha", "rho"), (_here("decay"),)),
+    # The decay of what also has an eps is of squares.
+    "momentum": (({"decay", "eps"}, "rmsprop_momentum has one"), _here("decay"), _here("b1")),
+    **{f"beta{of}{i}": (_here(f"b{i}"),) for of in ("", "_") for i in (1, 2, 3)},
+    "betas": (({"b1", "b2"}, "it is b1 and b2 here"),),
+    "epsilon": (_here("eps"),),
+    "wd": (_here("weight_decay"),),
     **dict.fromkeys(
-        ("mu_dtype", "accumulator_dtype"), ("storage='bfloat16' or, of two moments, storage=('bfloat16', None)",)
+        ("mu_dtype", "accumulator_dtype"),
+        (({"storage"}, "it is storage='bfloat16' or, of two moments, storage=('bfloat16', None) here"),),
     ),
+    "nesterov": ((set(), "Nesterov's momentum is an optimizer of its own: nesterov, nadam, nadamw"),),
+    "amsgrad": ((set(), "it is an optimizer of its own: amsgrad"),),
+    "centered": ((set(), "it is an optimizer of its own: rmsprop_centered"),),
+    "decoupled": ((set(), "adamw has decoupled weight decay"),),
+    "params": ((set(), "optimizers get parameters later: optimizer.init(params)"),),
 }
-"""Words of other libraries, and what may be meant here, the likeliest first."""
-OTHERS = {
-    "nesterov": "Nesterov's momentum is an optimizer of its own: nesterov, nadam, nadamw",
-    "amsgrad": "it is an optimizer of its own: amsgrad",
-    "centered": "it is an optimizer of its own: rmsprop_centered",
-    "decoupled": "adamw has decoupled weight decay",
-    "params": "optimizers get parameters later: optimizer.init(params)",
-}
+"""Of words of other libraries, what to say to functions that have all of these arguments, the likeliest first."""
 
 
 def _check_words(function, parameters, given):
-    """TypeError for a word that other libraries have for one of the parameters."""
-    for word in given.keys() - parameters.keys():
-        if word == "momentum" and parameters.keys() >= {"decay", "eps"}:  # A decay of squares.
-            raise TypeError(f"{function} has no argument momentum; rmsprop_momentum has one.")
-        if word in OTHERS:
-            raise TypeError(f"{function} has no argument {word}; {OTHERS[word]}.")
-        for meant in ELSEWHERE.get(word, ()):
-            names = meant.partition("=")[0].split(" and ")
-            if all(name in parameters for name in names):
-                raise TypeError(f"{function} has no argument {word}; it is {meant} here.")
+    """TypeError for a word that other libraries have for one of the parameters, or for an optimizer of its own."""
+    for word in given:
+        for needed, said in WORDS.get(word, ()) if word not in parameters else ():
+            if parameters.keys() >= needed:
+                raise TypeError(f"{function} has no argument {word}; {said}.")
 
 
 LARGEST = 2**31 - 1
@@ -260,8 +265,10 @@ def check_callbacks(callbacks: Any) -> None:
         )
 
 
-def transformation(function: str, name: str, piece: Any) -> optax.GradientTransformationExtraArgs:
+def transformation(
+    function: str, name: str, piece: Any, such_as: str = "scale_by_ewa(0.9)"
+) -> optax.GradientTransformationExtraArgs:
     """The piece, which takes extra arguments; TypeError for what is no transformation."""
     if not isinstance(piece, optax.GradientTransformation):
-        raise TypeError(f"{function}: {name} must be a transformation, got {piece!r}; try scale_by_ewa(0.9).")
+        raise TypeError(f"{function}: {name} must be a transformation, got {piece!r}; try {such_as}.")
     return optax.with_extra_args_support(piece)

@@ -1,4 +1,4 @@
-"""The arguments of `fit`: what must hold before anything is done, and what tells one run from another."""
+"""The arguments of `fit`: what must hold before anything is done."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -15,10 +15,9 @@ from ewa_optax._numerics import increment, is_just, narrow, widen
 from ewa_optax._trees import Leafwise, map_leaves, wide
 
 
-def divided(n: Any, d: Any) -> jax.Array:
-    """A leaf by another one, formed in float32 or wider, in the dtype of the first."""
-    x, y = widen(n), widen(d)
-    return narrow(x / y.astype(x.dtype), jnp.result_type(n))
+def divided(n: jax.Array, d: jax.Array) -> jax.Array:
+    """A leaf by another one, in the dtype of the first."""
+    return n / d.astype(n.dtype)
 
 
 class Beside(NamedTuple):
@@ -207,7 +206,7 @@ def quotient(
     numerator: Any,
     divisor: Any,
     state_type: Callable[[Any, Any], Any],
-    ratio: Callable[[Any, Any], Any] = Leafwise(divided),
+    ratio: Callable[[Any, Any], Any] = wide(divided),
 ) -> Any:
     """`divide` of two transformations that take extra arguments, whose states go into a tuple of that type."""
 
@@ -232,6 +231,21 @@ def one_update(out: Any) -> Any:
     return out
 
 
+def returned(function: str, what: str, made: Any, like: jax.Array) -> jax.Array:
+    """What a function of a user made, as an array like `like`; TypeError or ValueError if it can't be one."""
+    if made is None:
+        raise TypeError(f"{function} returned None for {what}; return an array, such as jnp.zeros_like(update).")
+    x = jnp.asarray(made)
+    if x.shape != like.shape:
+        raise ValueError(
+            f"{function} returned, for {what}, an array of shape {x.shape} where {like.shape} came; return one number "
+            "for each that came, such as by jnp.broadcast_to."
+        )
+    if jnp.iscomplexobj(x) and not jnp.iscomplexobj(like):
+        raise TypeError(f"{function} returned, for {what}, complex numbers where real ones came; return their size.")
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(like.dtype)
+
+
 def by_step(function: Callable[[Any, jax.Array, Any], Any]) -> optax.GradientTransformationExtraArgs:
     """A piece that keeps the number of steps only: `function(updates, step, params)`, where the first step is 1."""
 
@@ -253,11 +267,10 @@ def in_float32(piece: optax.GradientTransformation) -> optax.GradientTransformat
 
     def update(updates, state, params=None, **extra_args):
         wide, state = inner.update(map_leaves(widen, updates), state, params, **extra_args)
-        if isinstance(updates, Beside) and not isinstance(wide, Beside):
-            updates = updates.update
-        elif not isinstance(updates, Beside):
-            wide = one_update(wide)
-        return map_leaves(_as_it_came, updates, wide), state
+        if isinstance(updates, Beside) and isinstance(wide, Beside):  # Two may stay two.
+            return map_leaves(_as_it_came, updates, wide), state
+        came = updates.update if isinstance(updates, Beside) else updates
+        return map_leaves(_as_it_came, came, one_update(wide)), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 

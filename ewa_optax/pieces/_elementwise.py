@@ -4,13 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import check_function
-from ewa_optax._numerics import narrow, widen
-from ewa_optax._trees import Leafwise, map_leaves
-from ewa_optax.pieces._combining import Beside, by_step
+from ewa_optax._trees import map_leaves, wide
+from ewa_optax.pieces._combining import Beside, by_step, returned
 
 
 def elementwise(function: Callable[..., jax.Array]) -> optax.GradientTransformation:
@@ -44,7 +42,7 @@ def elementwise(function: Callable[..., jax.Array]) -> optax.GradientTransformat
         Liang et al., "Cautious optimizers", 2024 (the second example).
     """
     check_function("elementwise: function", function, "def function(update)")
-    each = Leafwise(_applied, function)
+    each = wide(_applied, function)
     return optax.stateless(lambda updates, params: map_leaves(each, *_one_or_two(updates)))
 
 
@@ -78,7 +76,7 @@ def elementwise_by_step(function: Callable[..., jax.Array]) -> optax.GradientTra
 
     def applied(updates, step, params):
         del params
-        return map_leaves(Leafwise(_applied_at, function, step), *_one_or_two(updates))
+        return map_leaves(wide(_applied_at, function, step), *_one_or_two(updates))
 
     return by_step(applied)
 
@@ -88,20 +86,8 @@ def _one_or_two(updates: Any) -> tuple[Any, ...]:
 
 
 def _applied(function, u, *other):
-    x = widen(u)
-    made = function(x, *map(widen, other))
-    if made is None:
-        raise TypeError("a function returned None for an update; return an array.")
-    out = jnp.asarray(made)
-    if out.shape != jnp.shape(u):
-        raise ValueError(
-            f"a function returned an array of shape {out.shape} for an update of shape {jnp.shape(u)}; return one "
-            "number for each that came, such as by jnp.broadcast_to."
-        )
-    if jnp.iscomplexobj(out) and not jnp.iscomplexobj(x):
-        raise TypeError("a function returned complex numbers for a real update; return their size, or one part.")
-    return narrow(out if jnp.issubdtype(out.dtype, jnp.inexact) else out.astype(x.dtype), jnp.result_type(u))
+    return returned("the function", "an update", function(u, *other), u)
 
 
 def _applied_at(function, step, u, *other):
-    return _applied(lambda *arrays: function(*arrays, step), u, *other)
+    return returned("the function", "an update", function(u, *other, step), u)

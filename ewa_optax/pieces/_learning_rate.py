@@ -196,7 +196,7 @@ def scale_once(*scalings: optax.GradientTransformation) -> optax.GradientTransfo
         >>> print(rate.update(jnp.array([2.0]), rate.init(jnp.zeros(1)))[0])
         [-1.]
     """
-    scalings = tuple(transformation("scale_once", "every scaling", x) for x in scalings)
+    scalings = tuple(transformation("scale_once", "every scaling", x, "optax.scale(0.1)") for x in scalings)
     together = optax.chain(*scalings)
 
     def init(params):

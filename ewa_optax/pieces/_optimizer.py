@@ -123,7 +123,7 @@ def optimizer(
     """
     if not pieces:
         raise ValueError("optimizer: there must be one piece or more, got none; such as scale_by_learning_rate(0.1).")
-    guards = () if guard is None else (transformation("optimizer", "guard", guard),)
+    guards = () if guard is None else (transformation("optimizer", "guard", guard, "saturate(), or None"),)
     each = [transformation("optimizer", "every piece", piece) for piece in pieces]
     chain = in_float32(optax.chain(*guards, *each))
 

@@ -12,6 +12,7 @@ import optax
 from ewa_optax._checks import check_function
 from ewa_optax._numerics import Number, check_alike, increment, lerp, narrow, widen
 from ewa_optax._trees import Leafwise, map_leaves
+from ewa_optax.pieces._combining import returned
 from ewa_optax.storage._argument import StorageLike, resolve
 from ewa_optax.storage._encoding import AverageCodec, zeros_like
 
@@ -142,18 +143,7 @@ def _checked_advance(advance, kept, update, step):
     made = advance(kept, update, step)
     if not (isinstance(made, tuple) and len(made) == 2):
         raise TypeError(f"advance must return what is kept and what leaves, got {type(made).__name__}; return a, b.")
-    if any(x is None for x in made):
-        raise TypeError("advance returned None for an array; return zeros, by jnp.zeros_like(update).")
-    fresh, out = map(jnp.asarray, made)
-    for name, x in (("what is kept", fresh), ("what leaves", out)):
-        if x.shape != update.shape:
-            raise ValueError(
-                f"advance returned, for {name}, an array of shape {x.shape} where {update.shape} came; "
-                "return one number for each that came, such as by jnp.broadcast_to."
-            )
-    if (jnp.iscomplexobj(fresh) or jnp.iscomplexobj(out)) and not jnp.iscomplexobj(kept):
-        raise TypeError("advance returned complex numbers for a real parameter; return their size, or one part.")
-    out = out if jnp.issubdtype(out.dtype, jnp.inexact) else out.astype(update.dtype)
+    fresh, out = returned("advance", "what is kept", made[0], kept), returned("advance", "what leaves", made[1], update)
     # Not in the dtype of what was kept: of wider updates it would become infinite, and not saturate.
     return fresh.astype(jnp.promote_types(fresh.dtype, kept.dtype)), out
 

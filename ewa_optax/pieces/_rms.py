@@ -75,7 +75,7 @@ def scale_by_rms(
         second_moment = scale_by_ewa(second_moment)
     dividend = transformation("scale_by_rms", "numerator", numerator)
     average = transformation("scale_by_rms", "second_moment", second_moment)
-    return in_float32(quotient(dividend, _of_squares(average), ScaleByRmsState, Leafwise(_over_root, eps, eps_root)))
+    return in_float32(quotient(dividend, _of_squares(average), ScaleByRmsState, wide(_over_root, eps, eps_root)))
 
 
 @checked

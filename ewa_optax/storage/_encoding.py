@@ -72,7 +72,7 @@ class AverageCodec:
         if isinstance(kept, Encoded) != (self.storage is not None):
             raise ValueError(
                 f"this state was made {'with' if isinstance(kept, Encoded) else 'without'} a storage, but came to one "
-                f"whose storage is {self.storage}; update it with the storage that it was made with."
+                f"whose storage is {self.storage}; use the storage that it was made with."
             )
         return kept.arrays if self.storage else (kept,)
 
