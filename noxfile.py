@@ -14,9 +14,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """All combinations, and longer trainings."""
+    """All combinations, and longer trainings; compiled as for users, which the quick tests are not to the end."""
     session.install("-e", ".[test]")
-    session.run("python", "-m", "pytest", "-m", "slow or not slow", *session.posargs)
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    session.run("python", "-m", "pytest", "-m", "slow or not slow", *session.posargs, env=flags)
 
 
 @nox.session

@@ -171,6 +171,7 @@ def test_a_local_shuffle_moves_nothing_but_gradients_and_a_global_one_no_more_th
     assert max(elements for _, elements in traffic(1)) <= 64 * 6 * together
 
 
+FLAGS = "--xla_force_host_platform_device_count=1 --xla_llvm_disable_expensive_passes=true"
 SCRIPT = """
 import sys
 import jax
@@ -197,7 +198,7 @@ def test_two_processes_with_half_the_data_each_are_one_with_all(tmp_path):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", SCRIPT, str(port), str(i), *arguments],
-            env={"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PATH": "", "JAX_PLATFORMS": "cpu"},
+            env={"XLA_FLAGS": FLAGS, "PATH": "", "JAX_PLATFORMS": "cpu"},
             stderr=subprocess.PIPE,
             text=True,
         )

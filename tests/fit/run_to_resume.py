@@ -7,7 +7,7 @@ import os
 import sys
 
 folder, result, loop, devices, *whole = sys.argv[1:]
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} --xla_llvm_disable_expensive_passes=true"
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
