@@ -465,8 +465,8 @@ MUTATIONS = (
     Mutation(
         "the smaller last batch begins a batch early",
         "ewa_optax/minibatch/_loops.py",
-        "batches.gathered(data, shuffle, batches.whole, 1, batches.rest)",
-        "batches.gathered(data, shuffle, batches.whole - 1, 1, batches.rest)",
+        "batches.gathered(data, shuffle, batches.full_steps, 1, batches.last_size)",
+        "batches.gathered(data, shuffle, batches.full_steps - 1, 1, batches.last_size)",
         ("tests/minibatch/test_minibatch.py::test_every_loop_and_every_number_of_shards_sees_the_same",),
     ),
     Mutation(
@@ -479,8 +479,8 @@ MUTATIONS = (
     Mutation(
         "fit's smaller last batch begins a batch early",
         "ewa_optax/minibatch/_engines.py",
-        "batches.gathered(data, shuffle, batches.whole, 1, batches.rest)",
-        "batches.gathered(data, shuffle, batches.whole - 1, 1, batches.rest)",
+        "batches.gathered(data, shuffle, batches.full_steps, 1, batches.last_size)",
+        "batches.gathered(data, shuffle, batches.full_steps - 1, 1, batches.last_size)",
         ("tests/fit/test_fit.py::test_it_is_the_loop_by_hand",),
     ),
     Mutation(

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import ewa_optax
 from ewa_optax import minibatch
 from ewa_optax.minibatch import _epoch
-from ewa_optax.minibatch._batches import split
+from ewa_optax.minibatch._batches import plan_batches
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((960, 6)).astype(np.float32)
@@ -158,7 +158,7 @@ def traffic(shards):
     def step(w, batch):
         return w - jax.grad(lambda w: jnp.mean((batch["x"] @ w - batch["y"]) ** 2))(w), None
 
-    compiled = _epoch._scanned(step, split(data, 64, shards=shards)).lower(jnp.zeros(6), data, KEY, 0).compile()
+    compiled = _epoch._scanned(step, plan_batches(data, 64, shards=shards)).lower(jnp.zeros(6), data, KEY, 0).compile()
     found = re.findall(r"= \w+\[([\d,]*)\][^=]* (all-\w+|reduce-scatter|collective-permute)\(", compiled.as_text())
     return [(name, int(np.prod([int(n) for n in shape.split(",") if n]))) for shape, name in found]
 

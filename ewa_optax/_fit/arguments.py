@@ -9,8 +9,6 @@ import optax
 
 from ewa_optax._checks import check_integer
 
-OF_ARRAYS = dict(batch_size=None, remainder="keep", order=None, shards=1, loop="auto")
-
 
 def check_numbers(*, checkpoint_every: Any, patience: Any) -> None:
     """Raises unless each is None or a number to count by."""
@@ -37,16 +35,6 @@ def check_epochs(data: Any, epochs: int) -> None:
             f"epochs must be 1 for an iterator such as {data!r}, which can be run through only once, got {epochs}; "
             "pass an iterable that begins anew, such as a class with a method __iter__."
         )
-
-
-def check_stream(**given: Any) -> None:
-    """Raises ValueError for what only arrays have."""
-    for name, default in OF_ARRAYS.items():
-        if given[name] != default:
-            raise ValueError(
-                f"{name} must be {default!r} for an iterable of batches, got {given[name]!r}; leave it out, and "
-                "make the batches so."
-            )
 
 
 def check_params(params: Any) -> None:

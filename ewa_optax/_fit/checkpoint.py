@@ -1,7 +1,6 @@
 """Checkpoints of a training in mid-epoch, through orbax: what a killed run goes on from, to the bit."""
 
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,9 @@ import numpy as np
 
 from ewa_optax._fit.result import Fitted, to_arrays, with_arrays
 from ewa_optax._stacks import stack_leaves_like, unstack_leaves
-from ewa_optax.minibatch._batches import Batches, some_examples
+from ewa_optax.minibatch._sources import Source, fingerprint
 
 FORMAT = "ewa_optax.fit 1"
-
-
-ROWS = 64
-"""How many examples stand for all of the data, when a run is told from another."""
 
 
 class Checkpoints:
@@ -148,29 +143,12 @@ def _orbax():
     return checkpoint
 
 
-def settings_of(run: Any, batches: Batches | None, data: Any, key: jax.Array) -> dict[str, Any]:
+def settings_of(run: Any, source: Source, key: jax.Array) -> dict[str, Any]:
     """What tells the checkpoints of one run from those of another."""
-    settings = dict(
+    return dict(
         key=np.asarray(key if key.dtype == np.uint32 else jax.random.key_data(key)).tolist(),
         params=fingerprint(unstack_leaves(run.params)),
         opt_state=fingerprint(unstack_leaves(run.opt_state)),
         validation=run.best_params is not None,
-        data="an iterable",
+        **source.identity(),
     )
-    if batches is None:
-        return settings
-    some = some_examples(data, np.arange(min(ROWS, batches.num_examples)))
-    return {**settings, **batches.settings, "data": fingerprint(data, some)}
-
-
-def fingerprint(tree: Any, content: Any = ()) -> str:
-    """The names, shapes and dtypes of the arrays of a tree, and what `content` holds, in short."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    code = 0
-    for path, x in leaves:
-        code = zlib.crc32(f"{jax.tree_util.keystr(path)} {x.dtype}{x.shape}".encode(), code)
-    for x in jax.tree.leaves(content):
-        code = zlib.crc32(np.ascontiguousarray(x).tobytes(), code)
-    numbers = sum(x.size for _, x in leaves)
-    kinds = " and ".join(sorted({str(x.dtype) for _, x in leaves}))
-    return f"{numbers} numbers in {len(leaves)} arrays of {kinds} ({code:08x})"

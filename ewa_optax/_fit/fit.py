@@ -14,7 +14,6 @@ from ewa_optax._fit.arguments import (
     check_epochs,
     check_numbers,
     check_params,
-    check_stream,
     check_together,
     initial_state,
 )
@@ -23,10 +22,9 @@ from ewa_optax._fit.loop import stretches
 from ewa_optax._fit.progress import FitProgress
 from ewa_optax._fit.result import Fitted, empty, with_epoch
 from ewa_optax._fit.stacked import stacked_form_for
-from ewa_optax.minibatch._batches import split
-from ewa_optax.minibatch._engines import engine_for_arrays, engine_for_stream
+from ewa_optax.minibatch._engines import engine_for
 from ewa_optax.minibatch._evaluation import validator
-from ewa_optax.minibatch._sources import is_stream, put_on_mesh
+from ewa_optax.minibatch._sources import source_of
 from ewa_optax.minibatch._step import gradient_step
 
 
@@ -139,18 +137,13 @@ def fit(
     check_together(patience=patience, validation=validation, validation_loss=validation_loss, has_key=has_key)
     check_epochs(data, epochs)
     check_epochs(validation, epochs)
-    stream = is_stream(data)
-    if stream:
-        check_stream(batch_size=batch_size, remainder=remainder, order=order, shards=shards, loop=loop)
-    batches = None if stream else split(data, batch_size, remainder, order, shards, has_key=has_key)
+    plan = dict(batch_size=batch_size, remainder=remainder, order=order, shards=shards)
+    source = source_of(data, has_key=has_key, **plan)
     check_params(params)
-    params = put_on_mesh(params, batches)
-    opt_state = put_on_mesh(initial_state(optimizer, params, opt_state), batches)
+    params = source.place(params)
+    opt_state = source.place(initial_state(optimizer, params, opt_state))
     step, form = _step(loss, optimizer, has_aux), stacked_form_for(optimizer, params)
-    if batches is None:
-        engine = engine_for_stream(step, data, key, has_key)
-    else:
-        engine = engine_for_arrays(step, form.like or (params, opt_state), batches, data, key, loop)
+    engine = engine_for(step, form.like or (params, opt_state), source, key, loop)
     validate = None
     if validation is not None:
         check_function("validation_loss", validation_loss or loss, "def validation_loss(params, batch)")
@@ -159,14 +152,14 @@ def fit(
 
     check_aux(engine.aux)
     run = form.inside(Fitted(params, opt_state, empty(engine.aux), 0, 0, params if validate else None, None))
-    settings = {} if checkpoint is None else settings_of(run, batches, data, key)
+    settings = {} if checkpoint is None else settings_of(run, source, key)
     with Checkpoints(checkpoint, every, settings) as saved, FitProgress(progress, epochs) as shown:
 
         def end_epoch(run: Fitted, seconds: float) -> Fitted:
             run = _over(run, validate, seconds)
             shown.epoch(run)
             for callback in callbacks:
-                run = _called(callback, run, form, batches)
+                run = _called(callback, run, form, source)
             return _early(run, patience)
 
         run = _early(saved.restored(run), patience)
@@ -206,7 +199,7 @@ def _early(run, patience):
     return run._replace(stopped="early") if patience and run.stopped is None and since_best >= patience else run
 
 
-def _called(callback, run, form, batches):
+def _called(callback, run, form, source):
     changed = callback(form.outside(run))
     if changed is None:
         return run
@@ -215,5 +208,5 @@ def _called(callback, run, form, batches):
             f"a callback must return None or a Fitted, got {type(changed).__name__}; change what it was given by "
             "run._replace(...) and return that."
         )
-    params, opt_state = put_on_mesh((changed.params, changed.opt_state), batches)
+    params, opt_state = source.place((changed.params, changed.opt_state))
     return form.inside(changed._replace(params=params, opt_state=opt_state))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._fit.result import Fitted, with_steps
-from ewa_optax.minibatch._engines import CompiledLoop, PythonLoop
+from ewa_optax.minibatch._engines import Engine
 
 STRETCH = 0.25
 """About how many seconds of steps run between two looks at progress, Ctrl-C and whether all is finite."""
@@ -18,7 +18,7 @@ STRETCH = 0.25
 
 def stretches(
     run: Fitted,
-    engine: CompiledLoop | PythonLoop,
+    engine: Engine,
     epochs: int,
     every: int | None,
     end_epoch: Callable[[Fitted, float], Fitted],
@@ -51,7 +51,7 @@ def stretches(
         yield run
 
 
-def _advanced(run: Fitted, engine: CompiledLoop | PythonLoop, start: int, stop: int) -> Fitted:
+def _advanced(run: Fitted, engine: Engine, start: int, stop: int) -> Fitted:
     if start == stop:
         return run  # Interrupted before the epoch was closed, and resumed.
     before = (run.params, run.opt_state)

@@ -11,12 +11,12 @@ import optax
 
 from ewa_optax._checks import check, check_functions, check_integer, check_key, rule
 from ewa_optax._numerics import Number
-from ewa_optax.minibatch._batches import count_examples, some_examples, split
-from ewa_optax.minibatch._engines import engine_for_arrays
+from ewa_optax.minibatch._batches import count_examples, some_examples
+from ewa_optax.minibatch._engines import engine_for
 from ewa_optax.minibatch._evaluation import validator
 from ewa_optax.minibatch._order import order
 from ewa_optax.minibatch._progress import Progress
-from ewa_optax.minibatch._sources import put_on_mesh
+from ewa_optax.minibatch._sources import source_of
 from ewa_optax.minibatch._step import gradient_step
 
 Seconds = Annotated[Number, rule("finite and more than 0", lambda x: x > 0, "1 is enough for a small model")]
@@ -183,9 +183,9 @@ def find_batch_size(
     trials = []
     with Progress(progress, "trying batch sizes") as shown:
         for size in sizes:
-            batches = split(data, size, has_key=has_key)
-            carry = (put_on_mesh(params, batches), put_on_mesh(optimizer.init(params), batches))
-            engine = engine_for_arrays(step, carry, batches, data, key, "auto")
+            source = source_of(data, batch_size=size, has_key=has_key)
+            carry = source.place((params, optimizer.init(params)))
+            engine = engine_for(step, carry, source, key)
             trials.append(_tried(engine, carry, size, seconds, cost_of))
             shown.line(f"batch size {size}: cost {trials[-1].cost:.4g} after {trials[-1].steps} steps")
     finite = [trial for trial in trials if np.isfinite(trial.cost)]

@@ -35,20 +35,24 @@ class Batches:
     """Whether each step gets a key of its own."""
 
     @property
-    def whole(self) -> int:
+    def full_steps(self) -> int:
         """The number of steps on `batch_size` examples, padding included."""
         size, rest = divmod(self.num_examples, self.batch_size)
         return size + (self.remainder == "mask" and rest > 0)
 
     @property
-    def rest(self) -> int:
+    def last_size(self) -> int:
         """The size of a smaller last batch, 0 if there is none."""
         return self.num_examples % self.batch_size if self.remainder == "keep" else 0
 
     @property
     def steps(self) -> int:
         """All steps of an epoch."""
-        return self.whole + (self.rest > 0)
+        return self.full_steps + (self.last_size > 0)
+
+    def size_of(self, step: int) -> int:
+        """How many examples a step has."""
+        return self.batch_size if step < self.full_steps else self.last_size
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -68,10 +72,10 @@ class Batches:
         # Not jax.vmap, under which some kinds of keys draw other numbers.
         return jax.lax.map(of_part, jnp.arange(self.shards)), step_key
 
-    def together(self, data: Any) -> int:
+    def gather_at_once(self, data: Any) -> int:
         """How many mini-batches are best gathered at once: small ones many, to spare the loop its overhead."""
         bytes_of_one = sum(x.dtype.itemsize * x.size // self.num_examples for x in jax.tree.leaves(data))
-        return max(1, min(self.whole, CHUNK_BYTES // max(1, bytes_of_one * self.batch_size)))
+        return max(1, min(self.full_steps, CHUNK_BYTES // max(1, bytes_of_one * self.batch_size)))
 
     def rows(
         self, shuffle: tuple[Any, jax.Array], first: Any, count: int, size: int
@@ -121,7 +125,7 @@ class Batches:
         return jax.lax.with_sharding_constraint(pick(x, rows), sharding)
 
 
-def split(
+def plan_batches(
     data: Any, batch_size: Any, remainder: Any = "keep", order: Any = None, shards: Any = 1, *, has_key: bool = False
 ) -> Batches:
     """The plan for `data`, after a check of all of it."""
@@ -146,7 +150,7 @@ def some_examples(data: Any, rows: np.ndarray) -> Any:
         return None
     if all(isinstance(x, np.ndarray) for x in jax.tree.leaves(data)):
         return jax.tree.map(lambda x: x[rows], data)
-    batches = split(data, len(rows))
+    batches = plan_batches(data, len(rows))
     return jax.tree.map(lambda x: np.asarray(x)[0], jax.jit(batches.take)(data, jnp.asarray(rows)[None, None]))
 
 

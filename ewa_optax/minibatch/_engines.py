@@ -1,7 +1,7 @@
 """Two engines that run steps i to j of an epoch: a compiled loop, and a loop in Python that is fed batches."""
 
+import abc
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,25 +12,38 @@ import numpy as np
 from ewa_optax._checks import check_choice
 from ewa_optax.minibatch._batches import Batches
 from ewa_optax.minibatch._loops import choose_loop, in_place
-from ewa_optax.minibatch._order import epoch_keys
-from ewa_optax.minibatch._sources import feed, is_mapped, on_host, shuffler
+from ewa_optax.minibatch._sources import Arrays, DeviceArrays, Source, shuffler
 from ewa_optax.minibatch._step import Step, concatenate
 
 KEPT_BYTES = 2**28
 """How many bytes of batches a stretch may keep."""
 
 
-class CompiledLoop:
+class Engine(abc.ABC):
+    """What runs steps."""
+
+    steps: int | None
+    """Of an epoch; None is not known before one is over."""
+    aux: Any
+    """Shapes and dtypes of the auxiliary output of a step, or None where they are not known yet."""
+    ended = False
+    """Whether the epoch has no step after the last one that was run, where `steps` is None."""
+
+    @abc.abstractmethod
+    def run(self, carry: Any, epoch: int, start: int, stop: int) -> tuple[Any, Step]:
+        """The carry after steps `start` to `stop` of an epoch, and those steps; perhaps of fewer steps."""
+
+
+class CompiledLoop(Engine):
     """A compiled loop over data on the device.
 
     Its bounds are arguments, so that every stretch of an epoch is run by one and the same program, to the same bits:
     XLA may compile a loop of another length to other roundings.
     """
 
-    def __init__(self, step: Callable, batches: Batches, data: Any, key: jax.Array, aux: Any = None) -> None:
-        self.step, self.batches, self.data, self.key = step, batches, data, key
-        self.steps: int | None = batches.steps
-        self.ended, self.aux = False, aux
+    def __init__(self, step: Callable, source: DeviceArrays, key: jax.Array, aux: Any) -> None:
+        self.step, self.batches, self.data, self.key = step, source.batches, source.data, key
+        self.steps, self.aux = source.steps, aux
         self._shuffled: tuple[int, Any] = (-1, None)
 
     def run(self, carry: Any, epoch: int, start: int, stop: int) -> tuple[Any, Step]:
@@ -38,15 +51,15 @@ class CompiledLoop:
         if self._shuffled[0] != epoch:
             self._shuffled = (epoch, shuffler(self.batches)(self.key, epoch))
         shuffle, parts = self._shuffled[1], []
-        if start < self.batches.whole:
+        if start < self.batches.full_steps:
             whole = _advance(self.step, self.batches)
-            end = min(stop, self.batches.whole)
+            end = min(stop, self.batches.full_steps)
             reached, carry, out = whole(carry, self.data, shuffle, np.int32(start), np.int32(end))
             end = int(reached)
             parts.append(jax.tree.map(lambda x: x[start:end], jax.device_get(out)))
             if not np.isfinite(parts[-1].cost[-1:]).all():
                 return carry, parts[0]
-        if stop > self.batches.whole:
+        if stop > self.batches.full_steps:
             if not parts:
                 carry = jax.tree.map(jnp.array, carry)  # Whose memory is overwritten, so not that of the caller.
             carry, out = _last(self.step, self.batches)(carry, self.data, shuffle)
@@ -54,17 +67,15 @@ class CompiledLoop:
         return carry, concatenate(parts)
 
 
-class PythonLoop:
-    """A loop in Python over batches that come from any_in_batch, run in the memory of a copy of the carry.
+class PythonLoop(Engine):
+    """A loop in Python over batches that come from anywhere, run in the memory of a copy of the carry.
 
     The device computes while the next batch is fetched. Batches of a stretch are kept until the next one, so that it
     can be run again, and end it where they get large.
     """
 
-    def __init__(
-        self, step: Callable, feed: Callable[[int, int], Iterator[Any]], steps: int | None, aux: Any = None
-    ) -> None:
-        self.step, self.feed, self.steps, self.aux, self.ended = step, feed, steps, aux, False
+    def __init__(self, step: Callable, source: Source, key: jax.Array, aux: Any) -> None:
+        self.step, self.source, self.key, self.steps, self.aux = step, source, key, source.steps, aux
         self._kept: list[Any] = []
         self._kept_from, self._at = (-1, -1), (-1, -1)
         self._batches: Iterator[Any] = iter(())
@@ -83,7 +94,7 @@ class PythonLoop:
 
     def _fetched(self, epoch, start, count):
         if (epoch, start) != self._at:
-            self._batches = iter(self.feed(epoch, start))
+            self._batches = self.source.feed(self.key, epoch, start)
             self._ahead = next(self._batches, None)
         self._kept, self._kept_from, size = [], (epoch, start), 0
         for _ in range(count):
@@ -99,7 +110,7 @@ class PythonLoop:
 @functools.lru_cache(maxsize=32)
 def _last(step, batches):
     def last(carry, data, shuffle):
-        batch, others = batches.gathered(data, shuffle, batches.whole, 1, batches.rest)
+        batch, others = batches.gathered(data, shuffle, batches.full_steps, 1, batches.last_size)
         return _on(step, carry, batch, others, 0)
 
     return jax.jit(last, donate_argnums=0)
@@ -110,7 +121,7 @@ def chunk_and_step(step: Callable, batches: Batches) -> tuple[Callable, Callable
     """What gathers some mini-batches, and a step on one of them: compiled, but traced only once wherever called."""
 
     def gather(data, shuffle, first):
-        return batches.gathered(data, shuffle, first, batches.together(data), batches.batch_size)
+        return batches.gathered(data, shuffle, first, batches.gather_at_once(data), batches.batch_size)
 
     return jax.jit(gather), jax.jit(functools.partial(_on, step))
 
@@ -130,7 +141,7 @@ def _advance(step, batches):
             return (t < stop) & finite
 
         def chunk(state):
-            first, count = state[0], batches.together(data)
+            first, count = state[0], batches.gather_at_once(data)
             gathered = gather(data, shuffle, first)
 
             def body(state):
@@ -142,37 +153,22 @@ def _advance(step, batches):
             return jax.lax.while_loop(lambda state: proceed(state) & (state[0] < first + count), body, state)
 
         _, out = jax.eval_shape(on, carry, *jax.eval_shape(gather, data, shuffle, start), start)
-        outs = jax.tree.map(lambda x: jnp.zeros((batches.whole, *x.shape), x.dtype), out)
+        outs = jax.tree.map(lambda x: jnp.zeros((batches.full_steps, *x.shape), x.dtype), out)
         t, _, carry, outs = jax.lax.while_loop(proceed, chunk, (start, jnp.array(True), carry, outs))
         return t, carry, outs
 
     return jax.jit(advance)
 
 
-def engine_for_arrays(
-    step: Callable, carry: Any, batches: Batches, data: Any, key: jax.Array, loop: str
-) -> CompiledLoop | PythonLoop:
-    """The compiled loop, or one in Python for data in files and for steps that are slow in a compiled one."""
-    mapped = is_mapped(data)
-    if mapped:
-        check_choice("loop, of memory-mapped data,", loop, ("auto", "python"))
-    else:
-        data = jax.tree.map(jnp.asarray, data)
-    gather, on = chunk_and_step(step, batches)
-    chunk = jax.eval_shape(gather, data, jax.eval_shape(batches.shuffle, key, 0), np.int32(0))
+def engine_for(step: Callable, carry: Any, source: Source, key: jax.Array, loop: str = "auto") -> Engine:
+    """The compiled loop, or one in Python for data that lies elsewhere and for steps that it is faster for."""
+    if not isinstance(source, DeviceArrays):
+        check_choice("loop, of data that is not on the device,", loop, ("auto", "python"))
+    if not isinstance(source, Arrays):
+        return PythonLoop(step, source, key, None)
+    gather, on = chunk_and_step(step, source.batches)
+    chunk = jax.eval_shape(gather, source.data, jax.eval_shape(source.batches.shuffle, key, 0), np.int32(0))
     _, out = jax.eval_shape(on, carry, *chunk, np.int32(0))
-    if not mapped and choose_loop(loop, on, carry, *chunk, np.int32(0)) == "scan":
-        return CompiledLoop(step, batches, data, key, out.aux)
-    return PythonLoop(step, functools.partial(feed, batches, data, key), batches.steps, out.aux)
-
-
-def engine_for_stream(step: Callable, stream: Any, key: jax.Array, has_key: bool) -> PythonLoop:
-    """A loop in Python over the batches of an iterable, which is begun anew for each epoch."""
-
-    def batches(epoch: int, start: int) -> Iterator[tuple[Any, dict[str, jax.Array]]]:
-        _, step_key = epoch_keys(key, epoch)
-        for t, batch in enumerate(itertools.islice(iter(stream), start, None), start):
-            others = {"key": jax.random.fold_in(step_key, t)} if has_key else {}
-            yield jax.device_put(on_host(batch)), others
-
-    return PythonLoop(step, batches, None)
+    if isinstance(source, DeviceArrays) and choose_loop(loop, on, carry, *chunk, np.int32(0)) == "scan":
+        return CompiledLoop(step, source, key, out.aux)
+    return PythonLoop(step, source, key, out.aux)

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._checks import check_function, check_key
-from ewa_optax.minibatch._batches import split
+from ewa_optax.minibatch._batches import plan_batches
 from ewa_optax.minibatch._loops import INSIDE, append, choose_loop, in_place, is_traced, scan
 from ewa_optax.minibatch._order import check_epoch
-from ewa_optax.minibatch._sources import feed
+from ewa_optax.minibatch._sources import source_of_arrays
 
 _Carry = TypeVar("_Carry")
 
@@ -92,7 +92,7 @@ def epoch(
     check_key(key)
     check_epoch(epoch)
     check_function("step", step, "def step(carry, batch)")
-    batches = split(data, batch_size, remainder, order, shards)
+    batches = plan_batches(data, batch_size, remainder, order, shards)
     arguments = (carry, data, key, epoch)
     whole = _scanned(step, batches)
     if choose_loop(loop, whole, *arguments) == "python":
@@ -112,7 +112,7 @@ def _scanned(step, batches):
 def _one_by_one(step, batches, carry, data, key, epoch):
     one, outs = in_place(step), []
     carry = jax.tree.map(jnp.array, carry)  # A copy, since the first step overwrites it.
-    for batch, others in feed(batches, data, key, epoch):
+    for batch, others in source_of_arrays(data, batches).feed(key, epoch):
         with contextlib.nullcontext() if outs else warnings.catch_warnings():
             if not outs:  # What the step encloses may be traced, and its memory then not be donated; we'll see.
                 warnings.filterwarnings("ignore", "Some donated buffers were not usable")
@@ -120,9 +120,9 @@ def _one_by_one(step, batches, carry, data, key, epoch):
         outs.append(out)
         if is_traced((carry, out, batch)):
             return None
-    whole, rest = outs[: batches.whole], outs[batches.whole :]
-    out = _stack(whole)
-    return carry, append(batches.batch_size, out, _stack(rest)) if rest else out
+    full, last = outs[: batches.full_steps], outs[batches.full_steps :]
+    out = _stack(full)
+    return carry, append(batches.batch_size, out, _stack(last)) if last else out
 
 
 def _stack(outs):

@@ -29,11 +29,11 @@ def scan(step: Callable, batches: Batches, carry: Any, data: Any, key: jax.Array
         return jax.lax.scan(visit, carry, batches.gathered(data, shuffle, first, count, batches.batch_size))
 
     # A divisor of the number of steps, since a shorter last chunk would be compiled on its own.
-    count = next(k for k in range(batches.together(data), 0, -1) if batches.whole % k == 0)
-    carry, out = jax.lax.scan(chunk, carry, jnp.arange(0, batches.whole, count, dtype=jnp.int32))
-    out = jax.tree.map(lambda x: x.reshape(batches.whole, *x.shape[2:]), out)
-    if batches.rest:
-        last = batches.gathered(data, shuffle, batches.whole, 1, batches.rest)
+    count = next(k for k in range(batches.gather_at_once(data), 0, -1) if batches.full_steps % k == 0)
+    carry, out = jax.lax.scan(chunk, carry, jnp.arange(0, batches.full_steps, count, dtype=jnp.int32))
+    out = jax.tree.map(lambda x: x.reshape(batches.full_steps, *x.shape[2:]), out)
+    if batches.last_size:
+        last = batches.gathered(data, shuffle, batches.full_steps, 1, batches.last_size)
         carry, last_out = jax.lax.scan(visit, carry, last)
         out = append(batches.batch_size, out, last_out)
     return carry, out

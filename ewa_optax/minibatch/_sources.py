@@ -1,6 +1,9 @@
 """Where mini-batches come from: arrays on a device, files mapped into memory, or any iterable."""
 
+import abc
 import functools
+import itertools
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,11 +12,168 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ewa_optax.minibatch._batches import Batches, count_examples
+from ewa_optax.minibatch._batches import Batches, count_examples, plan_batches, some_examples
+from ewa_optax.minibatch._loops import choose_loop
+from ewa_optax.minibatch._order import epoch_keys
+
+ROWS = 64
+"""How many examples stand for all of the data, when it is told from other data."""
+
+OF_ARRAYS = dict(batch_size=None, remainder="keep", order=None, shards=1)
 
 
-def is_stream(data: Any) -> bool:
-    """Whether it is an iterable of batches, rather than a pytree of arrays."""
+class Source(abc.ABC):
+    """Data, by the mini-batches of its epochs."""
+
+    steps: int | None = None
+    """Of an epoch; None is not known before one is over."""
+
+    @abc.abstractmethod
+    def feed(self, key: jax.Array, epoch: int, start: int = 0) -> Iterator[tuple[Any, dict[str, jax.Array]]]:
+        """The mini-batches of an epoch from step `start` on, one by one, and what else a step is called with."""
+
+    @abc.abstractmethod
+    def in_order(self, size: int) -> Iterator[Any]:
+        """All examples once, in batches of `size`, not shuffled."""
+
+    @abc.abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What tells it from other data."""
+
+    def place(self, tree: Any) -> Any:
+        """Strongly typed arrays on the devices of the data."""
+        return _strongly_typed(tree)
+
+    def costs(self, cost: Callable[[Any, Any], Any], params: Any, size: int) -> tuple[Any, list[int]]:
+        """What a compiled `cost` gives on each of the batches in order, and how many examples those have."""
+        costs, sizes = [], []
+        for batch in self.in_order(size):
+            costs.append(cost(params, batch))
+            sizes.append(count_examples(batch))
+        return costs, sizes
+
+
+class Arrays(Source):
+    """Arrays, examples along their first axes, and how these are split into mini-batches."""
+
+    def __init__(self, data: Any, batches: Batches) -> None:
+        self.data, self.batches, self.steps = data, batches, batches.steps
+
+    def identity(self) -> dict[str, Any]:
+        some = some_examples(self.data, np.arange(min(ROWS, self.batches.num_examples)))
+        return {**self.batches.settings, "data": fingerprint(self.data, some)}
+
+
+class DeviceArrays(Arrays):
+    """Arrays that are put on the device once."""
+
+    def __init__(self, data: Any, batches: Batches) -> None:
+        super().__init__(jax.tree.map(jnp.asarray, data), batches)
+
+    def feed(self, key: jax.Array, epoch: int, start: int = 0) -> Iterator[tuple[Any, dict[str, jax.Array]]]:
+        shuffle, gather = shuffler(self.batches)(key, epoch), _gather(self.batches)
+        for t in range(start, self.batches.steps):
+            yield gather(self.data, shuffle, t, self.batches.size_of(t))
+
+    def in_order(self, size: int) -> Iterator[Any]:
+        batches = plan_batches(self.data, min(size, self.batches.num_examples))
+        for t in range(batches.steps):
+            yield _slice(batches)(self.data, t, batches.size_of(t))
+
+    def costs(self, cost: Callable[[Any, Any], Any], params: Any, size: int) -> tuple[Any, list[int]]:
+        batches = plan_batches(self.data, min(size, self.batches.num_examples))
+        of_all = _costs(cost, batches)
+        if choose_loop("auto", of_all, params, self.data) == "python":
+            return super().costs(cost, params, size)
+        return of_all(params, self.data), [batches.size_of(t) for t in range(batches.steps)]
+
+    def place(self, tree: Any) -> Any:
+        """On the mesh of the data, if there is one: arrays that lie elsewhere are replicated."""
+        mesh = next((sharding.mesh for sharding in self.batches.shardings if sharding), None)
+
+        def placed(x):
+            if mesh is None or (isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh):
+                return x
+            return jax.device_put(x, NamedSharding(mesh, PartitionSpec()))
+
+        return jax.tree.map(placed, _strongly_typed(tree))
+
+
+class MappedArrays(Arrays):
+    """Arrays of which some lie in files: the rows of each mini-batch are read when it is its turn."""
+
+    def feed(self, key: jax.Array, epoch: int, start: int = 0) -> Iterator[tuple[Any, dict[str, jax.Array]]]:
+        shuffle, rows_of = shuffler(self.batches)(key, epoch), _rows(self.batches)
+        shards = self.batches.shards
+        parts = np.arange(shards)[:, None] * (self.batches.num_examples // shards)
+        for t in range(start, self.batches.steps):
+            rows, others = rows_of(shuffle, t, self.batches.size_of(t))
+            rows = (np.asarray(rows) + parts).reshape(-1)
+            yield jax.tree.map(lambda x, rows=rows: jax.device_put(np.asarray(x[rows])), self.data), others
+
+    def in_order(self, size: int) -> Iterator[Any]:
+        for start in range(0, self.batches.num_examples, size):
+            yield jax.tree.map(lambda x, rows=slice(start, start + size): np.asarray(x[rows]), self.data)
+
+
+class Stream(Source):
+    """An iterable of batches, which is begun anew for each epoch."""
+
+    def __init__(self, batches: Any, has_key: bool = False) -> None:
+        self.batches, self.has_key = batches, has_key
+
+    def feed(self, key: jax.Array, epoch: int, start: int = 0) -> Iterator[tuple[Any, dict[str, jax.Array]]]:
+        _, step_key = epoch_keys(key, epoch)
+        for t, batch in enumerate(itertools.islice(iter(self.batches), start, None), start):
+            others = {"key": jax.random.fold_in(step_key, t)} if self.has_key else {}
+            yield jax.device_put(_on_host(batch)), others
+
+    def in_order(self, size: int) -> Iterator[Any]:
+        """In the batches that it has."""
+        return map(_on_host, self.batches)
+
+    def identity(self) -> dict[str, Any]:
+        return {"data": "an iterable"}
+
+
+def source_of(data: Any, *, has_key: bool = False, **plan: Any) -> Source:
+    """The source of its kind, after a check of all of it; `plan` is what `plan_batches` takes, for arrays only."""
+    if not _is_stream(data):
+        return source_of_arrays(data, plan_batches(data, **plan, has_key=has_key))
+    for name, value in plan.items():
+        if value != OF_ARRAYS[name]:
+            raise ValueError(
+                f"{name} must be {OF_ARRAYS[name]!r} for an iterable of batches, got {value!r}; leave it out, and "
+                "make the batches so."
+            )
+    return Stream(data, has_key)
+
+
+def source_of_arrays(data: Any, batches: Batches) -> Arrays:
+    """In files or not."""
+    mapped = any(isinstance(x, np.memmap) for x in jax.tree.leaves(data))
+    return (MappedArrays if mapped else DeviceArrays)(data, batches)
+
+
+def validation_source(data: Any) -> Source:
+    """Of data that only `in_order` and `costs` are asked of, in batches of any size."""
+    return source_of(data) if _is_stream(data) else source_of(data, batch_size=count_examples(data, "validation"))
+
+
+def fingerprint(tree: Any, content: Any = ()) -> str:
+    """The names, shapes and dtypes of the arrays of a tree, and what `content` holds, in short."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    code = 0
+    for path, x in leaves:
+        code = zlib.crc32(f"{jax.tree_util.keystr(path)} {x.dtype}{x.shape}".encode(), code)
+    for x in jax.tree.leaves(content):
+        code = zlib.crc32(np.ascontiguousarray(x).tobytes(), code)
+    numbers = sum(x.size for _, x in leaves)
+    kinds = " and ".join(sorted({str(x.dtype) for _, x in leaves}))
+    return f"{numbers} numbers in {len(leaves)} arrays of {kinds} ({code:08x})"
+
+
+def _is_stream(data):
     if isinstance(data, Iterator):
         return True  # Which jax.tree warns of, as a leaf.
     # What has a shape is an array of some library, and meant as one.
@@ -21,55 +181,24 @@ def is_stream(data: Any) -> bool:
     return iterable and jax.tree.structure(data) == jax.tree.structure(0)
 
 
-def on_host(batch: Any) -> Any:
-    """The batch with arrays for leaves, whatever library they are of: copies, lest their memory is used again."""
+def _strongly_typed(tree):
+    def typed(x):
+        x = jnp.asarray(x)
+        return jax.lax.convert_element_type(x, x.dtype)
+
+    return jax.tree.map(typed, tree)
+
+
+def _on_host(batch):
+    """With arrays for leaves, whatever library they are of: copies, lest their memory is used again."""
     batch = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.array(x), batch)
     count_examples(batch, "a batch")
     return batch
 
 
-def put_on_mesh(tree: Any, batches: Batches | None) -> Any:
-    """Strongly typed arrays on the mesh of the data, if there is one: those that lie elsewhere are replicated."""
-    meshes = [sharding.mesh for sharding in (batches.shardings if batches else ()) if sharding]
-
-    def place(x):
-        x = jnp.asarray(x)
-        x = jax.lax.convert_element_type(x, x.dtype)
-        if not meshes or (isinstance(x.sharding, NamedSharding) and x.sharding.mesh == meshes[0]):
-            return x
-        return jax.device_put(x, NamedSharding(meshes[0], PartitionSpec()))
-
-    return jax.tree.map(place, tree)
-
-
-def feed(
-    batches: Batches, data: Any, key: jax.Array, epoch: int, start: int = 0
-) -> Iterator[tuple[Any, dict[str, jax.Array]]]:
-    """The mini-batches of an epoch from step `start` on, one by one; memory-mapped data is read row by row."""
-    leaves, structure = jax.tree.flatten(data)
-    mapped = is_mapped(data)
-    if not mapped:
-        data = jax.tree.map(jnp.asarray, data)
-    shuffle = shuffler(batches)(key, epoch)
-    gather, rows_of = _gather(batches), _rows(batches)
-    parts = np.arange(batches.shards)[:, None] * (batches.num_examples // batches.shards)
-    for t in range(start, batches.steps):
-        size = batches.batch_size if t < batches.whole else batches.rest
-        if mapped:
-            rows, others = rows_of(shuffle, t, size)
-            rows = (np.asarray(rows) + parts).reshape(-1)
-            yield jax.tree.unflatten(structure, [jax.device_put(np.asarray(x[rows])) for x in leaves]), others
-        else:
-            yield gather(data, shuffle, t, size)
-
-
-def is_mapped(data: Any) -> bool:
-    """Whether some of it lies in a file, to be read as needed."""
-    return any(isinstance(x, np.memmap) for x in jax.tree.leaves(data))
-
-
 @functools.lru_cache(maxsize=32)
 def shuffler(batches: Batches) -> Callable:
+    """What is random in an epoch, by a key and its number."""
     return jax.jit(batches.shuffle)
 
 
@@ -88,3 +217,28 @@ def _gather(batches):
         return jax.tree.map(lambda x: x[0], batches.gathered(data, shuffle, t, 1, size))
 
     return jax.jit(gather, static_argnums=3)
+
+
+def _in_order(batches, data, t, size):
+    rows = t * batches.batch_size + jnp.arange(size, dtype=jnp.int32)
+    return jax.tree.map(lambda x: x[0], batches.take(data, rows[None, None]))
+
+
+@functools.lru_cache(maxsize=32)
+def _slice(batches):
+    return jax.jit(functools.partial(_in_order, batches), static_argnums=2)
+
+
+@functools.lru_cache(maxsize=32)
+def _costs(cost, batches):
+    """Of each batch, the smaller last one included, in one program."""
+
+    def costs(params, data):
+        def of(t, size):
+            return cost(params, _in_order(batches, data, t, size))
+
+        full = jax.lax.map(lambda t: of(t, batches.batch_size), jnp.arange(batches.full_steps, dtype=jnp.int32))
+        last = [of(batches.full_steps, batches.last_size)[None]] if batches.last_size else []
+        return jnp.concatenate([full, *last])
+
+    return jax.jit(costs)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import check_functions, check_integer, check_key
-from ewa_optax.minibatch._batches import split
+from ewa_optax.minibatch._batches import plan_batches
 from ewa_optax.minibatch._loops import scan
 from ewa_optax.minibatch._order import check_epoch
 from ewa_optax.minibatch._step import gradient_step
@@ -105,7 +105,7 @@ def train(
     check_epoch(epoch)
     check_functions(loss, optimizer)
     epochs = check_integer("epochs", epochs, 1, remedy="one pass over the data is 1")
-    batches = split(data, batch_size, remainder, order, shards, has_key=has_key)
+    batches = plan_batches(data, batch_size, remainder, order, shards, has_key=has_key)
     step = gradient_step(loss, optimizer, has_aux)
     carry = (params, optimizer.init(params) if opt_state is None else opt_state)
     (params, opt_state), out = jax.lax.scan(

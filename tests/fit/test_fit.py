@@ -698,7 +698,7 @@ def vector(w, batch):
         (dict(checkpoint=__file__), ValueError, "checkpoint must be a folder, got the file"),
         (dict(validation_loss=loss), ValueError, "needs validation data"),
         (dict(data=tuple_of([]), remainder="mask"), ValueError, "remainder must be 'keep' for an iterable of batches"),
-        (dict(data=tuple_of([]), loop="scan"), ValueError, "loop must be 'auto' for an iterable of batches"),
+        (dict(data=tuple_of([]), loop="scan"), ValueError, "loop, of data that is not on the device, must be"),
         (dict(has_aux=True, loss=lambda w, b: (loss(w, b), b["y"])), ValueError, r"aux of shapes \[\(22,\), \(64,\)\]"),
         (dict(validation=DATA, validation_loss=vector), ValueError, r"loss must return a scalar, got shape \(64,\)"),
         (dict(validation=DATA, validation_loss=3), TypeError, "validation_loss must be a function, got 3"),
