@@ -132,16 +132,20 @@ def shapes_of(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.shapes() if is_stacked(x) else x, tree, is_leaf=is_stacked)
 
 
-def map_named(
-    number_of: Callable[[str], int], function: Callable[..., Any], path: tuple[Any, ...], x: jax.Array, *others: Any
-) -> Any:
-    """`function(number_of(name), x, *others)` of the leaf at a path, or of each leaf of the stack there.
+def map_by_name(number_of: Callable[[str], int], function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """`function(number_of(name), x, *others)` of each leaf, and of each in a stack; None where the tree has none.
 
     The name of a leaf is its path in the tree, stacked or not.
     """
-    for i, key in enumerate(path):
-        if isinstance(key, StackKey):
-            before, after = jax.tree_util.keystr(path[:i]), jax.tree_util.keystr(path[i + 1 :])
-            numbers = np.array([number_of(before + name + after) for name in key.names], np.uint32)
-            return jax.vmap(function)(numbers, x, *others)
-    return function(np.uint32(number_of(jax.tree_util.keystr(path))), x, *others)
+
+    def one(path, x, *others):
+        if x is None:
+            return None
+        for i, key in enumerate(path):
+            if isinstance(key, StackKey):
+                before, after = jax.tree_util.keystr(path[:i]), jax.tree_util.keystr(path[i + 1 :])
+                numbers = np.array([number_of(before + name + after) for name in key.names], np.uint32)
+                return jax.vmap(function)(numbers, x, *others)
+        return function(np.uint32(number_of(jax.tree_util.keystr(path))), x, *others)
+
+    return jax.tree_util.tree_map_with_path(one, tree, *rest, is_leaf=lambda x: x is None)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from ewa_optax._random_bits import fold, key_of, random_bits
-from ewa_optax._trees import Leafwise, map_named
+from ewa_optax._trees import Leafwise, map_by_name
 from ewa_optax.pieces._combining import by_step
 from ewa_optax.storage._formats import BFloat16, Float16
 
@@ -58,12 +58,10 @@ def round_stochastically(seed: int = 0) -> optax.GradientTransformation:
             raise ValueError("round_stochastically needs the parameters; call update(gradients, state, params).")
         one = Leafwise(_landed, step)
 
-        def land(path, u, p):
-            if u is None or jnp.result_type(p) not in _GRIDS:
-                return u
-            return map_named(lambda name: key_of(int(seed), "parameters", name), one, path, jnp.asarray(p), u)
+        def land(key, u, p):
+            return one(key, jnp.asarray(p), u) if jnp.result_type(p) in _GRIDS else u
 
-        return jax.tree_util.tree_map_with_path(land, updates, params, is_leaf=lambda x: x is None)
+        return map_by_name(lambda name: key_of(int(seed), "parameters", name), land, updates, params)
 
     return by_step(landed)
 

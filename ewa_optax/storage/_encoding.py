@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from ewa_optax._numerics import Number, narrow, wide_dtype
 from ewa_optax._random_bits import HALF, fold, key_of, random_bits
-from ewa_optax._trees import Leafwise, map_leaves, map_named
+from ewa_optax._trees import Leafwise, map_by_name, map_leaves
 from ewa_optax.storage._formats import Storage
 
 _OF_SQUARES = contextvars.ContextVar("of squares", default=False)
@@ -42,7 +42,8 @@ class Encoded(NamedTuple):
 class AverageCodec:
     """Keeps averages by a storage; without one, as they are.
 
-    `piece` tells averages with one storage apart, so that not the same chance rounds them.
+    `piece` tells averages with one storage apart, so that not the same chance rounds them. The numbers are those of
+    pieces that had one before pieces had names: their bits hang on them.
     """
 
     storage: Storage | None
@@ -64,8 +65,8 @@ class AverageCodec:
         def one(_, x):
             return jax.tree.leaves(first(x)) if storage.takes(x.shape) else [x]
 
-        with_paths, structure = jax.tree_util.tree_flatten_with_path(zeros)
-        return self._in_trees(structure, [map_named(len, one, path, x) for path, x in with_paths])
+        structure = jax.tree.structure(zeros)
+        return self._in_trees(structure, structure.flatten_up_to(map_by_name(len, one, zeros)))
 
     def trees(self, kept: Any) -> tuple[Any, ...]:
         """The trees whose leaves `decode` takes."""
@@ -116,18 +117,15 @@ class AverageCodec:
                 return [narrow(x, old[0].dtype)]
             return jax.tree.leaves(encode(chance(key), x))
 
-        with_paths, structure = jax.tree_util.tree_flatten_with_path(averages, is_leaf=lambda x: x is None)
+        structure = jax.tree.structure(averages, is_leaf=lambda x: x is None)
+        new = structure.flatten_up_to(map_by_name(key, one, averages, *trees))
         before = zip(*(structure.flatten_up_to(tree) for tree in trees), strict=True)
-        new = [
-            list(old) if x is None else map_named(key, one, path, x, *old)
-            for (path, x), old in zip(with_paths, before, strict=True)
-        ]
-        return self._in_trees(structure, new)
+        return self._in_trees(structure, [list(old) if x is None else x for x, old in zip(new, before, strict=True)])
 
     def _in_trees(self, structure, leaves):
         if not self.storage:
             return structure.unflatten([arrays[0] for arrays in leaves])
-        count = len(jax.tree.leaves(_kept(self.storage, (128, 128))))
+        count = _structure(self.storage).num_leaves
         if (most := max(map(len, leaves), default=0)) > count:
             raise ValueError(
                 f"{type(self.storage).__name__} makes {most} arrays of one average and {count} of another; "
@@ -141,6 +139,11 @@ class AverageCodec:
 def _kept(storage, shape):
     """What a storage makes of an average of that shape, as shapes and dtypes."""
     return jax.eval_shape(storage.init, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def _structure(storage):
+    """Of what it makes of an average, which is one for all shapes."""
+    return jax.tree.structure(_kept(storage, (128, 128)))
 
 
 def _first(storage, average):
@@ -165,7 +168,7 @@ def _read(storage, first, *others):
     arrays = [x for x in (first, *others) if x is not None]
     if len(arrays) < 2 and first.dtype == wide_dtype(first.dtype) and not storage.takes(first.shape):
         return first
-    structure, found = jax.tree.structure(_kept(storage, (128, 128))), [(x.shape, x.dtype) for x in arrays]
+    structure, found = _structure(storage), [(x.shape, x.dtype) for x in arrays]
     if structure.num_leaves == len(arrays):
         kept = jax.tree.unflatten(structure, arrays)
         try:
