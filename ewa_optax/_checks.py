@@ -240,6 +240,22 @@ def check_key(key: Any) -> None:
         raise ValueError(f"key must be one key, got an array of shape {key.shape}; use jax.vmap for one run per key.")
 
 
+def check_dtypes(name: str, tree: Any, kind: Any, remedy: str) -> None:
+    """Raises TypeError unless all leaves, numbers of Python among them, are `jnp.floating` or of another such kind."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else type(leaf)
+        if not (hasattr(leaf, "dtype") or dtype in (float, complex)) or not jnp.issubdtype(dtype, kind):
+            words = "floats" if kind == jnp.floating else "floats or complex numbers"
+            got = getattr(dtype, "__name__", dtype)
+            raise TypeError(f"{name}{jax.tree_util.keystr(path)} must be of {words}, got {got}; {remedy}.")
+
+
+def check_trainable(params: Any) -> None:
+    """Raises TypeError for what has no gradient."""
+    remedy = "such as by eqx.partition(model, eqx.is_inexact_array) or nnx.split"
+    check_dtypes("params", params, jnp.inexact, f"keep what is not trained outside of params, {remedy}")
+
+
 def check_function(name: str, value: Any, remedy: str) -> None:
     """Raises TypeError unless `value` is a function that can key a cache of compiled programs."""
     if not callable(value) or getattr(value, "__hash__", None) is None:

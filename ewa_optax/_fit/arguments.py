@@ -37,17 +37,6 @@ def check_epochs(data: Any, epochs: int) -> None:
         )
 
 
-def check_params(params: Any) -> None:
-    """Raises TypeError for what has no gradient."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        kind = getattr(leaf, "dtype", None) if not isinstance(leaf, float) else float
-        if kind is None or not jnp.issubdtype(kind, jnp.floating):
-            raise TypeError(
-                f"params{jax.tree_util.keystr(path)} must be of floats, got {kind or type(leaf).__name__}; keep what "
-                "is not trained outside of params, such as by eqx.partition(model, eqx.is_inexact_array) or nnx.split."
-            )
-
-
 def check_aux(aux: Any) -> None:
     """Raises TypeError for what the history can't hold."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(aux):

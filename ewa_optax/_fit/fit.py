@@ -8,12 +8,18 @@ import jax
 import numpy as np
 import optax
 
-from ewa_optax._checks import check_callbacks, check_function, check_functions, check_integer, check_key
+from ewa_optax._checks import (
+    check_callbacks,
+    check_function,
+    check_functions,
+    check_integer,
+    check_key,
+    check_trainable,
+)
 from ewa_optax._fit.arguments import (
     check_aux,
     check_epochs,
     check_numbers,
-    check_params,
     check_together,
     initial_state,
 )
@@ -69,8 +75,8 @@ def fit(
             with `key=`, another key in each step, for dropout; with `remainder="mask"` with `mask=`. Define it, and
             make the optimizer, once: another function compiles anew.
         optimizer: any `optax.GradientTransformation`.
-        params: a pytree of float arrays. Where the data is sharded over a mesh and they are not, they are replicated.
-            Many small ones are kept in stacks while steps run (see `stack_leaves`) if the optimizer is one of this
+        params: a pytree of float or complex arrays. Where the data is sharded over a mesh and they are not, they are
+            replicated. Many small ones are kept in stacks while steps run (see `stack_leaves`) if the optimizer is one of this
             library; for others, say `stack_leaves(params)` here. In both cases `loss` sees the tree.
         data: a pytree of arrays, examples along the first axes; or, to be read as needed, one with memory-mapped arrays
             (`numpy.load(file, mmap_mode="r")`); or any iterable of batches, such as a grain pipeline, which is begun
@@ -139,7 +145,7 @@ def fit(
     check_epochs(validation, epochs)
     plan = dict(batch_size=batch_size, remainder=remainder, order=order, shards=shards)
     source = source_of(data, has_key=has_key, **plan)
-    check_params(params)
+    check_trainable(params)
     params = source.place(params)
     opt_state = source.place(initial_state(optimizer, params, opt_state))
     step, form = _step(loss, optimizer, has_aux), stacked_form_for(optimizer, params)
@@ -195,7 +201,7 @@ def _over(run, validate, seconds):
 
 def _early(run, patience):
     costs = np.append(run.history.validation_costs, np.inf)
-    since_best = len(costs) - 2 - int(np.argmin(np.nan_to_num(costs, nan=np.inf)))
+    since_best = len(costs) - 2 - int(np.argmin(np.where(np.isnan(costs), np.inf, costs)))
     return run._replace(stopped="early") if patience and run.stopped is None and since_best >= patience else run
 
 

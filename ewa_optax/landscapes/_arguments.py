@@ -6,18 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ewa_optax._checks import check_dtypes
+
 
 def float_tree(name: str, tree: Any) -> Any:
     """The tree with its leaves as arrays; TypeError unless they are real floats, ValueError if there are none."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    for where, x in leaves:
-        dtype = getattr(x, "dtype", type(x))
-        if dtype is not float and not (hasattr(x, "dtype") and jnp.issubdtype(dtype, jnp.floating)):
-            raise TypeError(
-                f"{name}{jax.tree_util.keystr(where)} must be a float array, got {getattr(dtype, '__name__', dtype)}; "
-                "convert it by jnp.asarray(x, float), or leave it out of the tree."
-            )
-    if not sum(jnp.size(x) for _, x in leaves):
+    check_dtypes(name, tree, jnp.floating, "convert it by jnp.asarray(x, float), or leave it out of the tree")
+    if not sum(jnp.size(x) for x in jax.tree.leaves(tree)):
         raise ValueError(f"{name} must be a pytree of float arrays, got {tree!r}; make one: jnp.array([1.0, 2.0]).")
     return jax.tree.map(jnp.asarray, tree)
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from ewa_optax._checks import check, check_functions, check_integer, check_key, rule
+from ewa_optax._checks import check, check_functions, check_integer, check_key, check_trainable, rule
 from ewa_optax._numerics import Number
 from ewa_optax.minibatch._batches import count_examples, some_examples
 from ewa_optax.minibatch._engines import engine_for
@@ -137,7 +137,7 @@ def find_batch_size(
     Args:
         loss: `(params, batch) -> cost`, as of `ewa_optax.fit`.
         optimizer: any `optax.GradientTransformation`.
-        params: a pytree of float arrays, from which all start; it is left as it is.
+        params: a pytree of float or complex arrays, from which all start; it is left as it is.
         data: a pytree of arrays, examples along the first axes.
         key: a `jax.random` key, which decides the orders and the sample.
         batch_sizes: what to try, each from 1 to the number of examples; None is 32, 64, ..., 1024, as far as there are
@@ -174,6 +174,7 @@ def find_batch_size(
     check_key(key)
     check("find_batch_size", "seconds", seconds, Seconds)
     check_functions(loss, optimizer)
+    check_trainable(params)
     n = count_examples(data)
     sizes = _sizes(batch_sizes, n)
     sample = some_examples(data, np.asarray(order(n, key=key)[: min(n, SAMPLE)]))

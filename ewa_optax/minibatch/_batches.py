@@ -165,6 +165,7 @@ def count_examples(data: Any, name: str = "data") -> int:
             raise TypeError(f"{label} must be an array of numbers, got {kind}; {remedy}.")
         if not leaf.shape:
             raise ValueError(f"{label} is a scalar, but every leaf needs a first axis of examples; give it one.")
+        check_range(label, leaf)
         lengths[label] = leaf.shape[0]
     if not lengths or not all(lengths.values()):
         raise ValueError(
@@ -178,6 +179,20 @@ def count_examples(data: Any, name: str = "data") -> int:
             "fit by an iterable that is no list or tuple, since those are pytrees)."
         )
     return check_integer("the number of examples", next(iter(lengths.values())), 1, remedy="split larger data in parts")
+
+
+def check_range(label: str, x: Any) -> None:
+    """Raises ValueError for integers on the host that JAX would wrap around; those in files are looked at when read."""
+    kind = jax.dtypes.canonicalize_dtype(x.dtype)
+    if kind == x.dtype or x.dtype.kind not in "iu" or isinstance(x, np.memmap) or not x.size:
+        return
+    least, most = x.min(), x.max()
+    if not (np.iinfo(kind).min <= least and most <= np.iinfo(kind).max):
+        far = most if most > np.iinfo(kind).max else least
+        raise ValueError(
+            f"{label} must be of numbers that {kind} holds, got {far}; subtract what they have in common, make them "
+            "floats by x.astype(np.float32), or allow 64 bits by jax.config.update('jax_enable_x64', True)."
+        )
 
 
 def _sharding(x: Any, batch_size: int) -> NamedSharding | None:

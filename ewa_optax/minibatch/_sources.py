@@ -109,11 +109,11 @@ class MappedArrays(Arrays):
         for t in range(start, self.batches.steps):
             rows, others = rows_of(shuffle, t, self.batches.size_of(t))
             rows = (np.asarray(rows) + parts).reshape(-1)
-            yield jax.tree.map(lambda x, rows=rows: jax.device_put(np.asarray(x[rows])), self.data), others
+            yield jax.device_put(_read(self.data, rows)), others
 
     def in_order(self, size: int) -> Iterator[Any]:
         for start in range(0, self.batches.num_examples, size):
-            yield jax.tree.map(lambda x, rows=slice(start, start + size): np.asarray(x[rows]), self.data)
+            yield _read(self.data, slice(start, start + size))
 
 
 class Stream(Source):
@@ -187,6 +187,13 @@ def _strongly_typed(tree):
         return jax.lax.convert_element_type(x, x.dtype)
 
     return jax.tree.map(typed, tree)
+
+
+def _read(data, rows):
+    """Those examples, in memory."""
+    batch = jax.tree.map(lambda x: np.asarray(x[rows]), data)
+    count_examples(batch)
+    return batch
 
 
 def _on_host(batch):

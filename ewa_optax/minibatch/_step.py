@@ -49,15 +49,20 @@ def gradient_step(loss: Callable[..., Any], optimizer: optax.GradientTransformat
         params, opt_state = carry
         objective = functools.partial(objective_of, loss, has_aux, batch, others)
         (cost, aux), gradients = jax.value_and_grad(objective, has_aux=True)(params)
-        # What line searches and plateau schedules of optax ask for; others do not see it.
+        # What line searches and plateau schedules of optax ask for, as JAX gives it; others do not see it.
         told = dict(value=cost, grad=gradients, value_fn=lambda params: objective(params)[0])
-        updates, opt_state = update(gradients, opt_state, params, **told)
+        updates, opt_state = update(jax.tree.map(_uphill, gradients), opt_state, params, **told)
         examples = others["mask"].sum() if "mask" in others else jnp.float32(jax.tree.leaves(batch)[0].shape[0])
         return (optax.apply_updates(params, updates), opt_state), Step(
             cost, learning_rate_or_none(opt_state), examples, aux
         )
 
     return step
+
+
+def _uphill(gradient):
+    """Of complex parameters, JAX gives the conjugate of where the cost rises."""
+    return gradient.conj() if jnp.iscomplexobj(gradient) else gradient
 
 
 def objective_of(loss: Callable[..., Any], has_aux: bool, batch: Any, others: dict[str, Any], params: Any) -> Any:

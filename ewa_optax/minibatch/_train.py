@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import check_functions, check_integer, check_key
+from ewa_optax._checks import check_functions, check_integer, check_key, check_trainable
 from ewa_optax.minibatch._batches import plan_batches
 from ewa_optax.minibatch._loops import scan
 from ewa_optax.minibatch._order import check_epoch
@@ -59,7 +59,8 @@ def train(
         loss: `(params, batch) -> cost`, a scalar. With `has_aux` it returns `(cost, aux)`; with `has_key` it is called
             with `key=`, another key in each step, for dropout; with `remainder="mask"` with `mask=`.
         optimizer: any `optax.GradientTransformation`. To `jax.vmap` over a hyperparameter, make it inside.
-        params: a pytree of float arrays; or, for many small ones, `ewa_optax.stack_leaves` of it: `loss` sees the tree.
+        params: a pytree of float or complex arrays; or, for many small ones, `ewa_optax.stack_leaves` of it: `loss`
+            sees the tree.
         data: a pytree of arrays, examples along the first axes.
         batch_size: $B$, from 1 to the number of examples $m$.
         epochs: how many passes over the data, 1 or more.
@@ -104,6 +105,7 @@ def train(
     check_key(key)
     check_epoch(epoch)
     check_functions(loss, optimizer)
+    check_trainable(params)
     epochs = check_integer("epochs", epochs, 1, remedy="one pass over the data is 1")
     batches = plan_batches(data, batch_size, remainder, order, shards, has_key=has_key)
     step = gradient_step(loss, optimizer, has_aux)

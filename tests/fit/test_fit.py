@@ -240,7 +240,9 @@ def test_models_of_other_libraries(make, tmp_path):
 
 def test_what_is_not_trained_in_a_model_of_equinox_is_told():
     model = eqx.filter_jit(eqx.nn.MLP)(3, 1, 8, 1, key=KEY)
-    with pytest.raises(TypeError, match=r"params.activation must be of floats, got .*; keep what is not trained"):
+    with pytest.raises(
+        TypeError, match=r"params.activation must be of floats or complex numbers, got .*; keep what is not trained"
+    ):
         ewa_optax.fit(squares(lambda m, x: jax.vmap(m)(x)), OPTIMIZER, model, DATA, batch_size=64, epochs=1, key=KEY)
 
 

@@ -390,15 +390,15 @@ BAD_CALLS = [
     (
         lambda: landscapes.path(SGD, BOWL, np.ones(2, int), 5),
         TypeError,
-        "start must be a float array, got int.*; conv",
+        "start must be of floats, got int.*; conv",
     ),
-    (lambda: landscapes.path(SGD, BOWL, {"a": "b"}, 5), TypeError, r"start\['a'\] must be a float array, got str"),
+    (lambda: landscapes.path(SGD, BOWL, {"a": "b"}, 5), TypeError, r"start\['a'\] must be of floats, got str"),
     (lambda: landscapes.path(SGD, BOWL, {}, 5), ValueError, "start must be a pytree of float arrays, got {}; make one"),
     (lambda: landscapes.path(SGD, lambda x: x, ONES, 5), ValueError, r"must return a scalar, got shape \(2,\); sum or"),
     (lambda: landscapes.path(SGD, lambda x: 1, ONES, 5), TypeError, "function must return a real number, got int"),
     (lambda: landscapes.path(SGD, lambda x: (x[0], x), ONES, 5), TypeError, "must return a real number, got tuple"),
     (lambda: landscapes.curvature(3, ONES), TypeError, "function must be a function, got 3"),
-    (lambda: landscapes.curvature(BOWL, np.ones(2, int)), TypeError, "point must be a float array, got int"),
+    (lambda: landscapes.curvature(BOWL, np.ones(2, int)), TypeError, "point must be of floats, got int"),
     (
         lambda: landscapes.curvature(jnp.sum, np.ones(2001)),
         ValueError,
