@@ -76,12 +76,13 @@ def fit(
             make the optimizer, once: another function compiles anew.
         optimizer: any `optax.GradientTransformation`.
         params: a pytree of float or complex arrays. Where the data is sharded over a mesh and they are not, they are
-            replicated. Many small ones are kept in stacks while steps run (see `stack_leaves`) if the optimizer is one of this
-            library; for others, say `stack_leaves(params)` here. In both cases `loss` sees the tree.
+            replicated. Many small ones are kept in stacks while steps run (see `stack_leaves`) if the optimizer is one
+            of this library; for others, say `stack_leaves(params)` here. In both cases `loss` sees the tree.
         data: a pytree of arrays, examples along the first axes; or, to be read as needed, one with memory-mapped arrays
-            (`numpy.load(file, mmap_mode="r")`); or any iterable of batches, such as a grain pipeline, which is begun
-            anew for each epoch, and shuffles by itself (a list is a pytree, not an iterable of batches; to resume, it
-            has to give the same batches again). Of sharded data see `minibatch.epoch`.
+            (`numpy.load(file, mmap_mode="r")`); or any iterable of batches (a list is a pytree, not one), which is
+            begun anew for each epoch and shuffles by itself; or a function from the number of the epoch to such an
+            iterable. One that has a method `set_epoch`, or whose sampler or data set has, as those of torch, is told
+            the epoch. To resume, it has to give the same batches again. Of sharded data see `minibatch.epoch`.
         batch_size: $B$, from 1 to the number of examples $m$; see `minibatch.suggest_batch_size`. None for an iterable.
         epochs: how many passes over the data, 1 or more, those before a resume included.
         key: a `jax.random` key, which decides the orders and the keys of the steps.
@@ -111,9 +112,9 @@ def fit(
 
     Raises:
         ValueError: a cost that is no scalar; an iterable without batches or with a `batch_size`; an iterator, which can
-            be run through only once, for several epochs; `patience` without `validation`; checkpoints that are torn, or
-            of another run (which are left as they are); what `minibatch.epoch` raises of data, `batch_size`,
-            `remainder`, `order`, `shards` and `loop`.
+            be run through only once, for several epochs; an iterable that, at a resume, gives other batches each time;
+            `patience` without `validation`; checkpoints that are torn, or of another run (which are left as they are);
+            what `minibatch.epoch` raises of data, `batch_size`, `remainder`, `order`, `shards` and `loop`.
         TypeError: a cost that is not real, or comes with an `aux` and no `has_aux` (or the other way round); an integer
             or a key that is none; a callback that returns something else.
         ImportError: `checkpoint` without orbax.
@@ -170,6 +171,7 @@ def fit(
 
         run = _early(saved.restored(run), patience)
         if len(run.history.costs):
+            source.check_repeats(run.epoch)
             shown.line(f"resumes after {run.epoch} epochs and {run.step} steps, from {saved.folder}")
         try:
             for now in stretches(run, engine, epochs, every, end_epoch):

@@ -1,8 +1,11 @@
 """Where mini-batches come from: arrays on a device, files mapped into memory, or any iterable."""
 
 import abc
+import contextlib
 import functools
+import inspect
 import itertools
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,6 +40,10 @@ class Source(abc.ABC):
         """All examples once, in batches of `size`, not shuffled."""
 
     @abc.abstractmethod
+    def check_repeats(self, epoch: int) -> None:
+        """Raises ValueError where an epoch would be another one if it were begun again."""
+
+    @abc.abstractmethod
     def identity(self) -> dict[str, Any]:
         """What tells it from other data."""
 
@@ -58,6 +65,9 @@ class Arrays(Source):
 
     def __init__(self, data: Any, batches: Batches) -> None:
         self.data, self.batches, self.steps = data, batches, batches.steps
+
+    def check_repeats(self, epoch: int) -> None:
+        """Nothing to fear: the key decides."""
 
     def identity(self) -> dict[str, Any]:
         some = some_examples(self.data, np.arange(min(ROWS, self.batches.num_examples)))
@@ -117,20 +127,66 @@ class MappedArrays(Arrays):
 
 
 class Stream(Source):
-    """An iterable of batches, which is begun anew for each epoch."""
+    """An iterable of batches, which is begun anew for each epoch, or a function of the epoch that returns one."""
 
     def __init__(self, batches: Any, has_key: bool = False) -> None:
         self.batches, self.has_key = batches, has_key
+        self._last_first, self._warned = (-1, -1), False
+        if callable(batches) and not hasattr(batches, "__iter__"):
+            _check_takes_epoch(batches)
 
     def feed(self, key: jax.Array, epoch: int, start: int = 0) -> Iterator[tuple[Any, dict[str, jax.Array]]]:
         _, step_key = epoch_keys(key, epoch)
-        for t, batch in enumerate(itertools.islice(iter(self.batches), start, None), start):
+        first = None
+        for t, batch in enumerate(itertools.islice(self._begun(epoch), start, None), start):
             others = {"key": jax.random.fold_in(step_key, t)} if self.has_key else {}
-            yield jax.device_put(_on_host(batch)), others
+            batch = _on_host(batch)
+            if t == 0:
+                first = _code(batch)
+            if t == 1 and first is not None:  # An epoch of one batch has no order.
+                self._warn_if_alike(epoch, first)
+            yield jax.device_put(batch), others
 
     def in_order(self, size: int) -> Iterator[Any]:
         """In the batches that it has."""
-        return map(_on_host, self.batches)
+        return map(_on_host, self._begun(0))
+
+    def check_repeats(self, epoch: int) -> None:
+        if isinstance(self.batches, Iterator):
+            return  # Which can't be begun twice; whoever passes it again has to have made it anew.
+        once, again = ([_code(_on_host(x)) for x in itertools.islice(self._begun(epoch), 4)] for _ in range(2))
+        if once != again:
+            raise ValueError(
+                f"data gives other batches each time that it is begun, so a resumed epoch {epoch} would not be the one "
+                "that was interrupted; pass a function of the epoch that returns its batches, shuffled by a seed made "
+                "of the epoch, or an iterable or sampler with a method set_epoch; or name another checkpoint folder."
+            )
+
+    def _begun(self, epoch):
+        if not hasattr(self.batches, "__iter__") and callable(self.batches):
+            batches: Any = self.batches(epoch)
+            if not hasattr(batches, "__iter__"):
+                raise TypeError(
+                    f"data, a function of the epoch, must return an iterable of batches, got {type(batches).__name__} "
+                    f"for epoch {epoch}; yield them, or return a list of them."
+                )
+            return iter(batches)
+        for told in _who_shuffles(self.batches):
+            if hasattr(told, "set_epoch"):
+                told.set_epoch(epoch)
+        return iter(self.batches)
+
+    def _warn_if_alike(self, epoch, first):
+        before, alike = self._last_first
+        self._last_first = (epoch, first)
+        if alike == first and before == epoch - 1 and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"data has the same order in each epoch: epochs {before} and {epoch} begin with the same batch. To "
+                "shuffle anew, pass a function of the epoch that returns its batches, such as "
+                "lambda epoch: dataset.seed(epoch).shuffle().batch(64).",
+                stacklevel=2,
+            )
 
     def identity(self) -> dict[str, Any]:
         return {"data": "an iterable"}
@@ -166,8 +222,7 @@ def fingerprint(tree: Any, content: Any = ()) -> str:
     code = 0
     for path, x in leaves:
         code = zlib.crc32(f"{jax.tree_util.keystr(path)} {x.dtype}{x.shape}".encode(), code)
-    for x in jax.tree.leaves(content):
-        code = zlib.crc32(np.ascontiguousarray(x).tobytes(), code)
+    code = _code(content, code)
     numbers = sum(x.size for _, x in leaves)
     kinds = " and ".join(sorted({str(x.dtype) for _, x in leaves}))
     return f"{numbers} numbers in {len(leaves)} arrays of {kinds} ({code:08x})"
@@ -177,8 +232,31 @@ def _is_stream(data):
     if isinstance(data, Iterator):
         return True  # Which jax.tree warns of, as a leaf.
     # What has a shape is an array of some library, and meant as one.
-    iterable = hasattr(data, "__iter__") and not hasattr(data, "shape")
+    iterable = (hasattr(data, "__iter__") or callable(data)) and not hasattr(data, "shape")
     return iterable and jax.tree.structure(data) == jax.tree.structure(0)
+
+
+def _check_takes_epoch(function):
+    with contextlib.suppress(ValueError):  # Of some that are not written in Python, nothing is known.
+        try:
+            inspect.signature(function).bind(0)
+        except TypeError as failure:
+            raise TypeError(
+                f"data, a function, must be one of the epoch, as in def data(epoch), got {function!r}; give it that "
+                "argument, or call it, if it returns the data."
+            ) from failure
+
+
+def _who_shuffles(batches):
+    """An iterable, and what it may leave the shuffling to in torch and libraries like it."""
+    inner = [getattr(batches, name, None) for name in ("sampler", "batch_sampler", "dataset")]
+    return [batches, *inner, getattr(inner[1], "sampler", None)]
+
+
+def _code(batch, code=0):
+    for x in jax.tree.leaves(batch):
+        code = zlib.crc32(np.ascontiguousarray(x).tobytes(), code)
+    return code
 
 
 def _strongly_typed(tree):
@@ -198,7 +276,7 @@ def _read(data, rows):
 
 def _on_host(batch):
     """With arrays for leaves, whatever library they are of: copies, lest their memory is used again."""
-    batch = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.array(x), batch)
+    batch = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x).copy(), batch)
     count_examples(batch, "a batch")
     return batch
 

@@ -15,6 +15,8 @@ import pytest
 
 import ewa_optax
 
+SAME_ORDER = pytest.mark.filterwarnings("ignore:data has the same order in each epoch")
+
 SCRIPT = Path(__file__).parent / "run_to_resume.py"
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((150, 3)).astype(np.float32)
@@ -134,6 +136,7 @@ QUICK = {("arrays", None), ("arrays", 2), ("python", 2), ("iterable", 2)}
         for every in (None, 1, 2, 3, 100)
     ],
 )
+@SAME_ORDER
 def test_an_interrupted_run_goes_on(tmp_path, every, source):
     keywords = dict(loss=keyed_loss, **source, has_aux=True, has_key=True, checkpoint_every=every)
     whole = fit(None, **keywords)
@@ -258,6 +261,7 @@ def test_the_checkpoint_of_another_model_is_told(tmp_path):
 # What faults on purpose showed to be tested nowhere else.
 
 
+@SAME_ORDER
 def test_an_iterable_that_is_over_is_not_closed_again(tmp_path):
     calls = []
     for _ in range(2):
@@ -282,6 +286,7 @@ def test_checkpoints_are_of_every_so_many_steps(tmp_path):
     assert sorted(int(path.name) for path in (tmp_path / "run").glob("[0-9]*")) == [16, 18]
 
 
+@SAME_ORDER
 def test_an_iterable_that_is_interrupted_in_mid_epoch_goes_on(tmp_path):
     class Interrupted:
         def __init__(self, at):
