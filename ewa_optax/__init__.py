@@ -26,6 +26,7 @@ minibatch (order, epochs, pure training, batch sizes), landscapes (toy surfaces,
 (pictures).
 """
 
+from ewa_optax import _interrupts as _interrupts
 from ewa_optax import landscapes, minibatch, pieces, plots, series, storage
 from ewa_optax._fit.fit import fit
 from ewa_optax._fit.result import Fitted, History

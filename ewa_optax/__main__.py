@@ -1,6 +1,7 @@
 """The command line: `python -m ewa_optax` compares optimizers on handwritten digits."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +11,8 @@ from ewa_optax._compare.command_line import Parser, add_options, compare
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # For the time of imports.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     parser = Parser(
         prog="python -m ewa_optax",

@@ -471,7 +471,7 @@ MUTATIONS = (
     ),
     Mutation(
         "fed batches of files leave out the place of their shard",
-        "ewa_optax/minibatch/_sources.py",
+        "ewa_optax/minibatch/_arrays.py",
         "(np.asarray(rows) + parts).reshape(-1)",
         "(np.asarray(rows) + 0 * parts).reshape(-1)",
         ("tests/fit/test_fit.py::test_memory_mapped_arrays_are_as_others",),

@@ -1,6 +1,7 @@
 """Checkpoints of a training in mid-epoch, through orbax: what a killed run goes on from, to the bit."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._fit.result import Fitted, to_arrays, with_arrays
+from ewa_optax._interrupts import held_back
 from ewa_optax._stacks import stack_leaves_like, unstack_leaves
 from ewa_optax.minibatch._sources import Source, fingerprint
 
@@ -16,10 +18,15 @@ FORMAT = "ewa_optax.fit 1"
 
 
 class Checkpoints:
-    """A folder of checkpoints of one run, the last two of which are kept; None keeps none."""
+    """A folder of checkpoints of one run, the last two of which are kept; None keeps none.
 
-    def __init__(self, folder: Any, every: int | None, settings: dict[str, Any]) -> None:
-        self.settings = {"format": FORMAT, **settings}
+    Ctrl-C while one is written is told by `tell`, and interrupts when that is done.
+    """
+
+    def __init__(
+        self, folder: Any, every: int | None, settings: dict[str, Any], tell: Callable[[str], None] = print
+    ) -> None:
+        self.settings, self._tell = {"format": FORMAT, **settings}, tell
         self.every, self.folder, self._manager = every, folder, None
         if folder is not None:
             checkpoint = _orbax()
@@ -38,7 +45,20 @@ class Checkpoints:
             self._manager.close()
 
     def save(self, run: Fitted) -> None:
-        """Saves, when it is time or the run is over, in the background; what is not written whole does not count."""
+        """Saves, when it is time, in the background; what is not written whole does not count."""
+        with self._uncut() as interrupts:
+            self._save(run)
+        if interrupts:
+            raise KeyboardInterrupt
+
+    def finish(self, run: Fitted) -> None:
+        """Saves the end of a run, and waits until that is written; Ctrl-C has nothing left to end then."""
+        with self._uncut():
+            self._save(run)
+            if self._manager:
+                self._manager.wait_until_finished()
+
+    def _save(self, run):
         number = len(run.history.costs)
         due = run.stopped or (number % self.every == 0 if self.every else run.step == 0)
         if not self._manager or not due or run.stopped == "not finite" or number in self._manager.all_steps():
@@ -90,6 +110,9 @@ class Checkpoints:
         empty = {name: np.zeros(shape, dtype) for name, (shape, dtype) in at["history"].items()}
         history = with_arrays(run.history, {**empty, **_refilled(empty, kept["history"])})
         return run._replace(**state, history=history, epoch=at["epoch"], step=at["step"])
+
+    def _uncut(self):
+        return held_back(lambda: self._tell("interrupted; ends when the checkpoint that is being written is whole"))
 
     def _unreadable(self, number, reason):
         earlier = [n for n in self._manager.all_steps() if n < number] if self._manager else []

@@ -30,7 +30,7 @@ from ewa_optax._fit.result import Fitted, empty, with_epoch
 from ewa_optax._fit.stacked import stacked_form_for
 from ewa_optax.minibatch._engines import engine_for
 from ewa_optax.minibatch._evaluation import validator
-from ewa_optax.minibatch._sources import source_of
+from ewa_optax.minibatch._iterables import source_of
 from ewa_optax.minibatch._step import gradient_step
 
 
@@ -160,7 +160,8 @@ def fit(
     check_aux(engine.aux)
     run = form.inside(Fitted(params, opt_state, empty(engine.aux), 0, 0, params if validate else None, None))
     settings = {} if checkpoint is None else settings_of(run, source, key)
-    with Checkpoints(checkpoint, every, settings) as saved, FitProgress(progress, epochs) as shown:
+    shown = FitProgress(progress, epochs)
+    with shown, Checkpoints(checkpoint, every, settings, shown.line) as saved:
 
         def end_epoch(run: Fitted, seconds: float) -> Fitted:
             run = _over(run, validate, seconds)
@@ -182,7 +183,7 @@ def fit(
         except KeyboardInterrupt:
             run = run._replace(stopped="interrupted")
         run = run._replace(stopped=run.stopped or "finished")
-        saved.save(run)
+        saved.finish(run)
         shown.end(run)
     return form.outside(run)
 

@@ -34,7 +34,8 @@ class FitProgress(Progress):
         if run.step:
             text += f" and {run.step} steps"
         if len(costs):
-            text += f"; the lowest validation cost was {np.min(costs):.4g}, after epoch {np.argmin(costs) + 1}"
+            best = np.argmin(np.where(np.isnan(costs), np.inf, costs))
+            text += f"; the lowest validation cost was {costs[best]:.4g}, after epoch {best + 1}"
         self.line(text)
 
 

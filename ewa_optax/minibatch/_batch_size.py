@@ -14,9 +14,9 @@ from ewa_optax._numerics import Number
 from ewa_optax.minibatch._batches import count_examples, some_examples
 from ewa_optax.minibatch._engines import engine_for
 from ewa_optax.minibatch._evaluation import validator
+from ewa_optax.minibatch._iterables import source_of
 from ewa_optax.minibatch._order import order
 from ewa_optax.minibatch._progress import Progress
-from ewa_optax.minibatch._sources import source_of
 from ewa_optax.minibatch._step import gradient_step
 
 Seconds = Annotated[Number, rule("finite and more than 0", lambda x: x > 0, "1 is enough for a small model")]

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._checks import check_choice
+from ewa_optax.minibatch._arrays import Arrays, DeviceArrays, shuffler
 from ewa_optax.minibatch._batches import Batches
 from ewa_optax.minibatch._loops import choose_loop, in_place
-from ewa_optax.minibatch._sources import Arrays, DeviceArrays, Source, shuffler
+from ewa_optax.minibatch._sources import Source
 from ewa_optax.minibatch._step import Step, concatenate
 
 KEPT_BYTES = 2**28

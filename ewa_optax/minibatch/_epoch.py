@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._checks import check_function, check_key
+from ewa_optax.minibatch._arrays import source_of_arrays
 from ewa_optax.minibatch._batches import plan_batches
 from ewa_optax.minibatch._loops import INSIDE, append, choose_loop, in_place, is_traced, scan
 from ewa_optax.minibatch._order import check_epoch
-from ewa_optax.minibatch._sources import source_of_arrays
 
 _Carry = TypeVar("_Carry")
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ewa_optax.minibatch._sources import validation_source
+from ewa_optax.minibatch._batches import count_examples
+from ewa_optax.minibatch._iterables import is_iterable, source_of
 from ewa_optax.minibatch._step import objective_of
 
 BATCH_SIZE = 1024
@@ -19,7 +20,9 @@ def validator(
     loss: Callable[..., Any], data: Any, batch_size: int | None, *, has_aux: bool = False, masked: bool = False
 ) -> Callable[[Any], float]:
     """A function from parameters to the mean of `loss` over all examples, in batches and in order."""
-    source, cost = validation_source(data), _cost(loss, has_aux, masked)
+    # The plan of arrays is not asked for, only their order.
+    plan: dict[str, Any] = {} if is_iterable(data) else {"batch_size": count_examples(data, "validation")}
+    source, cost = source_of(data, **plan), _cost(loss, has_aux, masked)
 
     def validate(params):
         costs, sizes = source.costs(cost, params, batch_size or BATCH_SIZE)

@@ -1,6 +1,7 @@
 """A killed run, resumed, ends where one that was not killed does, to the bit."""
 
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from orbax import checkpoint
 
 import ewa_optax
 
@@ -37,6 +39,31 @@ def start(folder, result, loop="scan", devices=1, whole=()):
 def finish(process):
     _, error = process.communicate()
     assert process.returncode == 0, error
+
+
+@pytest.mark.parametrize("at", ["mid-run", "end"])
+def test_ctrl_c_while_a_checkpoint_is_written_waits_for_it(at, tmp_path, monkeypatch, capfd):
+    number, save, uncut = {"mid-run": 6, "end": 9}[at], checkpoint.CheckpointManager.save, []
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def saves(manager, step, **keywords):
+        saved = save(manager, step, **keywords)
+        if step == number and not uncut:
+            signal.raise_signal(signal.SIGINT)
+            uncut.append(step)
+        return saved
+
+    monkeypatch.setattr(checkpoint.CheckpointManager, "save", saves)
+    try:
+        run = fit(tmp_path, epochs=3, progress=True)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert uncut == [number]
+    assert run.stopped == {"mid-run": "interrupted", "end": "finished"}[at]
+    assert (tmp_path / str(number) / "_CHECKPOINT_METADATA").exists()
+    assert "interrupted; ends when the checkpoint that is being written is whole\n" in (told := capfd.readouterr().err)
+    assert "Traceback" not in told
+    chex.assert_trees_all_equal(fit(tmp_path, epochs=3).params, fit(None, epochs=3).params)
 
 
 def ends_with(path):

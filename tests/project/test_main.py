@@ -1,6 +1,7 @@
 """The command line, as a person uses it."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -97,6 +98,19 @@ def test_as_a_process_whose_reader_leaves_early(tmp_path):
         assert process.stderr.read() == ""
     assert process.returncode in (0, 1)
     assert (tmp_path / "ewa_optax_compare.png").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+def test_ctrl_c_while_it_is_imported_ends_without_a_word():
+    command = [sys.executable, "-m", "ewa_optax", "--help"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+    ) as process:  # fmt: skip
+        line = next(line for line in process.stderr if "jax" in line)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == -signal.SIGINT
+    assert all("import time" in line for line in [line, *rest.splitlines()])
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
