@@ -22,6 +22,7 @@ def decayed(mask):
 
 
 ROWS = np.zeros((10, 2))
+COLUMNS = np.ones((2, 300))  # As in the course.
 BAD_CALLS = [
     (lambda: ewa_optax.adam(0.1, b1=1.0), ValueError, r"adam: b1 must be in \[0, 1\), got 1.0; a decay of 1 - 1/n"),
     (lambda: ewa_optax.adam(0.1, b2=-0.5), ValueError, r"adam: b2 must be in \[0, 1\), got -0.5; a decay of"),
@@ -165,6 +166,9 @@ BAD_CALLS = [
     (lambda: ewa_optax.schedule_inverse_sqrt(0.1, 0.0), ValueError, "k must be finite and more than 0, got 0.0"),
     (lambda: epoch(ROWS, 0), ValueError, "batch_size must be from 1 to 10, got 0; 10 makes the whole data one batch"),
     (lambda: epoch(ROWS, 11), ValueError, "batch_size must be from 1 to 10, got 11"),
+    (lambda: epoch(COLUMNS, 64), ValueError, "from 1 to 2, got 64; .* if the 300 along the last axes are .* transpose"),
+    (lambda: epoch((COLUMNS, COLUMNS[:1]), 64), ValueError, r"\(2, 300\), \(1, 300\): its 300 examples .* transpose"),
+    (lambda: epoch((COLUMNS, COLUMNS[0]), 64), ValueError, r"\(2, 300\), \(300,\): its 300 examples .* transpose"),
     (lambda: epoch(ROWS, 2.0), TypeError, r"batch_size must be an integer, got 2.0 \(float\)"),
     (lambda: epoch(ROWS, True), TypeError, "batch_size must be an integer, got True"),
     (

@@ -130,7 +130,9 @@ def plan_batches(
 ) -> Batches:
     """The plan for `data`, after a check of all of it."""
     n = count_examples(data)
-    whole = f"{n} makes the whole data one batch"
+    whole, shapes = f"{n} makes the whole data one batch", [x.shape for x in jax.tree.leaves(data)]
+    if all(len(shape) > 1 and shape[-1] == shapes[0][-1] > n for shape in shapes):
+        whole += f", and if the {shapes[0][-1]} along the last axes are the examples, transpose, by X.T"
     size = check_integer("batch_size", batch_size, 1, n, whole)
     check_choice("remainder", remainder, REMAINDERS)
     check_choice("order", order, (None, *KINDS))
@@ -172,6 +174,7 @@ def count_examples(data: Any, name: str = "data") -> int:
             f"{name} holds no examples; pass a pytree of arrays whose first axis is one example or longer."
         )
     if len(set(lengths.values())) > 1:
+        _check_not_transposed(data, name)
         listed = ", ".join(f"{name}: {length}" for name, length in [*lengths.items()][:4])
         listed += f" and {len(lengths) - 4} more" * (len(lengths) > 4)
         raise ValueError(
@@ -179,6 +182,17 @@ def count_examples(data: Any, name: str = "data") -> int:
             "fit by an iterable that is no list or tuple, since those are pytrees)."
         )
     return check_integer("the number of examples", next(iter(lengths.values())), 1, remedy="split larger data in parts")
+
+
+def _check_not_transposed(data, name):
+    """Raises ValueError where examples seem to lie along the last axes, as in books."""
+    shapes = [x.shape for x in jax.tree.leaves(data)]
+    along = set.intersection(*({shape[0], shape[-1]} for shape in shapes))
+    if along and max(along) > max((shape[0] for shape in shapes if len(shape) > 1), default=max(along)):
+        raise ValueError(
+            f"{name} has leaves of shapes {', '.join(map(str, shapes[:4]))}: its {max(along)} examples must lie along "
+            "the first axes; transpose those where they lie along the last, by X.T."
+        )
 
 
 def check_range(label: str, x: Any) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 import ewa_optax
 from benchmarks import periodic_table
-from ewa_optax import storage
+from ewa_optax import pieces, storage
 from notebooks import race
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,24 @@ COMMANDS = re.findall(r"^python -m pip install -e .*$", README, re.MULTILINE)
 @pytest.mark.parametrize("code", [pytest.param(code, id=f"block {i}") for i, code in enumerate(PYTHON, 1)])
 def test_the_readme_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    exec(compile(code, "README.md", "exec"), names := {"__name__": "readme"})
+    if "nnx.Dropout" in code:
+        dropout_and_batch_norm_do_what_they_are_for(**names)
+
+
+def dropout_and_batch_norm_do_what_they_are_for(loss, run, data, accuracy, model, **_):
+    costs = [loss(run.params, data, jax.random.key(i)) for i in (0, 0, 1)]
+    assert costs[0] == costs[1] != costs[2]
+    assert accuracy > 0.95
+    assert abs(model.norm.mean[...]).max() > 0.1
+    np.testing.assert_allclose(model(data["x"][:1]), model(data["x"])[:1], rtol=1e-5)
+
+
+def test_the_pieces_of_the_table_are_among_the_pieces():
+    table = README.split("## The pieces")[1].split("Adam from its pieces")[0]
+    names = re.findall(r"^\| `(\w+)\(", table, re.MULTILINE)
+    assert len(names) == 7
+    assert set(names) <= {*pieces.__all__} & {*ewa_optax.__all__}
 
 
 def test_the_readme_has_blocks_to_run():
