@@ -1,6 +1,5 @@
 """`fit`: epochs of mini-batches with progress, history, validation, callbacks and checkpoints."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +30,6 @@ from ewa_optax._fit.stacked import stacked_form_for
 from ewa_optax.minibatch._engines import engine_for
 from ewa_optax.minibatch._evaluation import validator
 from ewa_optax.minibatch._iterables import source_of
-from ewa_optax.minibatch._step import gradient_step
 
 
 def fit(
@@ -137,7 +135,7 @@ def fit(
     """
     check_key(key)
     epochs = check_integer("epochs", epochs, 1, remedy="one pass over the data is 1")
-    every = checkpoint_every or None
+    every = None if checkpoint is None else checkpoint_every
     check_functions(loss, optimizer)
     check_callbacks(callbacks)
     check_numbers(checkpoint_every=checkpoint_every, patience=patience)
@@ -149,8 +147,9 @@ def fit(
     check_trainable(params)
     params = source.place(params)
     opt_state = source.place(initial_state(optimizer, params, opt_state))
-    step, form = _step(loss, optimizer, has_aux), stacked_form_for(optimizer, params)
-    engine = engine_for(step, form.like or (params, opt_state), source, key, loop)
+    form, across = stacked_form_for(optimizer, params), not callbacks and validation is None and checkpoint is None
+    carry = form.like or (params, opt_state)
+    engine = engine_for(loss, optimizer, carry, source, key, loop, has_aux=has_aux, across=across)
     validate = None
     if validation is not None:
         check_function("validation_loss", validation_loss or loss, "def validation_loss(params, batch)")
@@ -186,11 +185,6 @@ def fit(
         saved.finish(run)
         shown.end(run)
     return form.outside(run)
-
-
-@functools.lru_cache(maxsize=32)  # One and the same function for the same arguments, so that nothing compiles twice.
-def _step(loss, optimizer, has_aux):
-    return gradient_step(loss, optimizer, has_aux)
 
 
 def _over(run, validate, seconds):

@@ -1,6 +1,7 @@
 """The loop of `fit`: stretches of steps, and the look at them in between."""
 
 import bisect
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,23 +33,33 @@ def stretches(
         stop = start + length
         if every:
             stop = min(stop, start + every - len(run.history.costs) % every)
-        if engine.steps is not None:
-            stop = min(stop, engine.steps)
+        stop = int(min(stop, engine.reach(start, epochs - run.epoch)))
         run = _advanced(run, engine, start, stop)
-        over = run.step == engine.steps or engine.ended
-        if over and run.stopped is None:
+        over = _epochs_over(run, engine)
+        if over == 1:
             yield run  # So that an interrupt of what follows finds these steps.
-            if not run.step:
-                raise ValueError(
-                    f"data gave no batch in epoch {run.epoch}; pass an iterable that is not empty, and begins anew for "
-                    "each epoch."
-                )
-            now = time.perf_counter()
-            run, epoch_began = end_epoch(run, now - epoch_began), now
+        if over and not run.step:
+            raise ValueError(
+                f"data gave no batch in epoch {run.epoch}; pass an iterable that is not empty, and begins anew for "
+                "each epoch."
+            )
+        if over:
+            now, steps = time.perf_counter(), engine.steps or run.step
+            for _ in range(over):
+                ended = end_epoch(run._replace(step=steps), (now - epoch_began) / over)
+                run = ended._replace(step=run.step - steps)
+            epoch_began = now
         seconds = time.perf_counter() - began
         if not several:
             length = 2 * length if seconds < STRETCH / 2 else max(1, length // 2) if seconds > 2 * STRETCH else length
         yield run
+
+
+def _epochs_over(run, engine):
+    """How many epochs have had all of their steps by now."""
+    if engine.steps is None:
+        return int(engine.ended and run.stopped is None)
+    return run.step // engine.steps
 
 
 def _advanced(run: Fitted, engine: Engine, start: int, stop: int) -> Fitted:
@@ -61,10 +72,12 @@ def _advanced(run: Fitted, engine: Engine, start: int, stop: int) -> Fitted:
     if not (finite.all() and _stays_finite(before, carry)):
         bad = done if finite.all() else int(np.argmin(finite))
         carry, done = _last_finite(engine, before, run.epoch, start, bad)
+        epochs, step = divmod(start + done, engine.steps or math.inf)
         gave = "parameters or state that are not finite" if finite[done] else f"a cost of {steps.cost[done]}"
         warnings.warn(
-            f"fit stopped, since step {start + done} of epoch {run.epoch} (both from 0) gave {gave}. It returns the "
-            f"last finite state, that before step {start + done}. Lower the learning rate, or look at that mini-batch.",
+            f"fit stopped, since step {int(step)} of epoch {run.epoch + int(epochs)} (both from 0) gave {gave}. It "
+            f"returns the last finite state, that before step {int(step)}. Lower the learning rate, or look at that "
+            "mini-batch.",
             RuntimeWarning,
             stacklevel=4,
         )

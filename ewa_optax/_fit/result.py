@@ -78,8 +78,9 @@ def with_steps(history: History, steps: Step) -> History:
 
 
 def with_epoch(history: History, steps: int, validation_cost: float | None, seconds: float) -> History:
-    """The record, longer by an epoch, which had the last `steps` steps."""
-    costs, examples = history.costs[-steps:].astype(np.float64), history.examples[-steps:]
+    """The record, longer by an epoch, which had the next `steps` steps of those that are recorded."""
+    began = int(history.steps.sum())
+    costs, examples = history.costs[began : began + steps].astype(np.float64), history.examples[began : began + steps]
     validation = [] if validation_cost is None else [validation_cost]
     return history._replace(
         steps=np.append(history.steps, steps),

@@ -17,7 +17,6 @@ from ewa_optax.minibatch._evaluation import validator
 from ewa_optax.minibatch._iterables import source_of
 from ewa_optax.minibatch._order import order
 from ewa_optax.minibatch._progress import Progress
-from ewa_optax.minibatch._step import gradient_step
 
 Seconds = Annotated[Number, rule("finite and more than 0", lambda x: x > 0, "1 is enough for a small model")]
 
@@ -180,13 +179,12 @@ def find_batch_size(
     sample = some_examples(data, np.asarray(order(n, key=key)[: min(n, SAMPLE)]))
     measured = functools.partial(loss, key=key) if has_key else loss
     cost_of = validator(measured, sample, SAMPLE, has_aux=has_aux)
-    step = gradient_step(loss, optimizer, has_aux)
     trials = []
     with Progress(progress, "trying batch sizes") as shown:
         for size in sizes:
             source = source_of(data, batch_size=size, has_key=has_key)
             carry = source.place((params, optimizer.init(params)))
-            engine = engine_for(step, carry, source, key)
+            engine = engine_for(loss, optimizer, carry, source, key, has_aux=has_aux)
             trials.append(_tried(engine, carry, size, seconds, cost_of))
             shown.line(f"batch size {size}: cost {trials[-1].cost:.4g} after {trials[-1].steps} steps")
     finite = [trial for trial in trials if np.isfinite(trial.cost)]

@@ -2,22 +2,28 @@
 
 import abc
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from ewa_optax._checks import check_choice
 from ewa_optax.minibatch._arrays import Arrays, DeviceArrays, shuffler
 from ewa_optax.minibatch._batches import Batches
-from ewa_optax.minibatch._loops import choose_loop, in_place
+from ewa_optax.minibatch._loops import choose_loop
 from ewa_optax.minibatch._sources import Source
-from ewa_optax.minibatch._step import Step, concatenate
+from ewa_optax.minibatch._step import Step, check_alike, concatenate, gradient_step, update_of
 
 KEPT_BYTES = 2**28
 """How many bytes of batches a stretch may keep."""
+
+
+CAPACITY, CAPACITY_BYTES = 4096, 2**20
+"""Of how many steps at most a compiled loop over several epochs tells, and in how many bytes."""
 
 
 class Engine(abc.ABC):
@@ -34,38 +40,43 @@ class Engine(abc.ABC):
     def run(self, carry: Any, epoch: int, start: int, stop: int) -> tuple[Any, Step]:
         """The carry after steps `start` to `stop` of an epoch, and those steps; perhaps of fewer steps."""
 
+    def reach(self, start: int, epochs: int) -> float:
+        """The last `stop` that may be given with a `start`, if so many epochs are left."""
+        del start, epochs
+        return math.inf if self.steps is None else self.steps
+
 
 class CompiledLoop(Engine):
-    """A compiled loop over data on the device.
+    """A compiled loop over data on the device, which goes on into the epochs that follow if nobody looks in between.
 
     Its bounds are arguments, so that every stretch of an epoch is run by one and the same program, to the same bits:
     XLA may compile a loop of another length to other roundings.
     """
 
-    def __init__(self, step: Callable, source: DeviceArrays, key: jax.Array, aux: Any) -> None:
-        self.step, self.batches, self.data, self.key = step, source.batches, source.data, key
-        self.steps, self.aux = source.steps, aux
+    def __init__(
+        self, step: Callable, numbers: Any, source: DeviceArrays, key: jax.Array, out: Step, across: bool
+    ) -> None:
+        self.numbers, self.data, self.key = numbers, source.data, key
+        self.steps, self.aux = source.steps, out.aux
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(out))
+        several = min(CAPACITY, CAPACITY_BYTES // max(1, size)) if across else 0
+        self._across, self._capacity, self._of_epoch = across, max(source.batches.steps, several), source.batches.steps
+        self._shuffler, self._advance = shuffler(source.batches), _advance(step, source.batches, self._capacity)
         self._shuffled: tuple[int, Any] = (-1, None)
 
     def run(self, carry: Any, epoch: int, start: int, stop: int) -> tuple[Any, Step]:
         """The carry after steps `start` to `stop`, or after the first cost that is not finite, and the steps."""
-        if self._shuffled[0] != epoch:
-            self._shuffled = (epoch, shuffler(self.batches)(self.key, epoch))
-        shuffle, parts = self._shuffled[1], []
-        if start < self.batches.full_steps:
-            whole = _advance(self.step, self.batches)
-            end = min(stop, self.batches.full_steps)
-            reached, carry, out = whole(carry, self.data, shuffle, np.int32(start), np.int32(end))
-            end = int(reached)
-            parts.append(jax.tree.map(lambda x: x[start:end], jax.device_get(out)))
-            if not np.isfinite(parts[-1].cost[-1:]).all():
-                return carry, parts[0]
-        if stop > self.batches.full_steps:
-            if not parts:
-                carry = jax.tree.map(jnp.array, carry)  # Whose memory is overwritten, so not that of the caller.
-            carry, out = _last(self.step, self.batches)(carry, self.data, shuffle)
-            parts.append(jax.tree.map(lambda x: x[None], jax.device_get(out)))
-        return carry, concatenate(parts)
+        at, shuffle = self._shuffled
+        if at != epoch:
+            shuffle = self._shuffler(self.key, epoch)
+        bounds = np.int32(epoch), np.int32(start), np.int32(stop)
+        told, shuffle, carry = self._advance(self.numbers, carry, self.data, self.key, shuffle, *bounds)
+        done, reached, out = jax.device_get(told)
+        self._shuffled = int(reached), shuffle
+        return carry, jax.tree.map(lambda x: x[: int(done)], out)
+
+    def reach(self, start: int, epochs: int) -> float:
+        return min(start + self._capacity, epochs * self._of_epoch) if self._across else self._of_epoch
 
 
 class PythonLoop(Engine):
@@ -75,8 +86,9 @@ class PythonLoop(Engine):
     can be run again, and end it where they get large.
     """
 
-    def __init__(self, step: Callable, source: Source, key: jax.Array, aux: Any) -> None:
-        self.step, self.source, self.key, self.steps, self.aux = step, source, key, source.steps, aux
+    def __init__(self, step: Callable, numbers: Any, source: Source, key: jax.Array, aux: Any) -> None:
+        self.step, self.numbers, self.source, self.key, self.aux = _in_place(step), numbers, source, key, aux
+        self.steps = source.steps
         self._kept: list[Any] = []
         self._kept_from, self._at = (-1, -1), (-1, -1)
         self._batches: Iterator[Any] = iter(())
@@ -84,10 +96,10 @@ class PythonLoop(Engine):
 
     def run(self, carry: Any, epoch: int, start: int, stop: int) -> tuple[Any, Step]:
         """The carry after steps `start` to `stop`, or as many as there are batches or memory for, and the steps."""
-        carry, outs, run = jax.tree.map(jnp.array, carry), [], in_place(self.step)
+        carry, outs = jax.tree.map(jnp.array, carry), []
         again = (epoch, start) == self._kept_from
         for batch, others in self._kept[: stop - start] if again else self._fetched(epoch, start, stop - start):
-            carry, out = run(carry, batch, **others)
+            carry, out = self.step(self.numbers, carry, batch, **others)
             outs.append(out)
         if not again:
             self._at = (epoch, start + len(outs))
@@ -109,12 +121,8 @@ class PythonLoop(Engine):
 
 
 @functools.lru_cache(maxsize=32)
-def _last(step, batches):
-    def last(carry, data, shuffle):
-        batch, others = batches.gathered(data, shuffle, batches.full_steps, 1, batches.last_size)
-        return _on(step, carry, batch, others, 0)
-
-    return jax.jit(last, donate_argnums=0)
+def _in_place(step):
+    return jax.jit(step, donate_argnums=1)
 
 
 @functools.lru_cache(maxsize=32)
@@ -124,52 +132,92 @@ def chunk_and_step(step: Callable, batches: Batches) -> tuple[Callable, Callable
     def gather(data, shuffle, first):
         return batches.gathered(data, shuffle, first, batches.gather_at_once(data), batches.batch_size)
 
-    return jax.jit(gather), jax.jit(functools.partial(_on, step))
+    def on(numbers, carry, gathered, others, i):
+        batch, others = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), (gathered, others))
+        return step(numbers, carry, batch, **others)
 
-
-def _on(step, carry, batches, others, i):
-    batch, others = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), (batches, others))
-    return step(carry, batch, **others)
+    return jax.jit(gather), jax.jit(on)
 
 
 @functools.lru_cache(maxsize=32)
-def _advance(step, batches):
+def _advance(step, batches, capacity):
+    """Steps `start` to `stop`, counted from the first one of an epoch and on into those that follow.
+
+    What is told of at most `capacity` steps: how many were done, in which epoch the loop is, and their outs.
+    """
     gather, on = chunk_and_step(step, batches)
 
-    def advance(carry, data, shuffle, start, stop):
-        def proceed(state):
-            t, finite, _, _ = state
-            return (t < stop) & finite
+    def advance(numbers, carry, data, key, shuffle, epoch, start, stop):
+        count = batches.gather_at_once(data)
+
+        def may_go_on(state):
+            return (state["done"] < stop - start) & state["finite"]
+
+        def stepped(state, gathered, i):
+            carry, out = on(numbers, state["carry"], *gathered, i)
+            outs = jax.tree.map(lambda all_outs, x: all_outs.at[state["done"]].set(x), state["outs"], out)
+            moved = {"t": state["t"] + 1, "done": state["done"] + 1, "finite": jnp.isfinite(out.cost)}
+            return {**state, **moved, "carry": carry, "outs": outs}
 
         def chunk(state):
-            first, count = state[0], batches.gather_at_once(data)
-            gathered = gather(data, shuffle, first)
+            first, gathered = state["t"], gather(data, state["shuffle"], state["t"])
+            end = jnp.minimum(first + count, batches.full_steps)
+            return jax.lax.while_loop(
+                lambda state: may_go_on(state) & (state["t"] < end),
+                lambda state: stepped(state, gathered, state["t"] - first),
+                state,
+            )
 
-            def body(state):
-                t, _, carry, outs = state
-                carry, out = on(carry, *gathered, t - first)
-                outs = jax.tree.map(lambda all_outs, x: all_outs.at[t].set(x), outs, out)
-                return t + 1, jnp.isfinite(out.cost), carry, outs
+        def last(state):
+            smaller = batches.gathered(data, state["shuffle"], batches.full_steps, 1, batches.last_size)
+            check_alike(out, jax.eval_shape(on, numbers, carry, *smaller, 0)[1])
+            return stepped(state, smaller, 0)
 
-            return jax.lax.while_loop(lambda state: proceed(state) & (state[0] < first + count), body, state)
+        def next_epoch(state):
+            epoch = state["epoch"] + 1
+            return {**state, "epoch": epoch, "t": jnp.int32(0), "shuffle": batches.shuffle(key, epoch)}
 
-        _, out = jax.eval_shape(on, carry, *jax.eval_shape(gather, data, shuffle, start), start)
-        outs = jax.tree.map(lambda x: jnp.zeros((batches.full_steps, *x.shape), x.dtype), out)
-        t, _, carry, outs = jax.lax.while_loop(proceed, chunk, (start, jnp.array(True), carry, outs))
-        return t, carry, outs
+        def of_epoch(state):
+            state = jax.lax.while_loop(lambda state: may_go_on(state) & (state["t"] < batches.full_steps), chunk, state)
+            if batches.last_size:
+                state = jax.lax.cond(
+                    may_go_on(state) & (state["t"] == batches.full_steps), last, lambda state: state, state
+                )
+            return jax.lax.cond(state["t"] == batches.steps, next_epoch, lambda state: state, state)
+
+        _, out = jax.eval_shape(on, numbers, carry, *jax.eval_shape(gather, data, shuffle, start), start)
+        state = {
+            "t": start, "epoch": epoch, "done": jnp.int32(0), "finite": jnp.array(True), "shuffle": shuffle,
+            "carry": carry, "outs": jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), out),
+        }  # fmt: skip
+        state = jax.lax.while_loop(may_go_on, of_epoch, state)
+        return (state["done"], state["epoch"], state["outs"]), state["shuffle"], state["carry"]
 
     return jax.jit(advance)
 
 
-def engine_for(step: Callable, carry: Any, source: Source, key: jax.Array, loop: str = "auto") -> Engine:
+def engine_for(
+    loss: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    carry: Any,
+    source: Source,
+    key: jax.Array,
+    loop: str = "auto",
+    *,
+    has_aux: bool,
+    across: bool = False,
+) -> Engine:
     """The compiled loop, or one in Python for data that lies elsewhere and for steps that it is faster for."""
     if not isinstance(source, DeviceArrays):
         check_choice("loop, of data that is not on the device,", loop, ("auto", "python"))
+    update, numbers = update_of(optimizer, *carry)
+    step = gradient_step(loss, update, has_aux)
     if not isinstance(source, Arrays):
-        return PythonLoop(step, source, key, None)
+        return PythonLoop(step, numbers, source, key, None)
     gather, on = chunk_and_step(step, source.batches)
     chunk = jax.eval_shape(gather, source.data, jax.eval_shape(source.batches.shuffle, key, 0), np.int32(0))
-    _, out = jax.eval_shape(on, carry, *chunk, np.int32(0))
-    if isinstance(source, DeviceArrays) and choose_loop(loop, on, carry, *chunk, np.int32(0)) == "scan":
-        return CompiledLoop(step, source, key, out.aux)
-    return PythonLoop(step, source, key, out.aux)
+    arguments = (numbers, carry, *chunk, np.int32(0))
+    _, out = jax.eval_shape(on, *arguments)
+    if isinstance(source, DeviceArrays) and choose_loop(loop, on, *arguments) == "scan":
+        return CompiledLoop(step, numbers, source, key, out, across)
+    return PythonLoop(step, numbers, source, key, out.aux)

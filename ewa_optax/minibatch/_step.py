@@ -1,5 +1,6 @@
 """One step on a mini-batch, and what is known of it."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ewa_optax._shared_programs import Shared, shared
 from ewa_optax._stacks import unstack_leaves
 from ewa_optax.pieces._learning_rate import learning_rate_or_none
 
@@ -28,30 +30,77 @@ def concatenate(parts: list[Step]) -> Step:
     if not parts:
         return Step(np.zeros(0, np.float32), None, np.zeros(0, np.float32), None)
 
-    def join(path, *xs):
-        shapes = sorted({x.shape[1:] for x in xs})
+    check_alike(*(jax.tree.map(lambda x: x[0], part) for part in parts if len(part.cost)))
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+
+def check_alike(*steps: Step) -> None:
+    """Raises ValueError for auxiliary outputs that can't be stacked."""
+
+    def check(path, *xs):
+        shapes = sorted({x.shape for x in xs})
         if len(shapes) > 1:
             raise ValueError(
                 f"loss returned an aux{jax.tree_util.keystr(path[1:])} of shapes {shapes} for mini-batches of unlike "
                 "sizes, which can't be stacked; return something of one shape, such as a mean, or pass "
                 "remainder='mask' or 'drop'."
             )
-        return np.concatenate(xs)
 
-    return jax.tree_util.tree_map_with_path(join, *parts)
+    if steps:
+        jax.tree_util.tree_map_with_path(check, *steps)
 
 
-def gradient_step(loss: Callable[..., Any], optimizer: optax.GradientTransformation, has_aux: bool) -> Callable:
-    """`((params, opt_state), batch, **others) -> ((params, opt_state), Step)`."""
-    update = optax.with_extra_args_support(optimizer).update
+Update = Callable[..., tuple[Any, Any]]
+"""`(numbers, gradients, opt_state, params, told) -> (updates, opt_state)`, with the numbers of `update_of`."""
 
-    def step(carry, batch, **others):
+
+def update_of(optimizer: optax.GradientTransformation, params: Any, opt_state: Any) -> tuple[Update, Any]:
+    """The update of an optimizer, which is equal for optimizers that differ in their numbers only, and the numbers."""
+    plain = optax.with_extra_args_support(optimizer).update
+
+    def update(gradients, opt_state, params, grad, value):
+        return plain(gradients, opt_state, params, value=value, grad=grad, value_fn=_unknown)
+
+    try:
+        # Of the kind of the cost nothing is known yet: whoever asks for it has an update of its own.
+        cost = jax.ShapeDtypeStruct((), jnp.float32)
+        found = shared(update, params, opt_state, params, params, cost, unused=1)
+    except Exception:  # Which a step will raise again, where it is of use.
+        found = None
+    return (_Alike(found), found.numbers) if found else (_Alone(optimizer), None)
+
+
+def _unknown(params):
+    raise NotImplementedError("the cost is not known without a batch")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Alike:
+    shared: Shared
+
+    def __call__(self, numbers, gradients, opt_state, params, told):
+        return self.shared(numbers, gradients, opt_state, params, told["grad"], jnp.float32(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Alone:
+    optimizer: optax.GradientTransformation
+
+    def __call__(self, numbers, gradients, opt_state, params, told):
+        return optax.with_extra_args_support(self.optimizer).update(gradients, opt_state, params, **told)
+
+
+@functools.lru_cache(maxsize=32)  # One and the same function for equal arguments, so that nothing compiles twice.
+def gradient_step(loss: Callable[..., Any], update: Update, has_aux: bool) -> Callable:
+    """`(numbers, (params, opt_state), batch, **others) -> ((params, opt_state), Step)`."""
+
+    def step(numbers, carry, batch, **others):
         params, opt_state = carry
         objective = functools.partial(objective_of, loss, has_aux, batch, others)
         (cost, aux), gradients = jax.value_and_grad(objective, has_aux=True)(params)
         # What line searches and plateau schedules of optax ask for, as JAX gives it; others do not see it.
         told = dict(value=cost, grad=gradients, value_fn=lambda params: objective(params)[0])
-        updates, opt_state = update(jax.tree.map(_uphill, gradients), opt_state, params, **told)
+        updates, opt_state = update(numbers, jax.tree.map(_uphill, gradients), opt_state, params, told)
         examples = others["mask"].sum() if "mask" in others else jnp.float32(jax.tree.leaves(batch)[0].shape[0])
         return (optax.apply_updates(params, updates), opt_state), Step(
             cost, learning_rate_or_none(opt_state), examples, aux

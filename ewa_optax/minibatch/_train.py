@@ -1,5 +1,6 @@
 """Training as a pure function: a step on a mini-batch, and whole epochs of them without Python in between."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from ewa_optax._checks import check_functions, check_integer, check_key, check_t
 from ewa_optax.minibatch._batches import plan_batches
 from ewa_optax.minibatch._loops import scan
 from ewa_optax.minibatch._order import check_epoch
-from ewa_optax.minibatch._step import gradient_step
+from ewa_optax.minibatch._step import gradient_step, update_of
 
 
 class Trained(NamedTuple):
@@ -108,9 +109,19 @@ def train(
     check_trainable(params)
     epochs = check_integer("epochs", epochs, 1, remedy="one pass over the data is 1")
     batches = plan_batches(data, batch_size, remainder, order, shards, has_key=has_key)
-    step = gradient_step(loss, optimizer, has_aux)
     carry = (params, optimizer.init(params) if opt_state is None else opt_state)
-    (params, opt_state), out = jax.lax.scan(
-        lambda carry, epoch: scan(step, batches, carry, data, key, epoch), carry, epoch + jnp.arange(epochs)
-    )
+    update, numbers = update_of(optimizer, *carry)
+    whole = _whole(gradient_step(loss, update, has_aux), batches, epochs)
+    (params, opt_state), out = whole(numbers, carry, data, key, epoch)
     return Trained(params, opt_state, out.cost, out.learning_rate, out.aux)
+
+
+@functools.lru_cache(maxsize=32)
+def _whole(step, batches, epochs):
+    def whole(numbers, carry, data, key, epoch):
+        of_epoch = functools.partial(step, numbers)
+        return jax.lax.scan(
+            lambda carry, epoch: scan(of_epoch, batches, carry, data, key, epoch), carry, epoch + jnp.arange(epochs)
+        )
+
+    return jax.jit(whole)
