@@ -99,11 +99,9 @@ def _is_number(literal):
 def _called_by(equation):
     """The program that an equation calls, compiled as all of it is; None otherwise."""
     params = equation.params
-    if (
-        equation.primitive.name not in ("jit", "pjit")
-        or params["compiler_options_kvs"]
-        or any(params["donated_invars"])
-    ):
+    if equation.primitive.name not in ("jit", "pjit"):
+        return None
+    if params["compiler_options_kvs"] or any(params["donated_invars"]):
         return None
     placed = (*params["in_shardings"], *params["out_shardings"], *params["in_layouts"], *params["out_layouts"])
     if params["jaxpr"].consts or any(x is not None and type(x).__name__ != "UnspecifiedValue" for x in placed):
