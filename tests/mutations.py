@@ -642,9 +642,16 @@ MUTATIONS = (
     Mutation(
         "where gaps count as no time, weights fade in them",
         "ewa_optax/series/_gaps.py",
-        "return jnp.where(observed, faded, 0) if plan.skip else faded",
-        "return faded",
+        "faded, kept = jnp.where(observed, faded, 0), jnp.where(observed, kept, 1)",
+        "faded, kept = faded + 0 * observed, kept + 0 * observed",
         ("tests/series/test_series.py::test_means_are_those_of_pandas",),
+    ),
+    Mutation(
+        "the clock of a lane runs before its first value",
+        "ewa_optax/series/_gaps.py",
+        "gaps.waiting[:, None] & (time <= first[:, None])",
+        "gaps.waiting[:, None] & (time < 0)",
+        ("tests/series/test_missing_and_times.py::test_the_definition",),
     ),
     Mutation(
         "a past that has faded away has never been",

@@ -19,12 +19,14 @@ class EwaState(NamedTuple):
     """What an average carries on from one piece of a series to the next.
 
     The last average (NaN before the first value), the weight of the past (0 before the first value), and, with
-    `times=`, the last time. The first two are trees like the series, without its axis, in float32 or wider.
+    `times=`, the last time. The first two are trees like the series, without its axis, in float32 or wider. With
+    `times=` and `missing="skip"` there is such a tree of what is still `waiting` for its first value.
     """
 
     average: Any
     weight: Any
     time: jax.Array | None
+    waiting: Any = None
 
 
 class Part(NamedTuple):
@@ -35,6 +37,7 @@ class Part(NamedTuple):
     weight: jax.Array
     observed: jax.Array | None
     passed: jax.Array | None
+    waiting: Any
     fading: Fading
 
 
@@ -80,9 +83,11 @@ def read(
         if state is None
         else _continued(state, initial, leaves, shapes, structure)
     )
+    there = [_observed(each, leaf) for each, leaf in zip(spread("where", where, structure), leaves, strict=True)]
+    waiting = _waiting(state, shapes) if plan.skip and times is not None else [None] * len(leaves)
     parts = [
-        (Part(leaf, *past, _observed(there, leaf), passed, Fading.of(decay, _real(leaf))), axis)
-        for leaf, past, there, axis in zip(leaves, pasts, spread("where", where, structure), axes, strict=True)
+        (Part(leaf, *past, observed, passed, still, Fading.of(decay, _real(leaf))), axis)
+        for leaf, past, observed, still, axis in zip(leaves, pasts, there, waiting, axes, strict=True)
     ]
     return Request(parts, structure, last)
 
@@ -94,7 +99,8 @@ def in_three_axes(part: Part, axis: int, plan: Plan) -> tuple[jax.Array, jax.Arr
     lanes = shape[0], shape[2]
     observed = None if part.observed is None else part.observed.reshape(shape)
     passed = part.passed[::-1] if plan.reverse and part.passed is not None else part.passed
-    return x.reshape(shape), part.average.reshape(lanes), part.weight.reshape(lanes), Gaps(observed, passed)
+    waiting = None if part.waiting is None else part.waiting.reshape(lanes)
+    return x.reshape(shape), part.average.reshape(lanes), part.weight.reshape(lanes), Gaps(observed, passed, waiting)
 
 
 def check_array(leaf: Any) -> jax.Array:
@@ -180,6 +186,13 @@ def _continued(state, initial, leaves, shapes, structure):
         )
     wide = [(wide_dtype(leaf.dtype), _real(leaf)) for leaf in leaves]
     return [(v.astype(kinds[0]), w.astype(kinds[1])) for v, w, kinds in zip(averages, weights, wide, strict=True)]
+
+
+def _waiting(state, shapes):
+    """Which lanes have had no value yet; a state that does not say so was made where their clock was running."""
+    if state is None:
+        return [np.ones(shape, bool) for shape in shapes]
+    return [np.zeros(shape, bool) for shape in shapes] if state.waiting is None else jax.tree.leaves(state.waiting)
 
 
 def _observed(where, leaf):

@@ -53,7 +53,8 @@ def ewa(
         where: which values are there, a boolean array that broadcasts to `x`, or a tree of them. Then NaN where it is
             True is a value, and spreads.
         missing: what a missing value means. `"decay"`: time goes on, so that weights count steps. `"skip"`: as if it
-            had not been there, so that weights count values. Where one is missing, the average is that before it.
+            had not been there, so that weights count values, and of `times`, the interval up to it is part of the next
+            one: for lanes that are sampled at times of their own. Where one is missing, the average is that before it.
         times: for irregular samples, when each was taken: numbers in one dimension that do not fall. A decay then is
             per unit of time, and without `debias` the share of a value is what has faded since the last one; the first
             one counts as one unit after the past. NumPy arrays are subtracted in double precision.
@@ -147,13 +148,13 @@ def ewa_with_state(
     """
     plan = plan_of(debias, reverse, missing, method)
     request = read("ewa_with_state", x, decay, plan, state=state, axis=axis, initial=initial, where=where, times=times)
-    y, average, weight = _along(request, plan)
-    return y, EwaState(average, weight, kept_time(request.time))
+    y, average, weight, waiting = _along(request, plan)
+    return y, EwaState(average, weight, kept_time(request.time), waiting if plan.skip and times is not None else None)
 
 
 def _along(request, plan):
     found = [_averages(part, axis=axis, plan=plan, layout=layout_of(part.x)) for part, axis in request.parts]
-    return [request.structure.unflatten([each[i] for each in found]) for i in range(3)]
+    return [request.structure.unflatten([each[i] for each in found]) for i in range(4)]
 
 
 @functools.partial(jax.jit, static_argnames=("axis", "plan", "layout"))
@@ -161,4 +162,7 @@ def _averages(part, *, axis, plan, layout):
     y, average, weight = part.x, part.average, part.weight
     if y.size:
         y, average, weight = over_devices(part, axis, plan, layout)
-    return y, jnp.where(weight > 0, average, jnp.nan), weight
+    waiting = part.waiting
+    if waiting is not None:
+        waiting &= ~(~jnp.isnan(part.x) if part.observed is None else part.observed).any(axis)
+    return y, jnp.where(weight > 0, average, jnp.nan), weight, waiting

@@ -1,0 +1,138 @@
+"""Missing values, times and their pieces, against the definition: every value with a weight by its age, in float64."""
+
+import functools
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from cases import ROUGHLY
+
+from ewa_optax import series
+
+ROWS, LANES, PIECE = 24, 6, 8
+NAN = np.nan
+
+
+def defined(x, y, decay, *, debias, skip, initial=NAN, times=None):
+    """For each row of one lane the mean of `x`, and its covariance with `y`, with bias and without."""
+    there = ~np.isnan(x + y)
+    if skip and not there.all():  # As if the other rows had not been there.
+        times = None if times is None else times[there]
+        found = defined(x[there], y[there], decay, debias=debias, skip=True, initial=initial, times=times)
+        return np.concatenate([[(initial, NAN, NAN)], found])[np.cumsum(there)]
+    clock = np.arange(len(x)) if times is None else times
+    weights, values, found = np.array([0.0 if np.isnan(initial) else 1.0]), [(np.nan_to_num(initial), 0.0)], []
+    for i, interval in enumerate(np.diff(clock, prepend=clock[:1] - 1)):
+        weights = weights * decay**interval
+        if there[i]:
+            own = 1 - decay if debias else 1 - decay**interval if weights.any() else 1.0
+            weights, values = np.append(weights, own), [*values, (x[i], y[i])]
+            weights = weights if debias else weights / weights.sum()
+        if not weights.any():
+            found.append((NAN, NAN, NAN))
+            continue
+        w, (a, b) = weights / weights.sum(), np.array(values).T
+        pairs = np.triu(np.outer(w, w), 1)  # A covariance by pairs, which cancels nothing.
+        biased = (pairs * np.subtract.outer(a, a) * np.subtract.outer(b, b)).sum()
+        found.append((w @ a, biased, biased / (2 * pairs.sum()) if pairs.any() else NAN))
+    return np.array(found).reshape(-1, 3)
+
+
+def defined_by_lane(x, y, decay, initial, times, reverse, **options):
+    """The same of all lanes, by kind, row and lane."""
+    turn = slice(None, None, -1 if reverse else 1)
+    times = None if times is None else (-1 if reverse else 1) * times[turn]
+    lanes = [
+        defined(a[turn], b[turn], decay, initial=v, times=times, **options)[turn]
+        for a, b, v in zip(x.T, y.T, initial, strict=True)
+    ]
+    return np.moveaxis(np.array(lanes), -1, 0).swapaxes(1, 2)
+
+
+def some_data(seed):
+    """Lanes that miss values in ways of their own, one of them all; some begin with a past, some without; and times."""
+    rng = np.random.default_rng(seed)
+    x, y = 5 + rng.standard_normal((2, ROWS, LANES))
+    x[rng.random(x.shape) < rng.choice([0.0, 0.2, 0.6, 0.9], LANES)] = NAN
+    x[: rng.integers(ROWS), 1], x[rng.integers(ROWS) :, 2], x[:, 3] = NAN, NAN, NAN
+    initial = np.where(rng.random(LANES) < 0.5, NAN, rng.normal(size=LANES))
+    times = 1000 + np.cumsum(rng.choice([0, 1 / 8, 1, 2.25, 20], ROWS, p=[0.1, 0.3, 0.3, 0.2, 0.1]))
+    return x, y, rng.choice([0.3, 0.8, 0.95]), initial, times
+
+
+def told(x, where):
+    """A series whose missing values are NaN, or garbage beside a `where`."""
+    there = ~np.isnan(x)
+    return (np.where(there, x, 1e6), {"where": there}) if where else (x, {})
+
+
+@functools.cache
+def programs(method, debias, skip, reverse):
+    """Of a whole series, averages and covariances, with bias or without; and averages of a piece."""
+    options = dict(method=method, debias=debias, missing="skip" if skip else "decay", reverse=reverse)
+
+    @functools.partial(jax.jit, compiler_options=ROUGHLY)
+    def whole(x, y, decay, initial, **more):
+        average = series.ewa(x, decay, initial=initial, **more, **options)
+        return average, series.ewa_cov(x, y, decay, bias=reverse, **more, **options)
+
+    @functools.partial(jax.jit, compiler_options=ROUGHLY)
+    def piece(x, decay, state, **more):
+        return series.ewa_with_state(x, decay, state, **more, **options)
+
+    return whole, piece
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_dropped():
+    yield
+    programs.cache_clear()
+
+
+def assert_close(found, expected):
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
+
+
+WAYS = [
+    (method, debias, True, (i + i // 2) % 2 == 1)
+    for i, (method, debias) in enumerate(itertools.product([None, "associative"], [True, False]))
+]
+
+
+@pytest.mark.parametrize(("method", "debias", "skip", "reverse"), WAYS)
+def test_the_definition(method, debias, skip, reverse):
+    whole, piece = programs(method, debias, skip, reverse)
+    for seed in range(10):
+        x, y, decay, initial, times = some_data(seed)
+        z, where = told(x, debias == skip)
+        lanes = functools.partial(defined_by_lane, x, y, decay, reverse=reverse, debias=debias, skip=skip)
+        means, (_, *covariances) = lanes(initial, times)[0], lanes(np.full(LANES, NAN), times)
+        found = whole(z, y, decay, initial, times=times, **where)
+        assert_close(found[0], means)
+        assert_close(found[1], covariances[0 if reverse else 1])
+        state, first = None, {"initial": initial}
+        for i in () if method else range(0, ROWS, PIECE)[:: -1 if reverse else 1]:
+            part = slice(i, i + PIECE)
+            there = {name: each[part] for name, each in where.items()}
+            averages, state = piece(z[part], decay, state, times=times[part], **first, **there)
+            assert_close(averages, means[part])
+            first = {}
+
+
+def test_the_interval_up_to_a_row_that_is_skipped_is_part_of_the_next():
+    found = [series.ewa(np.array([1, NAN, 4]), 0.5, times=[0, t, 2], missing="skip")[-1] for t in (0, 1, 1.5, 2)]
+    np.testing.assert_allclose(found, 3.4, rtol=1e-6)
+
+
+def test_a_divided_series_waits_for_its_first_value():
+    mesh = jax.make_mesh((4,), ("time",), axis_types=(jax.sharding.AxisType.Explicit,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("time"))
+    average = jax.jit(functools.partial(series.ewa_with_state, missing="skip"), compiler_options=ROUGHLY)
+    x, y, decay, initial, times = some_data(2)
+    found, state = average(jax.device_put(np.float32(x), sharding), decay, initial=initial, times=times)
+    expected = defined_by_lane(x, y, decay, initial, times, False, debias=True, skip=True)[0]
+    assert_close(found, expected)
+    assert_close(state.average, expected[-1])
+    np.testing.assert_array_equal(state.waiting, np.isnan(x).all(0))
