@@ -647,6 +647,13 @@ MUTATIONS = (
         ("tests/series/test_series.py::test_means_are_those_of_pandas",),
     ),
     Mutation(
+        "a value behind a gap weighs what fades in all of it",
+        "ewa_optax/series/_gaps.py",
+        "since if plan.skip else passed",
+        "since",
+        ("tests/series/test_missing_and_times.py::test_the_definition",),
+    ),
+    Mutation(
         "the clock of a lane runs before its first value",
         "ewa_optax/series/_gaps.py",
         "gaps.waiting[:, None] & (time <= first[:, None])",
@@ -705,8 +712,8 @@ MUTATIONS = (
     Mutation(
         "one value has a variance without bias",
         "ewa_optax/series/_moments.py",
-        "(jnp.cumsum(observed, 1) > 1)",
-        "(jnp.cumsum(observed, 1) >= 1)",
+        "(jnp.cumsum(observed & (shares > 0), 1) > 1)",
+        "(jnp.cumsum(observed & (shares > 0), 1) >= 1)",
         ("tests/series/test_series.py::test_variances_deviations_and_covariances_are_those_of_pandas",),
     ),
     Mutation(

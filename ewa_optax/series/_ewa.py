@@ -45,8 +45,9 @@ def ewa(
             infinite or NaN.
         decay: $\beta$ in [0, 1), a number or a scalar array: averages over about $1/(1-\beta)$ steps, or units of time.
         axis: the axis of time, of every array.
-        debias: whether to divide by the sum of the weights. Without it the average starts from `initial` as if that had
-            been the value for ever.
+        debias: whether to divide by the sum of all weights. Without it the average starts from `initial` as if that had
+            been the value for ever, and the past weighs 1 after each value. Only behind missing ones, its weight
+            $\beta^k$ after $k$ steps, and that of the new value, $1 - \beta$, are divided by their sum.
         initial: the average before the first value: a number, an array that broadcasts to the shape of `x` without
             its axis, or a tree of them. None is 0, or, with `debias`, no past at all. NaN is no past: the average
             begins with the first value.
@@ -56,8 +57,10 @@ def ewa(
             had not been there, so that weights count values, and of `times`, the interval up to it is part of the next
             one: for lanes that are sampled at times of their own. Where one is missing, the average is that before it.
         times: for irregular samples, when each was taken: numbers in one dimension that do not fall. A decay then is
-            per unit of time, and without `debias` the share of a value is what has faded since the last one; the first
-            one counts as one unit after the past. NumPy arrays are subtracted in double precision.
+            per unit of time: times one unit apart are no times. Without `debias`, the own weight of a value is what
+            fades since the row before it, $1 - \beta^p$ after a time $p$, in place of $1 - \beta$; that of the past,
+            $\beta^k$, goes by the time since the last value. The first row counts as one unit after the past. NumPy
+            arrays are subtracted in double precision.
         reverse: whether the average runs from the last value to the first.
         method: `"serial"`, `"associative"` or `"blocks"`, for trying out. None is by shape and device. On a CPU:
             blocks for up to two lanes (the product of the axes behind `axis`), serial from three on, and for gaps and

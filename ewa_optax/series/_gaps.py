@@ -1,8 +1,9 @@
 r"""The share $s_t$ of each value in the average after it: $v_t = v_{t-1} + s_t (x_t - v_{t-1})$.
 
 With the bias corrected, all weights count: their sum is $w_t = \beta w_{t-1} + (1-\beta)$ where there is a value, and
-the share is $(1-\beta)/w_t$. Otherwise the past weighs 1 after each value, so the share is $1-\beta$, and after a gap
-of $k$ steps $(1-\beta)/(\beta^k + 1 - \beta)$; of irregular times it is what has faded since the last value.
+the share is $(1-\beta)/w_t$. Otherwise the past weighs 1 after each value, and a value what fades in its own interval,
+that since the row before: $1-\beta^p$, and without times $1-\beta$. So that is its share, and after a gap, in which the
+past has faded to $\beta^k$, it is $(1-\beta^p)/(\beta^k + 1 - \beta^p)$.
 """
 
 from typing import Any, NamedTuple
@@ -61,7 +62,10 @@ def next_share(past: Past, observed: Any, passed: Any, fading: Fading, plan: Pla
         shares = _shares(observed, past.kept + gained, fading.share)
         return shares, after._replace(gained=gained + jnp.where(observed, fading.share, 0))
     since = past.gained + _steps(observed, passed, past.waiting, plan)
-    return _plain_shares(observed, passed, since, fading), after._replace(gained=jnp.where(observed, 0, since))
+    shares = _plain_shares(observed, passed, since, fading, plan)
+    # A first value, even at the time of the row before.
+    shares = Shares(jnp.where(past.begun, shares.newest, observed), jnp.where(past.begun, shares.past, ~observed))
+    return shares, after._replace(gained=jnp.where(observed, 0, since))
 
 
 def all_shares(
@@ -84,7 +88,7 @@ def all_shares(
         there = observed.astype(weight.dtype)
         since = recurrence(jnp.where(observed, 0, steps), there, 1 - there, before, plan.method)
         before = jnp.concatenate([before[:, None], since[:, :-1]], 1) + steps
-        shares, last = _plain_shares(observed, passed, before, fading), fading.powers(since[:, -1])
+        shares, last = _plain_shares(observed, passed, before, fading, plan), fading.powers(since[:, -1])
     begun = time >= first
     newest, past = jnp.where(time == first, 1, shares.newest), jnp.where(time == first, 0, shares.past)
     return newest, past, begun, _weight(last, begun[:, -1])
@@ -110,7 +114,7 @@ def _steps(observed, passed, waiting, plan):
 
 
 def _fading(observed, passed, waiting, fading, plan):
-    """What fades of the past at each row, and what is kept of it. (Of times, not of steps: those differ by lane.)"""
+    """What fades of the past at each row, and what is kept of it."""
     faded, kept = fading.share, 1 - fading.share
     if plan.skip:
         faded, kept = jnp.where(observed, faded, 0), jnp.where(observed, kept, 1)
@@ -123,14 +127,14 @@ def _fading(observed, passed, waiting, fading, plan):
 
 
 def _shares(observed, before, newest):
-    total = jnp.where(observed, before + newest, 1)
-    return Shares(jnp.where(observed, jnp.minimum(newest / total, 1), 0), jnp.where(observed, before / total, 1))
+    counts = observed & (newest > 0)  # At the time of the row before, a value has no share.
+    total = jnp.where(counts, before + newest, 1)
+    return Shares(jnp.where(counts, jnp.minimum(newest / total, 1), 0), jnp.where(counts, before / total, 1))
 
 
-def _plain_shares(observed, passed, since, fading):
-    if passed is None:
-        return _shares(observed, fading.powers(since), fading.share)
-    return Shares(jnp.where(observed, fading.faded(since), 0), jnp.where(observed, fading.powers(since), 1))
+def _plain_shares(observed, passed, since, fading, plan):
+    own = fading.share if passed is None else fading.faded(since if plan.skip else passed)
+    return _shares(observed, fading.powers(since), own)
 
 
 def uneven_at_once(x, average, weight, fading, gaps, plan, dtype):

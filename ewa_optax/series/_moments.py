@@ -48,7 +48,7 @@ def ewa_cov(
         bias: whether to leave out the division, which makes up for averages that are taken from the same values.
         where: which pairs are there, as in `ewa`. Otherwise a pair is missing where one of the two is NaN.
         missing: as in `ewa`.
-        times: as in `ewa`.
+        times: as in `ewa`: the weights are the same.
         reverse: as in `ewa`.
         method: as in `ewa`.
 
@@ -275,7 +275,7 @@ def _unbiased(product, shares, kept, observed, fading, plan):
     kept = jnp.where(total > 0, _over(left, total, False), 1)
     shares = _over(shares * (2 - left), total, False)
     covariances = recurrence(shares * product / (2 - left), shares, kept, nothing, plan.method)
-    several = (jnp.cumsum(observed, 1) > 1) & (fading.share < 1)
+    several = (jnp.cumsum(observed & (shares > 0), 1) > 1) & (fading.share < 1)
     return jnp.where(several, covariances, jnp.nan)
 
 

@@ -96,8 +96,8 @@ def assert_close(found, expected):
 
 
 WAYS = [
-    (method, debias, True, (i + i // 2) % 2 == 1)
-    for i, (method, debias) in enumerate(itertools.product([None, "associative"], [True, False]))
+    (method, debias, skip, (i + i // 2 + i // 4) % 2 == 1)
+    for i, (method, debias, skip) in enumerate(itertools.product([None, "associative"], [True, False], [True, False]))
 ]
 
 
@@ -124,6 +124,24 @@ def test_the_definition(method, debias, skip, reverse):
 def test_the_interval_up_to_a_row_that_is_skipped_is_part_of_the_next():
     found = [series.ewa(np.array([1, NAN, 4]), 0.5, times=[0, t, 2], missing="skip")[-1] for t in (0, 1, 1.5, 2)]
     np.testing.assert_allclose(found, 3.4, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("method", "debias", "skip", "reverse"), [way for way in WAYS if not way[2]])
+def test_times_one_apart_are_none(method, debias, skip, reverse):
+    whole, _ = programs(method, debias, skip, reverse)
+    for seed in range(5):
+        x, y, decay, initial, _ = some_data(seed)
+        z, where = told(x, debias == skip)
+        lanes = functools.partial(defined_by_lane, x, y, decay, reverse=reverse, debias=debias, skip=skip)
+        found = whole(z, y, decay, initial, times=7 + np.arange(ROWS, dtype=float), **where)
+        assert_close(found[0], lanes(initial, None)[0])
+        assert_close(found[1], lanes(np.full(LANES, NAN), None)[1 if reverse else 2])
+
+
+def test_with_and_without_times_a_gap_is_the_same():
+    for times in (None, [0, 1, 2]):
+        found = series.ewa(np.array([1, NAN, 5]), 0.5, debias=False, initial=NAN, times=times)
+        np.testing.assert_allclose(found, [1, 1, 11 / 3], rtol=1e-6)
 
 
 def test_a_divided_series_waits_for_its_first_value():

@@ -179,9 +179,11 @@ def test_long_variances_deviations_and_covariances_are_those_of_pandas(choice, x
     check_moments(100_003, x64, DECAYS, GAPS, [choice])
 
 
-@pytest.mark.parametrize("gaps", GAPS[:3])
-@pytest.mark.parametrize("ignore_na", [False, True])
-@pytest.mark.parametrize("adjust", [False, True])
+# But where pandas is at odds with the weights that it documents, and has without times: (1 - alpha)**2 and alpha.
+TIMED = set(itertools.product([False, True], [False, True], GAPS[:3])) - {(False, False, "random")}
+
+
+@pytest.mark.parametrize(("adjust", "ignore_na", "gaps"), sorted(TIMED))
 def test_irregular_times_are_those_of_pandas(adjust, ignore_na, gaps):
     x, ticks = noisy(N, gaps), np.cumsum(np.random.default_rng(0).integers(0, 4 * 10**9, N))
     given = pd.Series(x.astype(np.float64), pd.to_datetime(ticks))
@@ -323,7 +325,10 @@ def test_pieces_are_the_whole(keywords, timed, gaps):
     def clock(part):
         return {"times": times[part]} if timed else {}
 
-    whole = exact(x, 0.95, **keywords, **clock(slice(None)))
+    if timed and keywords == {"debias": False}:  # See TIMED.
+        whole = np.asarray(series.ewa(x, 0.95, **keywords, **clock(slice(None))))
+    else:
+        whole = exact(x, 0.95, **keywords, **clock(slice(None)))
     parts, state, found = [slice(0, 40), slice(40, 40), slice(40, 80), slice(80, 120), slice(120, 160)], None, []
     for part in parts[::-1] if "reverse" in keywords else parts:
         first = {} if state is None else {"initial": None}
@@ -747,7 +752,7 @@ def test_conversions_are_those_of_pandas(way, pandas_name):
 
 X = np.ones((4, 2), np.float32)
 STATE = series.EwaState(X[0], X[0], None)
-TIMED = STATE._replace(time=np.int32(3))
+STATE_WITH_TIME = STATE._replace(time=np.int32(3))
 BAD = [
     (lambda: series.ewa(X, 1.0), ValueError, r"ewa: decay must be in \[0, 1\), got 1.0"),
     (lambda: series.ewa(X, jnp.array(1.2)), ValueError, r"decay must be in \[0, 1\), got 1.2"),
@@ -776,8 +781,12 @@ BAD = [
     (lambda: series.ewa_with_state(X, 0.9, STATE, times=[0, 1, 2, 3]), ValueError, "made without times"),
     (lambda: series.ewa_with_state(X[:, :1], 0.9, STATE), ValueError, "a state of shapes"),
     (lambda: series.ewa_with_state(X[:0], 0.9, times=[]), ValueError, "of one value at least in a first piece"),
-    (lambda: series.ewa_with_state(X, 0.9, TIMED, times=[2, 3, 4, 5]), ValueError, "2 comes after 3 of the piece"),
-    (lambda: series.ewa_with_state(X, 0.9, TIMED), ValueError, "times must go on"),
+    (
+        lambda: series.ewa_with_state(X, 0.9, STATE_WITH_TIME, times=[2, 3, 4, 5]),
+        ValueError,
+        "2 comes after 3 of the piece",
+    ),
+    (lambda: series.ewa_with_state(X, 0.9, STATE_WITH_TIME), ValueError, "times must go on"),
     (
         lambda: series.ewa_with_state(X, 0.9, times=2**40 + np.arange(4)),
         ValueError,
