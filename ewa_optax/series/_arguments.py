@@ -9,6 +9,7 @@ import numpy as np
 
 from ewa_optax._checks import Decay, check, check_choice
 from ewa_optax._numerics import Number, wide_dtype
+from ewa_optax.series._arrays import floats, given, is_list, masked
 from ewa_optax.series._plan import METHODS, Fading, Gaps, Plan
 
 LONGEST = 2**31 - 2**16
@@ -35,7 +36,7 @@ class Part(NamedTuple):
     x: jax.Array
     average: jax.Array
     weight: jax.Array
-    observed: jax.Array | None
+    observed: Any
     passed: jax.Array | None
     waiting: Any
     fading: Fading
@@ -62,7 +63,9 @@ def read(
     """The arguments of an average, checked; `function` is what the user called."""
     known = isinstance(decay, jax.Array) and not isinstance(decay, jax.core.Tracer) and decay.shape == ()
     check(function, "decay", float(decay) if known else decay, Decay)
-    leaves, structure = jax.tree.flatten(x)
+    leaves, structure = jax.tree.flatten(np.zeros(0) if type(x) is list and not x else x, is_list)
+    leaves = [given("a series", leaf) for leaf in leaves]
+    masks = [masked(leaf) for leaf in leaves]
     leaves = [check_array(leaf) for leaf in leaves]
     axes = [check_axis(axis, leaf) for leaf in leaves]
     for leaf, time in zip(leaves, axes, strict=True):
@@ -83,7 +86,7 @@ def read(
         if state is None
         else _continued(state, initial, leaves, shapes, structure)
     )
-    there = [_observed(each, leaf) for each, leaf in zip(spread("where", where, structure), leaves, strict=True)]
+    there = [_observed(*each) for each in zip(spread("where", where, structure), leaves, masks, strict=True)]
     waiting = _waiting(state, shapes) if plan.skip and times is not None else [None] * len(leaves)
     parts = [
         (Part(leaf, *past, observed, passed, still, Fading.of(decay, _real(leaf))), axis)
@@ -104,18 +107,13 @@ def in_three_axes(part: Part, axis: int, plan: Plan) -> tuple[jax.Array, jax.Arr
 
 
 def check_array(leaf: Any) -> jax.Array:
-    """One array of a series; integers as floats."""
-    try:
-        x = jnp.asarray(leaf)
-    except (TypeError, ValueError) as error:
-        kind = getattr(leaf, "dtype", None) or type(leaf).__name__
-        raise TypeError(f"a series must be an array of numbers, got {kind}; leave out what is none.") from error
-    if x.ndim == 0:
+    """One array of a series, in floats."""
+    if leaf.ndim == 0:
         raise ValueError(
-            f"a series must have an axis of time, got the scalar {leaf!r}; make an array: jnp.array([x]) of one value, "
-            "jnp.array(x) of a list, which is a tree of scalars."
+            f"a series must have an axis of time, got the scalar {leaf}; make an array: [x] of one value, and in lists "
+            "of numbers write NaN for a missing one."
         )
-    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
+    return jnp.asarray(floats(leaf))
 
 
 def check_axis(axis: Any, x: jax.Array) -> int:
@@ -139,17 +137,18 @@ def spread(name: str, value: Any, structure: Any) -> list[Any]:
     if value is None:
         return [None] * structure.num_leaves
     try:
-        return jax.tree.leaves(jax.tree.broadcast(value, structure.unflatten(range(structure.num_leaves))))
+        return structure.flatten_up_to(value)
+    except ValueError:
+        pass  # It is no tree like the series, but it may be less deep.
+    try:
+        whole = structure.unflatten(range(structure.num_leaves))
+        return jax.tree.leaves(jax.tree.broadcast(value, whole, is_list), is_leaf=is_list)
     except ValueError as error:
         raise ValueError(f"{name} must be one for all arrays, or a tree like the series; {error}") from error
 
 
-def fitting(name: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
-    """`value` as an array that broadcasts to that shape."""
-    array = value if isinstance(value, jax.Array) else np.asarray(value)
-    if array.dtype.kind in "USOmM":
-        raise TypeError(f"{name} must be an array of numbers, got {value!r}; make one, such as jnp.array([1.0]).")
-    array = jnp.asarray(array)
+def fitting(name: str, array: Any, shape: tuple[int, ...]) -> Any:
+    """The array, which must broadcast to that shape."""
     try:
         fits = np.broadcast_shapes(array.shape, shape) == shape
     except ValueError:
@@ -164,10 +163,10 @@ def _begun(initial, leaves, shapes, structure, plan):
     pasts = []
     for value, leaf, shape in zip(spread("initial", initial, structure), leaves, shapes, strict=True):
         known = value is not None or not plan.debias
-        if jnp.iscomplexobj(value) and not jnp.iscomplexobj(leaf):
+        average = floats(fitting("initial", given("initial", 0.0 if value is None else value), shape))
+        if jnp.iscomplexobj(average) and not jnp.iscomplexobj(leaf):
             raise TypeError(f"initial must be real for a real series, got {value!r}; take the part that you mean.")
-        average = fitting("initial", 0.0 if value is None else value, shape).astype(wide_dtype(leaf.dtype))
-        average = jnp.broadcast_to(average, shape)
+        average = jnp.broadcast_to(jnp.asarray(average, wide_dtype(leaf.dtype)), shape)
         pasts.append((average, jnp.where(jnp.isnan(average), 0, float(known)).astype(_real(leaf))))
     return pasts
 
@@ -195,13 +194,16 @@ def _waiting(state, shapes):
     return [np.zeros(shape, bool) for shape in shapes] if state.waiting is None else jax.tree.leaves(state.waiting)
 
 
-def _observed(where, leaf):
+def _observed(where, leaf, mask):
+    """Where values are there, if that is told: none that is masked, and none for which `where` itself is."""
     if where is None:
         return None
-    there = fitting("where", where, leaf.shape)
+    there = fitting("where", given("where", where), leaf.shape)
     if there.dtype != bool:
         raise TypeError(f"where must be boolean, got {there.dtype}; write where=array > 0, for example.")
-    return jnp.broadcast_to(there, leaf.shape)
+    there = there.filled(False) if isinstance(there, np.ma.MaskedArray) else there
+    there = there if mask is None else there & ~mask
+    return jnp.broadcast_to(there, leaf.shape) if isinstance(there, jax.Array) else np.broadcast_to(there, leaf.shape)
 
 
 def _real(leaf):
@@ -253,14 +255,25 @@ def kept_time(time: Any) -> jax.Array | None:
 
 
 def _check(times, length):
-    times = times if isinstance(times, jax.Array) else np.asarray(times)
-    if times.dtype.kind in "mM":
+    kind = getattr(times, "dtype", None)
+    if isinstance(kind, np.dtype) and kind.kind in "mM":
         raise TypeError(
-            f"times must be numbers, got {times.dtype}; count in a unit of time, such as days: "
+            f"times must be numbers, got {kind}; count in a unit of time, such as days: "
             "(times - times[0]) / numpy.timedelta64(1, 'D')."
         )
-    if times.dtype.kind not in "iuf" and not jnp.issubdtype(times.dtype, jnp.floating):
+    try:
+        times = given("times", times) if np.size(times) else np.zeros(0)
+    except TypeError as error:
+        kind = kind or type(times).__name__
+        raise TypeError(f"times must be numbers, got {kind}; count in a unit of time, such as days.") from error
+    if jnp.iscomplexobj(times) or times.dtype == bool:
         raise TypeError(f"times must be numbers, got {times.dtype}; count in a unit of time, such as days.")
+    if masked(times) is not None:
+        raise ValueError(
+            f"times must not be masked, got {masked(times).sum()} masked; leave out those rows: times.compressed(), and "
+            "x[~times.mask]."
+        )
+    times = times if isinstance(times, jax.Array) else np.ma.getdata(times)
     if times.shape != (length,):
         raise ValueError(f"times must have shape {(length,)}, one for each value along the axis, got {times.shape}.")
     if times.dtype.kind in "iu":

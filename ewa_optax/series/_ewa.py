@@ -40,9 +40,10 @@ def ewa(
     | `times=`, `halflife=` | `times=`, `decay_from_half_life` in units of time |
 
     Args:
-        x: an array, or a pytree of arrays that all have the axis. Float, complex, or integers, which count as floats.
-            NaN is a missing value, unless `where` says otherwise. An infinity is a value, after which the average is
-            infinite or NaN.
+        x: an array, or a pytree of arrays that all have the axis. Float, complex, or integers of any size, which count
+            as floats (but `jax.jit` narrows its arguments to 32 bits). A list of numbers is an array. NaN is a missing
+            value, unless `where` says otherwise, and so is what is masked in a masked array. An infinity is a value,
+            after which the average is infinite or NaN.
         decay: $\beta$ in [0, 1), a number or a scalar array: averages over about $1/(1-\beta)$ steps, or units of time.
         axis: the axis of time, of every array.
         debias: whether to divide by the sum of all weights. Without it the average starts from `initial` as if that had

@@ -177,7 +177,10 @@ def _covariances(function, series, decay, plan, kind, **options):
         raise ValueError(f"x and y must have the same shapes, got {shapes[0]} and {shapes[-1]}; broadcast one first.")
     found = []
     for (part, axis), *other in zip(*(request.parts for request in requests), strict=True):
-        y = other[0][0].x if other else None
+        y = None
+        if other:
+            y, there = other[0][0].x, other[0][0].observed
+            part = part if there is None else part._replace(observed=part.observed & there)  # Either may be masked.
         for z in (part.x,) if y is None else (part.x, y):
             if jnp.iscomplexobj(z):
                 raise TypeError(f"x and y must be real, got {z.dtype}; take the parts that you mean.")

@@ -748,11 +748,17 @@ def test_conversions_are_those_of_pandas(way, pandas_name):
     assert_close(series.ewa(x, decay), expected, 2e-6, 10)
 
 
+def test_short_integers_do_not_wrap_in_what_a_decay_means():
+    for span in (np.int8(127), jnp.int8(127), np.array(127, np.int8)):
+        np.testing.assert_allclose(series.decay_from_span(span), 126 / 128)
+    np.testing.assert_allclose(series.decay_from_center_of_mass(np.int8(127)), 127 / 128)
+
+
 # Bad arguments.
 
 X = np.ones((4, 2), np.float32)
 STATE = series.EwaState(X[0], X[0], None)
-STATE_WITH_TIME = STATE._replace(time=np.int32(3))
+AT_3 = STATE._replace(time=np.int32(3))
 BAD = [
     (lambda: series.ewa(X, 1.0), ValueError, r"ewa: decay must be in \[0, 1\), got 1.0"),
     (lambda: series.ewa(X, jnp.array(1.2)), ValueError, r"decay must be in \[0, 1\), got 1.2"),
@@ -764,7 +770,12 @@ BAD = [
     (lambda: series.ewa(X, "0.9"), TypeError, "decay must be a number"),
     (lambda: series.ewa(X, 0.9, axis=2), ValueError, r"axis must be from -2 to 1 for shape \(4, 2\), got 2"),
     (lambda: series.ewa(X, 0.9, axis=0.0), TypeError, "axis must be an integer, got 0.0"),
-    (lambda: series.ewa([1.0, 2.0], 0.9), ValueError, r"axis of time, got the scalar 1.0; .* jnp.array"),
+    (lambda: series.ewa(1.0, 0.9), ValueError, r"axis of time, got the scalar 1.0; make an array: \[x\]"),
+    (lambda: series.ewa([1.0, None], 0.9), ValueError, r"axis of time, got the scalar 1.0; .* write NaN for a missing"),
+    (lambda: series.ewa([[1, 2], [3]], 0.9), ValueError, "a series must be an array, got lists of several lengths"),
+    (lambda: series.ewa(jax.random.key(0), 0.9), TypeError, "a series must be an array of numbers, got key"),
+    (lambda: series.ewa(np.array(["1"], object), 0.9), TypeError, "a series must be an array of numbers, got object"),
+    (lambda: series.ewa(X, 0.9, times=np.ma.array(range(4), mask=[0, 1, 0, 0])), ValueError, "not be masked, got 1"),
     (lambda: series.ewa({"x": "text"}, 0.9), TypeError, "a series must be an array of numbers, got str"),
     (lambda: series.ewa(X, 0.9, where=np.ones(3, bool)), ValueError, r"where must broadcast to shape \(4, 2\)"),
     (lambda: series.ewa(X, 0.9, where=np.ones(2)), TypeError, "where must be boolean, got float"),
@@ -782,18 +793,18 @@ BAD = [
     (lambda: series.ewa_with_state(X[:, :1], 0.9, STATE), ValueError, "a state of shapes"),
     (lambda: series.ewa_with_state(X[:0], 0.9, times=[]), ValueError, "of one value at least in a first piece"),
     (
-        lambda: series.ewa_with_state(X, 0.9, STATE_WITH_TIME, times=[2, 3, 4, 5]),
+        lambda: series.ewa_with_state(X, 0.9, AT_3, times=[2, 3, 4, 5]),
         ValueError,
         "2 comes after 3 of the piece",
     ),
-    (lambda: series.ewa_with_state(X, 0.9, STATE_WITH_TIME), ValueError, "times must go on"),
+    (lambda: series.ewa_with_state(X, 0.9, AT_3), ValueError, "times must go on"),
     (
         lambda: series.ewa_with_state(X, 0.9, times=2**40 + np.arange(4)),
         ValueError,
         "times must fit int32 between pieces",
     ),
     (lambda: series.ewa(X, 0.9, initial=1j), TypeError, "initial must be real"),
-    (lambda: series.ewa(X, 0.9, initial="a"), TypeError, "initial must be an array of numbers, got 'a'"),
+    (lambda: series.ewa(X, 0.9, initial="a"), TypeError, "initial must be an array of numbers, got str"),
     (lambda: series.ewa_with_state(X, 0.9, 3.0), TypeError, "state must be an EwaState, got float"),
     (lambda: series.ewa_cov(X, X[:3], 0.9), ValueError, "x and y must have the same shapes"),
     (lambda: series.ewa_var(X + 1j, 0.9), TypeError, "x and y must be real, got complex64"),
