@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from ewa_optax._numerics import Number
-from ewa_optax.series._arguments import EwaState, kept_time, plan_of, read
+from ewa_optax.series._arguments import EwaState, plan_of, read
 from ewa_optax.series._sharding import layout_of, over_devices
+from ewa_optax.series._times import in_terms
 
 
 def ewa(
@@ -125,8 +126,9 @@ def ewa_with_state(
         initial: as in `ewa`, for the first piece.
         where: which values are there, as in `ewa`.
         missing: as in `ewa`.
-        times: as in `ewa`, on one clock for all pieces. Between pieces JAX keeps the last one, without x64 in 32 bits:
-            integers exactly (larger ones are an error), floats in float32.
+        times: as in `ewa`, on one clock for all pieces. Between pieces the last one is kept with all its digits, those
+            of double precision and of integers of 64 bits: NumPy's seconds since the first one or since 1970, or
+            nanoseconds. Arrays of JAX, narrowed to 32 bits before, are taken at their word.
         reverse: whether a piece runs backwards, and the next one is that before it.
         method: as in `ewa`.
 
@@ -153,7 +155,8 @@ def ewa_with_state(
     plan = plan_of(debias, reverse, missing, method)
     request = read("ewa_with_state", x, decay, plan, state=state, axis=axis, initial=initial, where=where, times=times)
     y, average, weight, waiting = _along(request, plan)
-    return y, EwaState(average, weight, kept_time(request.time), waiting if plan.skip and times is not None else None)
+    last = None if request.time is None else in_terms(request.time)
+    return y, EwaState(average, weight, last, waiting if plan.skip and times is not None else None)
 
 
 def _along(request, plan):

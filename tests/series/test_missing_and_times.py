@@ -4,6 +4,7 @@ import functools
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import ROUGHLY
@@ -154,3 +155,52 @@ def test_a_divided_series_waits_for_its_first_value():
     assert_close(found, expected)
     assert_close(state.average, expected[-1])
     np.testing.assert_array_equal(state.waiting, np.isnan(x).all(0))
+
+
+WEEK = np.cumsum(
+    np.random.default_rng(0).integers(0, 400, 4 * PIECE)
+)  # In milliseconds, of which a float32 has no week.
+CLOCKS = {
+    "seconds of a week": (6e5 + WEEK / 1000, 1000),
+    "scattered over the week": (np.sort(np.random.default_rng(0).integers(0, 604_800_000, 4 * PIECE)) / 1000, 1),
+    "seconds since 1970": (1_700_000_000 + WEEK / 1000, 1000),
+    "nanoseconds since 1970": (1_700_000_000_000_000_000 + 1_000_000 * WEEK, 1_000_000_000),
+    "unsigned": (np.uint64(2**63 - 1000) + WEEK.astype(np.uint64), 1000),
+    "before zero": (-6e5 + WEEK / 1000, 1000),
+    "a list": ((6e5 + WEEK / 1000).tolist(), 1000),
+}
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_a_week_of_milliseconds_in_chunks(clock, reverse):
+    (times, per_second), x = CLOCKS[clock], 5 + np.random.default_rng(1).standard_normal(4 * PIECE)
+    decay = 0.5 ** (1 / per_second) if isinstance(times, np.ndarray) and times.dtype.kind in "iu" else 0.5
+    whole, state = series.ewa(x, decay, times=times, reverse=reverse), None
+    for i in range(0, len(x), PIECE)[:: -1 if reverse else 1]:
+        part = slice(i, i + PIECE)
+        found, state = series.ewa_with_state(x[part], decay, state, times=times[part], reverse=reverse)
+        np.testing.assert_allclose(found, whole[part], rtol=1e-6)
+    assert state.time.dtype == np.float32
+    assert (
+        sum(map(int if "nano" in clock or "un" in clock else float, state.time.tolist())) == times[0 if reverse else -1]
+    )
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint32, np.float32])
+def test_times_of_jax_go_through_scan(kind):
+    start = {np.int32: -(2**31) + 3, np.uint32: 2**31 - 40, np.float32: 2**14}[kind]
+    ticks = start + np.cumsum(np.random.default_rng(0).integers(0, 4, 4 * PIECE))
+    x = 5 + np.random.default_rng(1).standard_normal(4 * PIECE)
+    whole, times = series.ewa(x, 0.5, times=ticks), jnp.asarray(ticks.astype(kind)).reshape(4, PIECE)
+    pieces = jnp.asarray(x).reshape(4, PIECE)
+    _, state = series.ewa_with_state(x[:PIECE], 0.5, times=ticks[:PIECE])
+
+    def next_piece(state, piece):
+        found, state = series.ewa_with_state(piece[0], 0.5, state, times=piece[1])
+        return state, found
+
+    _, found = jax.lax.scan(next_piece, state, (pieces[1:], times[1:]))
+    np.testing.assert_allclose(found.reshape(-1), whole[PIECE:], rtol=2e-6)
+    lanes = jax.eval_shape(jax.vmap(next_piece, (None, (0, None))), state, (pieces, times[0]))
+    assert lanes[1].shape == pieces.shape

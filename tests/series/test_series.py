@@ -762,7 +762,7 @@ AT_3 = STATE._replace(time=np.int32(3))
 BAD = [
     (lambda: series.ewa(X, 1.0), ValueError, r"ewa: decay must be in \[0, 1\), got 1.0"),
     (lambda: series.ewa(X, jnp.array(1.2)), ValueError, r"decay must be in \[0, 1\), got 1.2"),
-    (lambda: series.ewa_with_state(X, 0.9, times=1.7e9 + np.arange(4)), ValueError, "times must fit float32"),
+    (lambda: series.ewa_with_state(X, 0.9, times=[0, 1, 2, np.inf]), ValueError, "times must be finite .*, got inf"),
     (lambda: series.ewa_std(X, 2), ValueError, "ewa_std: decay must be in"),
     (lambda: series.ewa_cov(X, X, 2), ValueError, "ewa_cov: decay must be in"),
     (lambda: series.ewa_with_state(X, 2), ValueError, "ewa_with_state: decay must be in"),
@@ -798,11 +798,6 @@ BAD = [
         "2 comes after 3 of the piece",
     ),
     (lambda: series.ewa_with_state(X, 0.9, AT_3), ValueError, "times must go on"),
-    (
-        lambda: series.ewa_with_state(X, 0.9, times=2**40 + np.arange(4)),
-        ValueError,
-        "times must fit int32 between pieces",
-    ),
     (lambda: series.ewa(X, 0.9, initial=1j), TypeError, "initial must be real"),
     (lambda: series.ewa(X, 0.9, initial="a"), TypeError, "initial must be an array of numbers, got str"),
     (lambda: series.ewa_with_state(X, 0.9, 3.0), TypeError, "state must be an EwaState, got float"),
