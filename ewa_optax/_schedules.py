@@ -160,14 +160,14 @@ def schedule_staircase(
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay".
     """
-    rate, every = as_float(init_value), as_float(every)
-    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: rate * power(factor, epoch // every))
+    rate, length = as_float(init_value), as_float(every)
+    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: rate * power(factor, epoch // length))
 
 
 def _by_epoch(steps_per_epoch: Integer, first_epoch: Integer, rate: Callable[[jax.Array], jax.Array]) -> optax.Schedule:
     if not isinstance(steps_per_epoch, jax.Array):
         steps_per_epoch = int(steps_per_epoch)
-    first_epoch = as_float(first_epoch)
+    first = as_float(first_epoch)
 
     def schedule(count):
         if isinstance(count, jax.Array):
@@ -179,7 +179,7 @@ def _by_epoch(steps_per_epoch: Integer, first_epoch: Integer, rate: Callable[[ja
             count = _of_jax(count)
         # Divided as integers, since float32 has no odd ones above 2**24; added as floats, since integers wrap.
         epoch = count // steps_per_epoch
-        return rate(jnp.asarray(epoch if isinstance(epoch, jax.Array) else np.asarray(epoch, float)) + first_epoch)
+        return rate(jnp.asarray(epoch if isinstance(epoch, jax.Array) else np.asarray(epoch, float), float) + first)
 
     return schedule
 

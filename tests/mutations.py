@@ -741,15 +741,15 @@ MUTATIONS = (
     Mutation(
         "epochs are counted in floats, which have no odd numbers far out",
         "ewa_optax/_schedules.py",
-        "jnp.asarray(count // steps_per_epoch, float) + first_epoch",
-        "jnp.asarray(count, float) // steps_per_epoch + first_epoch",
+        "epoch = count // steps_per_epoch",
+        "epoch = jnp.asarray(count, float) // steps_per_epoch",
         ("tests/optimizers/test_worked_numbers.py::test_epochs_are_divided_as_integers",),
     ),
     Mutation(
         "a staircase drops an epoch late",
         "ewa_optax/_schedules.py",
-        "power(factor, epoch // every)",
-        "power(factor, (epoch - 1) // every)",
+        "power(factor, epoch // length)",
+        "power(factor, (epoch - 1) // length)",
         ("tests/optimizers/test_worked_numbers.py::test_schedules",),
     ),
     Mutation(
