@@ -138,15 +138,16 @@ def spread(name: str, value: Any, structure: Any) -> list[Any]:
     """One value for each array: of a tree those at the same place, else the same for all; None stays None."""
     if value is None:
         return [None] * structure.num_leaves
-    try:
-        return structure.flatten_up_to(value)
-    except ValueError:
-        pass  # It is no tree like the series, but it may be less deep.
-    try:
-        whole = structure.unflatten(range(structure.num_leaves))
-        return jax.tree.leaves(jax.tree.broadcast(value, whole, is_list), is_leaf=is_list)
-    except ValueError as error:
-        raise ValueError(f"{name} must be one for all arrays, or a tree like the series; {error}") from error
+    whole = structure.unflatten(range(structure.num_leaves))
+    # A tree like the series; one that is less deep; and then lists are arrays.
+    ways = lambda x: x, lambda x: jax.tree.broadcast(x, whole), lambda x: jax.tree.broadcast(x, whole, is_list)
+    reason = None
+    for way in ways:
+        try:
+            return structure.flatten_up_to(way(value))
+        except ValueError as error:
+            reason = error
+    raise ValueError(f"{name} must be one for all arrays, or a tree like the series; {reason}") from reason
 
 
 def fitting(name: str, array: Any, shape: tuple[int, ...]) -> Any:

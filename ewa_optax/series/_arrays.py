@@ -23,8 +23,10 @@ def given(name: str, x: Any) -> Any:
         raise ValueError(f"{name} must be an array, got lists of several lengths; fill them up with NaN.") from error
     except (TypeError, OverflowError) as error:
         raise _no_numbers(name, x) from error
-    if array.dtype == object and all(isinstance(each, int | float | complex) for each in array.flat):
-        return array.astype(complex if any(isinstance(each, complex) for each in array.flat) else float)
+    if array.dtype == object:
+        values = np.ravel(array).tolist()
+        if all(isinstance(each, int | float | complex) for each in values):
+            return array.astype(complex if any(isinstance(each, complex) for each in values) else float)
     if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
         raise _no_numbers(name, x)
     return array

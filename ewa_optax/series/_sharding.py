@@ -48,7 +48,8 @@ def specs_of(part: Part, axis: int, layout: Layout, names: Any) -> tuple[Partiti
     observed = None if part.observed is None else whole
     passed = None if part.passed is None else PartitionSpec(names)
     fading = Fading._make((PartitionSpec(), PartitionSpec()))
-    return whole, Part(whole, ends, ends, observed, passed, None if part.waiting is None else ends, fading)
+    waiting = None if part.waiting is None else ends
+    return whole, Part._make((whole, ends, ends, observed, passed, waiting, fading))
 
 
 def on_each(function: Any, layout: Layout, in_specs: Any, out_specs: Any) -> Any:
