@@ -18,6 +18,13 @@ Number = float | jax.Array
 _WIDE = {jnp.dtype(name) for name in ("float32", "float64", "complex64", "complex128")}
 
 
+def as_float(x: Number) -> Number:
+    """A number as a float: of an integer, JAX keeps 32 bits without a word, and sums of short ones wrap round."""
+    if isinstance(x, jax.Array):
+        return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
+    return float(x)
+
+
 @functools.cache
 def wide_dtype(dtype: Any) -> Any:
     """The dtype to compute and keep averages in: float32 for narrower floats, else the dtype itself."""

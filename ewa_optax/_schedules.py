@@ -10,10 +10,11 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ewa_optax._checks import Count, Positive, Whole, checked, rule
-from ewa_optax._numerics import Number, power
+from ewa_optax._numerics import Number, as_float, power
 
 InitialRate = Annotated[
     Number, rule("finite and 0 or more", lambda x: x >= 0, "updates point downhill; to climb, negate the loss")
@@ -57,7 +58,8 @@ def schedule_inverse_time(
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay"; Robbins and Monro, 1951.
     """
-    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: init_value / (1 + decay_rate * epoch))
+    rate, decay_rate = as_float(init_value), as_float(decay_rate)
+    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: rate / (1 + decay_rate * epoch))
 
 
 @checked
@@ -88,7 +90,8 @@ def schedule_exponential(
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay".
     """
-    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: init_value * power(factor, epoch))
+    rate = as_float(init_value)
+    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: rate * power(factor, epoch))
 
 
 @checked
@@ -119,7 +122,8 @@ def schedule_inverse_sqrt(
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay".
     """
-    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: k * init_value / jnp.sqrt(epoch))
+    rate, k = as_float(init_value), as_float(k)
+    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: k * rate / jnp.sqrt(epoch))
 
 
 @checked
@@ -156,18 +160,35 @@ def schedule_staircase(
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay".
     """
-    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: init_value * power(factor, epoch // every))
+    rate, length = as_float(init_value), as_float(every)
+    return _by_epoch(steps_per_epoch, first_epoch, lambda epoch: rate * power(factor, epoch // length))
 
 
 def _by_epoch(steps_per_epoch: Integer, first_epoch: Integer, rate: Callable[[jax.Array], jax.Array]) -> optax.Schedule:
     if not isinstance(steps_per_epoch, jax.Array):
         steps_per_epoch = int(steps_per_epoch)
+    first = as_float(first_epoch)
 
     def schedule(count):
-        if not isinstance(count, int):
-            count = jnp.asarray(count)
+        if isinstance(count, jax.Array):
             count = count.astype(jnp.promote_types(count.dtype, jnp.int32))
+        elif not isinstance(count, int):
+            count = np.asarray(count)
+            count = count.astype(np.promote_types(count.dtype, np.int32))
+        if isinstance(steps_per_epoch, jax.Array) and not isinstance(count, jax.Array):
+            count = _of_jax(count)
         # Divided as integers, since float32 has no odd ones above 2**24; added as floats, since integers wrap.
-        return rate(jnp.asarray(count // steps_per_epoch, float) + first_epoch)
+        epoch = count // steps_per_epoch
+        return rate(jnp.asarray(epoch if isinstance(epoch, jax.Array) else np.asarray(epoch, float), float) + first)
 
     return schedule
+
+
+def _of_jax(count):
+    """The count, which is to be divided by an array of JAX."""
+    most = jnp.iinfo(jnp.result_type(int)).max
+    if np.any(np.asarray(count) > most):
+        raise ValueError(
+            f"count must be at most {most} where steps_per_epoch is an array, got {count}; give that as a number."
+        )
+    return jnp.asarray(count)

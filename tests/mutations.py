@@ -642,9 +642,23 @@ MUTATIONS = (
     Mutation(
         "where gaps count as no time, weights fade in them",
         "ewa_optax/series/_gaps.py",
-        "return jnp.where(observed, faded, 0) if plan.skip else faded",
-        "return faded",
+        "faded, kept = jnp.where(observed, faded, 0), jnp.where(observed, kept, 1)",
+        "faded, kept = faded + 0 * observed, kept + 0 * observed",
         ("tests/series/test_series.py::test_means_are_those_of_pandas",),
+    ),
+    Mutation(
+        "a value behind a gap weighs what fades in all of it",
+        "ewa_optax/series/_gaps.py",
+        "since if plan.skip else passed",
+        "since",
+        ("tests/series/test_missing_and_times.py::test_the_definition",),
+    ),
+    Mutation(
+        "the clock of a lane runs before its first value",
+        "ewa_optax/series/_gaps.py",
+        "gaps.waiting[:, None] & (time <= first[:, None])",
+        "gaps.waiting[:, None] & (time < 0)",
+        ("tests/series/test_missing_and_times.py::test_the_definition",),
     ),
     Mutation(
         "a past that has faded away has never been",
@@ -655,14 +669,21 @@ MUTATIONS = (
     ),
     Mutation(
         "differences of short integers wrap round",
-        "ewa_optax/series/_arguments.py",
-        "times = times.astype(np.int64) if isinstance",
-        "times = times if isinstance",
+        "ewa_optax/series/_times.py",
+        "times.astype(np.int64 if whole else np.float64)",
+        "times",
         ("tests/series/test_series.py::test_differences_of_short_integers_do_not_wrap",),
     ),
     Mutation(
+        "a state keeps a time in one float32",
+        "ewa_optax/series/_times.py",
+        "rest -= type(rest)(terms[-1])",
+        "rest = type(rest)(0)",
+        ("tests/series/test_missing_and_times.py::test_a_week_of_milliseconds_in_chunks",),
+    ),
+    Mutation(
         "a piece that runs backwards goes on at the wrong end",
-        "ewa_optax/series/_arguments.py",
+        "ewa_optax/series/_times.py",
         "(times[-1], times[0]) if reverse",
         "(times[0], times[-1]) if reverse",
         ("tests/series/test_series.py::test_pieces_are_the_whole",),
@@ -698,8 +719,8 @@ MUTATIONS = (
     Mutation(
         "one value has a variance without bias",
         "ewa_optax/series/_moments.py",
-        "(jnp.cumsum(observed, 1) > 1)",
-        "(jnp.cumsum(observed, 1) >= 1)",
+        "(jnp.cumsum(observed & (shares > 0), 1) > 1)",
+        "(jnp.cumsum(observed & (shares > 0), 1) >= 1)",
         ("tests/series/test_series.py::test_variances_deviations_and_covariances_are_those_of_pandas",),
     ),
     Mutation(
@@ -720,15 +741,15 @@ MUTATIONS = (
     Mutation(
         "epochs are counted in floats, which have no odd numbers far out",
         "ewa_optax/_schedules.py",
-        "jnp.asarray(count // steps_per_epoch, float) + first_epoch",
-        "jnp.asarray(count, float) // steps_per_epoch + first_epoch",
+        "epoch = count // steps_per_epoch",
+        "epoch = jnp.asarray(count, float) // steps_per_epoch",
         ("tests/optimizers/test_worked_numbers.py::test_epochs_are_divided_as_integers",),
     ),
     Mutation(
         "a staircase drops an epoch late",
         "ewa_optax/_schedules.py",
-        "power(factor, epoch // every)",
-        "power(factor, (epoch - 1) // every)",
+        "power(factor, epoch // length)",
+        "power(factor, (epoch - 1) // length)",
         ("tests/optimizers/test_worked_numbers.py::test_schedules",),
     ),
     Mutation(

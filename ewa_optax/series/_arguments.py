@@ -9,7 +9,9 @@ import numpy as np
 
 from ewa_optax._checks import Decay, check, check_choice
 from ewa_optax._numerics import Number, wide_dtype
+from ewa_optax.series._arrays import floats, given, is_list, masked
 from ewa_optax.series._plan import METHODS, Fading, Gaps, Plan
+from ewa_optax.series._times import passed_between
 
 LONGEST = 2**31 - 2**16
 """So that loops can count places in integers of 32 bits."""
@@ -19,12 +21,15 @@ class EwaState(NamedTuple):
     """What an average carries on from one piece of a series to the next.
 
     The last average (NaN before the first value), the weight of the past (0 before the first value), and, with
-    `times=`, the last time. The first two are trees like the series, without its axis, in float32 or wider.
+    `times=`, the last time, as three float32 whose sum it is. The first two are trees like the series, without its
+    axis, in float32 or wider. With `times=` and `missing="skip"` there is such a tree of what is still `waiting` for
+    its first value.
     """
 
     average: Any
     weight: Any
     time: jax.Array | None
+    waiting: Any = None
 
 
 class Part(NamedTuple):
@@ -33,8 +38,9 @@ class Part(NamedTuple):
     x: jax.Array
     average: jax.Array
     weight: jax.Array
-    observed: jax.Array | None
+    observed: Any
     passed: jax.Array | None
+    waiting: Any
     fading: Fading
 
 
@@ -59,7 +65,9 @@ def read(
     """The arguments of an average, checked; `function` is what the user called."""
     known = isinstance(decay, jax.Array) and not isinstance(decay, jax.core.Tracer) and decay.shape == ()
     check(function, "decay", float(decay) if known else decay, Decay)
-    leaves, structure = jax.tree.flatten(x)
+    leaves, structure = jax.tree.flatten(np.zeros(0) if type(x) is list and not x else x, is_list)
+    leaves = [given("a series", leaf) for leaf in leaves]
+    masks = [masked(leaf) for leaf in leaves]
     leaves = [check_array(leaf) for leaf in leaves]
     axes = [check_axis(axis, leaf) for leaf in leaves]
     for leaf, time in zip(leaves, axes, strict=True):
@@ -80,9 +88,11 @@ def read(
         if state is None
         else _continued(state, initial, leaves, shapes, structure)
     )
+    there = [_observed(*each) for each in zip(spread("where", where, structure), leaves, masks, strict=True)]
+    waiting = _waiting(state, shapes) if plan.skip and times is not None else [None] * len(leaves)
     parts = [
-        (Part(leaf, *past, _observed(there, leaf), passed, Fading.of(decay, _real(leaf))), axis)
-        for leaf, past, there, axis in zip(leaves, pasts, spread("where", where, structure), axes, strict=True)
+        (Part(leaf, *past, observed, passed, still, Fading.of(decay, _real(leaf))), axis)
+        for leaf, past, observed, still, axis in zip(leaves, pasts, there, waiting, axes, strict=True)
     ]
     return Request(parts, structure, last)
 
@@ -94,22 +104,18 @@ def in_three_axes(part: Part, axis: int, plan: Plan) -> tuple[jax.Array, jax.Arr
     lanes = shape[0], shape[2]
     observed = None if part.observed is None else part.observed.reshape(shape)
     passed = part.passed[::-1] if plan.reverse and part.passed is not None else part.passed
-    return x.reshape(shape), part.average.reshape(lanes), part.weight.reshape(lanes), Gaps(observed, passed)
+    waiting = None if part.waiting is None else part.waiting.reshape(lanes)
+    return x.reshape(shape), part.average.reshape(lanes), part.weight.reshape(lanes), Gaps(observed, passed, waiting)
 
 
 def check_array(leaf: Any) -> jax.Array:
-    """One array of a series; integers as floats."""
-    try:
-        x = jnp.asarray(leaf)
-    except (TypeError, ValueError) as error:
-        kind = getattr(leaf, "dtype", None) or type(leaf).__name__
-        raise TypeError(f"a series must be an array of numbers, got {kind}; leave out what is none.") from error
-    if x.ndim == 0:
+    """One array of a series, in floats."""
+    if leaf.ndim == 0:
         raise ValueError(
-            f"a series must have an axis of time, got the scalar {leaf!r}; make an array: jnp.array([x]) of one value, "
-            "jnp.array(x) of a list, which is a tree of scalars."
+            f"a series must have an axis of time, got the scalar {leaf}; make an array: [x] of one value, and in lists "
+            "of numbers write NaN for a missing one."
         )
-    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
+    return jnp.asarray(floats(leaf))
 
 
 def check_axis(axis: Any, x: jax.Array) -> int:
@@ -132,18 +138,20 @@ def spread(name: str, value: Any, structure: Any) -> list[Any]:
     """One value for each array: of a tree those at the same place, else the same for all; None stays None."""
     if value is None:
         return [None] * structure.num_leaves
-    try:
-        return jax.tree.leaves(jax.tree.broadcast(value, structure.unflatten(range(structure.num_leaves))))
-    except ValueError as error:
-        raise ValueError(f"{name} must be one for all arrays, or a tree like the series; {error}") from error
+    whole = structure.unflatten(range(structure.num_leaves))
+    # A tree like the series; one that is less deep; and then lists are arrays.
+    ways = lambda x: x, lambda x: jax.tree.broadcast(x, whole), lambda x: jax.tree.broadcast(x, whole, is_list)
+    reason = None
+    for way in ways:
+        try:
+            return structure.flatten_up_to(way(value))
+        except ValueError as error:
+            reason = error
+    raise ValueError(f"{name} must be one for all arrays, or a tree like the series; {reason}") from reason
 
 
-def fitting(name: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
-    """`value` as an array that broadcasts to that shape."""
-    array = value if isinstance(value, jax.Array) else np.asarray(value)
-    if array.dtype.kind in "USOmM":
-        raise TypeError(f"{name} must be an array of numbers, got {value!r}; make one, such as jnp.array([1.0]).")
-    array = jnp.asarray(array)
+def fitting(name: str, array: Any, shape: tuple[int, ...]) -> Any:
+    """The array, which must broadcast to that shape."""
     try:
         fits = np.broadcast_shapes(array.shape, shape) == shape
     except ValueError:
@@ -158,10 +166,10 @@ def _begun(initial, leaves, shapes, structure, plan):
     pasts = []
     for value, leaf, shape in zip(spread("initial", initial, structure), leaves, shapes, strict=True):
         known = value is not None or not plan.debias
-        if jnp.iscomplexobj(value) and not jnp.iscomplexobj(leaf):
+        average = floats(fitting("initial", given("initial", 0.0 if value is None else value), shape))
+        if jnp.iscomplexobj(average) and not jnp.iscomplexobj(leaf):
             raise TypeError(f"initial must be real for a real series, got {value!r}; take the part that you mean.")
-        average = fitting("initial", 0.0 if value is None else value, shape).astype(wide_dtype(leaf.dtype))
-        average = jnp.broadcast_to(average, shape)
+        average = jnp.broadcast_to(jnp.asarray(average, wide_dtype(leaf.dtype)), shape)
         pasts.append((average, jnp.where(jnp.isnan(average), 0, float(known)).astype(_real(leaf))))
     return pasts
 
@@ -182,77 +190,24 @@ def _continued(state, initial, leaves, shapes, structure):
     return [(v.astype(kinds[0]), w.astype(kinds[1])) for v, w, kinds in zip(averages, weights, wide, strict=True)]
 
 
-def _observed(where, leaf):
+def _waiting(state, shapes):
+    """Which lanes have had no value yet; a state that does not say so was made where their clock was running."""
+    if state is None:
+        return [np.ones(shape, bool) for shape in shapes]
+    return [np.zeros(shape, bool) for shape in shapes] if state.waiting is None else jax.tree.leaves(state.waiting)
+
+
+def _observed(where, leaf, mask):
+    """Where values are there, if that is told: none that is masked, and none for which `where` itself is."""
     if where is None:
         return None
-    there = fitting("where", where, leaf.shape)
+    there = fitting("where", given("where", where), leaf.shape)
     if there.dtype != bool:
         raise TypeError(f"where must be boolean, got {there.dtype}; write where=array > 0, for example.")
-    return jnp.broadcast_to(there, leaf.shape)
+    there = there.filled(False) if isinstance(there, np.ma.MaskedArray) else there
+    there = there if mask is None else there & ~mask
+    return jnp.broadcast_to(there, leaf.shape) if isinstance(there, jax.Array) else np.broadcast_to(there, leaf.shape)
 
 
 def _real(leaf):
     return jnp.finfo(wide_dtype(leaf.dtype)).dtype
-
-
-def passed_between(
-    times: Any, lengths: set[int], begun: bool, before: jax.Array | None, reverse: bool
-) -> tuple[jax.Array | None, Any]:
-    """The time between each value and the one before it in the average, and the time of the last; None without times.
-
-    `before` is the time of the value before the first, where the series has `begun`; else that is one unit before it.
-    """
-    if times is None:
-        if before is not None:
-            raise ValueError(
-                "times must go on where the state was made with times, got None; give those of this piece."
-            )
-        return None, None
-    if begun and before is None:
-        raise ValueError("times must be None where the state was made without times; begin with state=None.")
-    if len(lengths) > 1:
-        raise ValueError(
-            f"times must be those of all arrays, but their lengths are {sorted(lengths)}; call once for each."
-        )
-    times = _check(times, next(iter(lengths)) if lengths else len(times))
-    if times.size == 0:
-        if before is None:
-            raise ValueError("times must be of one value at least in a first piece; begin with the first values.")
-        return jnp.zeros(0), before
-    inside = jnp.asarray(np.diff(times) if isinstance(times, np.ndarray) else jnp.diff(times), float)
-    first, last = (times[-1], times[0]) if reverse else (times[0], times[-1])
-    since = 1.0
-    if before is not None:
-        since = before - first if reverse else first - before
-        if not isinstance(since, jax.core.Tracer) and since < 0:
-            raise ValueError(f"times must not fall, but {first} comes after {before} of the piece before; sort them.")
-    since = jnp.asarray([since], float)
-    return jnp.concatenate([inside, since] if reverse else [since, inside]), last
-
-
-def kept_time(time: Any) -> jax.Array | None:
-    """A time as an array of JAX, for a state."""
-    if isinstance(time, np.number) and abs(float(time) - float(jnp.asarray(time))) > 1e-3:
-        raise ValueError(
-            f"times must fit {jnp.asarray(time).dtype} between pieces, got {time}; subtract the first of all."
-        )
-    return None if time is None else jnp.asarray(time)
-
-
-def _check(times, length):
-    times = times if isinstance(times, jax.Array) else np.asarray(times)
-    if times.dtype.kind in "mM":
-        raise TypeError(
-            f"times must be numbers, got {times.dtype}; count in a unit of time, such as days: "
-            "(times - times[0]) / numpy.timedelta64(1, 'D')."
-        )
-    if times.dtype.kind not in "iuf" and not jnp.issubdtype(times.dtype, jnp.floating):
-        raise TypeError(f"times must be numbers, got {times.dtype}; count in a unit of time, such as days.")
-    if times.shape != (length,):
-        raise ValueError(f"times must have shape {(length,)}, one for each value along the axis, got {times.shape}.")
-    if times.dtype.kind in "iu":
-        # Differences of shorter or unsigned integers wrap round.
-        times = times.astype(np.int64) if isinstance(times, np.ndarray) else times.astype(int)
-    if not isinstance(times, jax.core.Tracer) and not np.all(np.diff(np.asarray(times)) >= 0):
-        raise ValueError("times must not fall, and none may be NaN; sort them, and the series with them.")
-    return times

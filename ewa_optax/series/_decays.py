@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ewa_optax._checks import Decay, check_integer, checked, rule
-from ewa_optax._numerics import Number
+from ewa_optax._numerics import Number, as_float
 from ewa_optax.series._plan import Fading
 
 Span = Annotated[
@@ -97,6 +97,7 @@ def decay_from_span(span: Span) -> Number:
     Reference:
         `pandas.DataFrame.ewm(span=...)`.
     """
+    span = as_float(span)
     return (span - 1) / (span + 1)
 
 
@@ -199,6 +200,7 @@ def decay_from_center_of_mass(center_of_mass: CenterOfMass) -> Number:
     Reference:
         `pandas.DataFrame.ewm(com=...)`.
     """
+    center_of_mass = as_float(center_of_mass)
     return center_of_mass / (1 + center_of_mass)
 
 

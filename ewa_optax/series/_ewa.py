@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from ewa_optax._numerics import Number
-from ewa_optax.series._arguments import EwaState, kept_time, plan_of, read
+from ewa_optax.series._arguments import EwaState, plan_of, read
 from ewa_optax.series._sharding import layout_of, over_devices
+from ewa_optax.series._times import in_terms
 
 
 def ewa(
@@ -40,23 +41,28 @@ def ewa(
     | `times=`, `halflife=` | `times=`, `decay_from_half_life` in units of time |
 
     Args:
-        x: an array, or a pytree of arrays that all have the axis. Float, complex, or integers, which count as floats.
-            NaN is a missing value, unless `where` says otherwise. An infinity is a value, after which the average is
-            infinite or NaN.
+        x: an array, or a pytree of arrays that all have the axis. Float, complex, or integers of any size, which count
+            as floats (but `jax.jit` narrows its arguments to 32 bits). A list of numbers is an array. NaN is a missing
+            value, unless `where` says otherwise, and so is what is masked in a masked array. An infinity is a value,
+            after which the average is infinite or NaN.
         decay: $\beta$ in [0, 1), a number or a scalar array: averages over about $1/(1-\beta)$ steps, or units of time.
         axis: the axis of time, of every array.
-        debias: whether to divide by the sum of the weights. Without it the average starts from `initial` as if that had
-            been the value for ever.
+        debias: whether to divide by the sum of all weights. Without it the average starts from `initial` as if that had
+            been the value for ever, and the past weighs 1 after each value. Only behind missing ones, its weight
+            $\beta^k$ after $k$ steps, and that of the new value, $1 - \beta$, are divided by their sum.
         initial: the average before the first value: a number, an array that broadcasts to the shape of `x` without
             its axis, or a tree of them. None is 0, or, with `debias`, no past at all. NaN is no past: the average
             begins with the first value.
         where: which values are there, a boolean array that broadcasts to `x`, or a tree of them. Then NaN where it is
             True is a value, and spreads.
         missing: what a missing value means. `"decay"`: time goes on, so that weights count steps. `"skip"`: as if it
-            had not been there, so that weights count values. Where one is missing, the average is that before it.
+            had not been there, so that weights count values, and of `times`, the interval up to it is part of the next
+            one: for lanes that are sampled at times of their own. Where one is missing, the average is that before it.
         times: for irregular samples, when each was taken: numbers in one dimension that do not fall. A decay then is
-            per unit of time, and without `debias` the share of a value is what has faded since the last one; the first
-            one counts as one unit after the past. NumPy arrays are subtracted in double precision.
+            per unit of time: times one unit apart are no times. Without `debias`, the own weight of a value is what
+            fades since the row before it, $1 - \beta^p$ after a time $p$, in place of $1 - \beta$; that of the past,
+            $\beta^k$, goes by the time since the last value. The first row counts as one unit after the past. NumPy
+            arrays are subtracted in double precision.
         reverse: whether the average runs from the last value to the first.
         method: `"serial"`, `"associative"` or `"blocks"`, for trying out. None is by shape and device. On a CPU:
             blocks for up to two lanes (the product of the axes behind `axis`), serial from three on, and for gaps and
@@ -120,8 +126,9 @@ def ewa_with_state(
         initial: as in `ewa`, for the first piece.
         where: which values are there, as in `ewa`.
         missing: as in `ewa`.
-        times: as in `ewa`, on one clock for all pieces. Between pieces JAX keeps the last one, without x64 in 32 bits:
-            integers exactly (larger ones are an error), floats in float32.
+        times: as in `ewa`, on one clock for all pieces. Between pieces the last one is kept with all its digits, those
+            of double precision and of integers of 64 bits: NumPy's seconds since the first one or since 1970, or
+            nanoseconds. Arrays of JAX, narrowed to 32 bits before, are taken at their word.
         reverse: whether a piece runs backwards, and the next one is that before it.
         method: as in `ewa`.
 
@@ -147,13 +154,14 @@ def ewa_with_state(
     """
     plan = plan_of(debias, reverse, missing, method)
     request = read("ewa_with_state", x, decay, plan, state=state, axis=axis, initial=initial, where=where, times=times)
-    y, average, weight = _along(request, plan)
-    return y, EwaState(average, weight, kept_time(request.time))
+    y, average, weight, waiting = _along(request, plan)
+    last = None if request.time is None else in_terms(request.time)
+    return y, EwaState(average, weight, last, waiting if plan.skip and times is not None else None)
 
 
 def _along(request, plan):
     found = [_averages(part, axis=axis, plan=plan, layout=layout_of(part.x)) for part, axis in request.parts]
-    return [request.structure.unflatten([each[i] for each in found]) for i in range(3)]
+    return [request.structure.unflatten([each[i] for each in found]) for i in range(4)]
 
 
 @functools.partial(jax.jit, static_argnames=("axis", "plan", "layout"))
@@ -161,4 +169,7 @@ def _averages(part, *, axis, plan, layout):
     y, average, weight = part.x, part.average, part.weight
     if y.size:
         y, average, weight = over_devices(part, axis, plan, layout)
-    return y, jnp.where(weight > 0, average, jnp.nan), weight
+    waiting = part.waiting
+    if waiting is not None:
+        waiting &= ~(~jnp.isnan(part.x) if part.observed is None else part.observed).any(axis)
+    return y, jnp.where(weight > 0, average, jnp.nan), weight, waiting

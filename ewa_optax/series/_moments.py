@@ -48,7 +48,7 @@ def ewa_cov(
         bias: whether to leave out the division, which makes up for averages that are taken from the same values.
         where: which pairs are there, as in `ewa`. Otherwise a pair is missing where one of the two is NaN.
         missing: as in `ewa`.
-        times: as in `ewa`.
+        times: as in `ewa`: the weights are the same.
         reverse: as in `ewa`.
         method: as in `ewa`.
 
@@ -177,7 +177,10 @@ def _covariances(function, series, decay, plan, kind, **options):
         raise ValueError(f"x and y must have the same shapes, got {shapes[0]} and {shapes[-1]}; broadcast one first.")
     found = []
     for (part, axis), *other in zip(*(request.parts for request in requests), strict=True):
-        y = other[0][0].x if other else None
+        y = None
+        if other:
+            y, there = other[0][0].x, other[0][0].observed
+            part = part if there is None else part._replace(observed=part.observed & there)  # Either may be masked.
         for z in (part.x,) if y is None else (part.x, y):
             if jnp.iscomplexobj(z):
                 raise TypeError(f"x and y must be real, got {z.dtype}; take the parts that you mean.")
@@ -275,7 +278,7 @@ def _unbiased(product, shares, kept, observed, fading, plan):
     kept = jnp.where(total > 0, _over(left, total, False), 1)
     shares = _over(shares * (2 - left), total, False)
     covariances = recurrence(shares * product / (2 - left), shares, kept, nothing, plan.method)
-    several = (jnp.cumsum(observed, 1) > 1) & (fading.share < 1)
+    several = (jnp.cumsum(observed & (shares > 0), 1) > 1) & (fading.share < 1)
     return jnp.where(several, covariances, jnp.nan)
 
 

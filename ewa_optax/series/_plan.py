@@ -18,18 +18,20 @@ class Plan(NamedTuple):
     debias: bool
     reverse: bool
     skip: bool
-    """A missing value counts as no time."""
+    """A row whose value is missing counts as if it had not been there."""
     method: str | None
 
 
 class Gaps(NamedTuple):
-    """Which values are there (series, time, lanes), and, unless always 1, the time since the one before (time,).
+    """Which values are there (series, time, lanes), and, unless always 1, the time since the row before (time,).
 
-    None of the first leaves it to NaN.
+    None of the first leaves it to NaN. Where missing values are skipped, the clock of a lane starts at its first value:
+    `waiting` (series, lanes) are those that have had none. Without times nobody asks.
     """
 
     observed: Any
     passed: Any
+    waiting: Any
 
 
 def in_time_order(x: jax.Array, plan: Plan) -> jax.Array:

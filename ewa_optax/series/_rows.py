@@ -58,7 +58,7 @@ def rows_in_cache(
         def there(s, t):
             return jax.lax.dynamic_slice(observed, at(s, t), (1, lanes))
 
-        out, averages, weights = each(_with_gaps(time, fading, plan, gaps.passed, value, there, put))
+        out, averages, weights = each(_with_gaps(time, fading, plan, gaps, value, there, put))
     return out.reshape(x.shape), averages, weights
 
 
@@ -97,7 +97,7 @@ def _steady(time, fading, plan, value, put):
     return short, long
 
 
-def _with_gaps(time, fading, plan, passed, value, there, put):
+def _with_gaps(time, fading, plan, gaps, value, there, put):
     """A walk along series with gaps."""
     together = jnp.clip(1 / fading.share, 1, ROWS).astype(int)
 
@@ -106,7 +106,8 @@ def _with_gaps(time, fading, plan, passed, value, there, put):
             out, v, change, past = carry
             observed = there(s, t)
             z = jnp.where(observed, value(s, t), v)
-            shares, past = next_share(past, observed, None if passed is None else passed[t], fading, plan)
+            passed = None if gaps.passed is None else gaps.passed[t]
+            shares, past = next_share(past, observed, passed, fading, plan)
             short, now = shares.newest > 0.5, t % together == together - 1
             far = z + shares.past * ((v - z) + change)
             change = change + shares.newest * (z - v - change)
@@ -114,7 +115,8 @@ def _with_gaps(time, fading, plan, passed, value, there, put):
             out = put(out, jnp.where(past.begun, y, jnp.nan), s, t)
             return out, jnp.where(fold, y, v), jnp.where(fold, 0, change), past.settled(plan, now)
 
-        carry = out, v, jnp.zeros_like(v), Past.of(w, fading, plan)
+        waiting = None if gaps.waiting is None else jax.lax.dynamic_slice_in_dim(gaps.waiting, s, 1)
+        carry = out, v, jnp.zeros_like(v), Past.of(w, waiting, fading, plan)
         out, v, change, past = jax.lax.fori_loop(0, time, row, carry)
         return out, v + change, past.settled(plan, True).weight(fading, plan)
 

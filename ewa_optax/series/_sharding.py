@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ewa_optax.series._arguments import Part, in_three_axes, without
 from ewa_optax.series._methods import running
-from ewa_optax.series._plan import Fading, Gaps, Plan
+from ewa_optax.series._plan import Fading, Gaps, Plan, in_time_order
 
 
 class Layout(NamedTuple):
@@ -47,7 +47,9 @@ def specs_of(part: Part, axis: int, layout: Layout, names: Any) -> tuple[Partiti
     whole, ends = PartitionSpec(*spec), PartitionSpec(*without(tuple(spec), axis))
     observed = None if part.observed is None else whole
     passed = None if part.passed is None else PartitionSpec(names)
-    return whole, Part._make((whole, ends, ends, observed, passed, Fading._make((PartitionSpec(), PartitionSpec()))))
+    fading = Fading._make((PartitionSpec(), PartitionSpec()))
+    waiting = None if part.waiting is None else ends
+    return whole, Part._make((whole, ends, ends, observed, passed, waiting, fading))
 
 
 def on_each(function: Any, layout: Layout, in_specs: Any, out_specs: Any) -> Any:
@@ -78,7 +80,8 @@ def _local(part, axis, plan, names):
     if names is None:
         y, average, weight = running(x, average, weight, part.fading, gaps, plan, x.dtype)
     else:
-        average, weight, last = _before(x, average, weight, part.fading, gaps, plan, names)
+        average, weight, waiting, last = _before(x, average, weight, part.fading, gaps, plan, names)
+        gaps = gaps._replace(waiting=waiting)
         y = running(x, average, weight, part.fading, gaps, plan, x.dtype)[0]
         average, weight = last
     ends = without(part.x.shape, axis)
@@ -86,23 +89,35 @@ def _local(part, axis, plan, names):
 
 
 def _before(x: Any, average: Any, weight: Any, fading: Fading, gaps: Gaps, plan: Plan, names: Any) -> Any:
-    """Average and weight before the part of this device, and both at the end of the series."""
+    """Average, weight, and what is waiting, before the part of this device; the first two at the end of the series."""
     _, own, gained = running(x, jnp.zeros_like(average), jnp.zeros_like(weight), fading, gaps, plan, average.dtype)
-    passed = jnp.ones(x.shape[1]) if gaps.passed is None else gaps.passed[:: -1 if plan.reverse else 1]
-    passed = jnp.broadcast_to(passed[None, :, None], x.shape)
-    if plan.skip:
-        passed = jnp.where(~jnp.isnan(x) if gaps.observed is None else gaps.observed, passed, 0)
     own = jnp.where(gained > 0, own, 0)
-    ends = jax.lax.all_gather((own, gained, fading.powers(passed.sum(1))), names)
+    ends = jax.lax.all_gather((own, gained, *_kept(x, fading, gaps, plan)), names)
 
     def join(past, end):
-        (average, weight), (own, gained, kept) = past, end
+        (average, weight, waiting), (own, gained, kept, first) = past, end
+        kept = kept if waiting is None else jnp.where(waiting, first, kept)
+        waiting = None if waiting is None else waiting & ~(gained > 0)
         begun, total = (weight > 0) | (gained > 0), kept * weight + gained
         total = jnp.where(begun, jnp.maximum(total, jnp.finfo(total.dtype).tiny), 0)
         average = average + jnp.where(gained > 0, gained / jnp.where(gained > 0, total, 1), 0) * (own - average)
-        return (average, total), past
+        return (average, total, waiting), past
 
-    start = jnp.where(weight > 0, average, 0), weight
+    start = jnp.where(weight > 0, average, 0), weight, gaps.waiting
     last, befores = jax.lax.scan(join, start, ends, reverse=plan.reverse)
     here = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, jax.lax.axis_index(names), 0, False), befores)
-    return *here, last
+    return *here, last[:2]
+
+
+def _kept(x, fading, gaps, plan):
+    """What is kept of the past behind the part of this device; and of a past that waits for a first value."""
+    observed = in_time_order(~jnp.isnan(x) if gaps.observed is None else gaps.observed, plan)
+    counted = observed if plan.skip else jnp.ones_like(observed)
+    if gaps.passed is None:
+        kept = fading.powers(counted.sum(1))
+        return kept, kept
+    passed = jnp.broadcast_to(gaps.passed[None, :, None], x.shape)
+    begun = jax.lax.cumsum(observed.astype(int), 1) > 0
+    before = jnp.concatenate([jnp.zeros_like(begun[:, :1]), begun[:, :-1]], 1)
+    since_first = jnp.where(before, passed, 0).sum(1) + begun[:, -1]
+    return fading.powers(passed.sum(1)), fading.powers(since_first)

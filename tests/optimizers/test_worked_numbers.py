@@ -133,6 +133,30 @@ def test_schedules_are_optax_schedules(make, arguments, options, rates):
         assert round(-float(update), digits_of(rates)) == pytest.approx(rate, abs=1e-7)
 
 
+LARGE = 2**31 + 5
+
+
+@pytest.mark.parametrize("count", [LARGE, np.int64(LARGE), np.array([LARGE, 5]), np.uint64(LARGE), np.uint32(LARGE)])
+def test_counts_of_64_bits_do_not_wrap(count):
+    for make in (ewa_optax.schedule_inverse_time, ewa_optax.schedule_inverse_sqrt):
+        found = make(1.0, steps_per_epoch=1000)(count)
+        np.testing.assert_array_equal(np.ravel(found)[0], make(1.0, steps_per_epoch=1000)(LARGE))
+    np.testing.assert_allclose(np.ravel(found)[0], (LARGE // 1000 + 1) ** -0.5, rtol=1e-6)
+    steps = jnp.int32(10)
+    with pytest.raises(ValueError, match="count must be at most 2147483647 where steps_per_epoch is an array"):
+        ewa_optax.schedule_inverse_time(1.0, steps_per_epoch=steps)(count)
+
+
+def test_numbers_of_schedules_do_not_wrap():
+    large = np.int64(LARGE)
+    numbers = {"steps_per_epoch": large, "first_epoch": large}
+    found = ewa_optax.schedule_inverse_time(large, large, **numbers)(10 * LARGE)
+    np.testing.assert_allclose(found, 1 / (LARGE + 10), rtol=1e-6)
+    np.testing.assert_allclose(ewa_optax.schedule_inverse_sqrt(1.0, large)(0), float(LARGE), rtol=1e-6)
+    np.testing.assert_allclose(ewa_optax.schedule_exponential(large, 0.5, first_epoch=0)(0), float(LARGE), rtol=1e-6)
+    np.testing.assert_allclose(ewa_optax.schedule_staircase(1.0, 0.5, large)(2 * LARGE), 0.25)
+
+
 @worked
 @pytest.mark.parametrize(
     "count", [2**31 - 1, np.uint8(255), np.int8(127), np.int32(2**31 - 1), jnp.int32(2**31 - 1), jnp.uint8(255), 2**31]
