@@ -1,5 +1,6 @@
 """Seconds of an epoch: the library, its parts, and its peers, on 5 million examples, an MLP, a CNN and many rates."""
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,12 +23,16 @@ OPTIMIZER = ewa_optax.gradient_descent(RATE)
 
 
 class Sizes(NamedTuple):
-    """Examples of the first comparison; MLPs (hidden units, mini-batches) and their steps; rates; turns, 0 for none."""
+    """Examples of the first comparison; MLPs (hidden units, mini-batches) and their steps; epochs of two moons; rates.
+
+    And turns, 0 for none.
+    """
 
     examples: int
     turns: int
     mlps: tuple[tuple[int, int], ...]
     steps: int
+    moons: int
     cnn_turns: int
     rates: int
     rate_turns: int
@@ -36,14 +41,15 @@ class Sizes(NamedTuple):
 def sizes(quick: bool, platform: str) -> Sizes:
     """A hundredth of the examples, if quick, and nothing that takes long to compile."""
     if quick:
-        return Sizes(50_000, 2, ((8, 16),), 200, 0, 0, 0)
-    return Sizes(5_000_000, 5, ((8, 16), (64, 64), (256, 1000)), 2000, 20, 16, 5)
+        return Sizes(50_000, 2, ((8, 16),), 200, 50, 0, 0, 0)
+    return Sizes(5_000_000, 5, ((8, 16), (64, 64), (256, 1000)), 2000, 1500, 20, 16, 5)
 
 
 def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
     """A table for each comparison."""
     yield headline(sizes.examples, sizes.turns, peers)
     yield from mlps(sizes)
+    yield two_moons(sizes.moons, sizes.turns)
     if sizes.cnn_turns:
         yield cnn(sizes.cnn_turns)
     if sizes.rate_turns:
@@ -240,6 +246,76 @@ def mlps(sizes: Sizes) -> Iterator[dict]:
             Variant("Python loop over a jitted step", python_loop(step, carry, part, batch_size)),
         ]
         yield compared(f"MLP, {hidden} hidden units, mini-batches of {batch_size}", variants, sizes.turns)
+
+
+def moons() -> tuple[np.ndarray, np.ndarray]:
+    """Two of 150 points each, one within the other's arc, and which of them each point is on."""
+    rng = np.random.default_rng(0)
+    angle = np.pi * rng.random(150)
+    arc = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    points = np.concatenate([arc, [1, 0.5] - arc]) + 0.2 * rng.standard_normal((300, 2))
+    return points.astype(np.float32), np.repeat(np.float32([0, 1]), 150)
+
+
+def layers() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Weights and biases of a network of 2, 5, 2 and 1 units."""
+    rng, units = np.random.default_rng(3), (2, 5, 2, 1)
+    return [
+        (np.sqrt(2 / n, dtype=np.float32) * rng.standard_normal((n, k), np.float32), np.zeros(k, np.float32))
+        for n, k in itertools.pairwise(units)
+    ]
+
+
+def moons_loss(params: Any, batch: Any) -> jax.Array:
+    """The mean cross-entropy of that network."""
+    x, y = batch
+    for w, b in params[:-1]:
+        x = jax.nn.relu(x @ w + b)
+    z = (x @ params[-1][0] + params[-1][1])[:, 0]
+    return jnp.mean(jnp.logaddexp(0.0, z) - y * z)
+
+
+def moons_in_numpy(x: np.ndarray, y: np.ndarray, epochs: int) -> Callable[[int], Any]:
+    """That network by Adam, all of it written out."""
+
+    def run(i):
+        rng, t = np.random.default_rng(i), 0
+        params = [array for layer in layers() for array in layer]
+        m, v = ([np.zeros_like(p) for p in params] for _ in range(2))
+        for _ in range(epochs):
+            order = rng.permutation(len(x))
+            for start in range(0, len(order), 64):
+                rows = order[start : start + 64]
+                inputs = [x[rows]]
+                for w, b in zip(params[:-2:2], params[1:-2:2], strict=True):
+                    inputs.append(np.maximum(inputs[-1] @ w + b, 0))
+                z = (inputs[-1] @ params[-2] + params[-1])[:, 0]
+                slope, gradients = ((1 / (1 + np.exp(-z)) - y[rows]) / len(rows))[:, None], []
+                for layer in (2, 1, 0):
+                    gradients = [inputs[layer].T @ slope, slope.sum(axis=0), *gradients]
+                    slope = slope @ params[2 * layer].T * (inputs[layer] > 0)
+                t += 1
+                for k, g in enumerate(gradients):
+                    m[k] = 0.9 * m[k] + 0.1 * g
+                    v[k] = 0.999 * v[k] + 0.001 * g * g
+                    params[k] = params[k] - 1e-3 * (m[k] / (1 - 0.9**t)) / (np.sqrt(v[k] / (1 - 0.999**t)) + 1e-8)
+        return params
+
+    return run
+
+
+def two_moons(epochs: int, turns: int) -> dict:
+    """37 parameters, five steps an epoch: what is left is what each epoch and each call cost."""
+    arrays, params = moons(), jax.tree.map(jnp.asarray, layers())
+
+    def fit(i):
+        ewa_optax.fit(
+            moons_loss, ewa_optax.adam(1e-3 * (1 + i / 100)), params, arrays,
+            batch_size=64, epochs=epochs, key=jax.random.fold_in(KEY, i), progress=False,
+        )  # fmt: skip
+
+    variants = [Variant("NumPy by hand", moons_in_numpy(*arrays, epochs)), Variant("fit, another rate each time", fit)]
+    return compared(f"two moons, 300 points, mini-batches of 64, {epochs} epochs", variants, turns)
 
 
 def cnn(turns: int) -> dict:

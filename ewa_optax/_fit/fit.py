@@ -70,9 +70,10 @@ def fit(
 
     Args:
         loss: `(params, batch) -> cost`, a scalar. With `has_aux` it returns `(cost, aux)`; with `has_key` it is called
-            with `key=`, another key in each step, for dropout; with `remainder="mask"` with `mask=`. Define it, and
-            make the optimizer, once: another function compiles anew.
-        optimizer: any `optax.GradientTransformation`.
+            with `key=`, another key in each step, for dropout; with `remainder="mask"` with `mask=`. Define it once:
+            another function compiles anew.
+        optimizer: any `optax.GradientTransformation`. Its numbers are data: one that differs in them only, such as in
+            the learning rate, does not compile anew.
         params: a pytree of float or complex arrays. Where the data is sharded over a mesh and they are not, they are
             replicated. Many small ones are kept in stacks while steps run (see `stack_leaves`) if the optimizer is one
             of this library; for others, say `stack_leaves(params)` here. In both cases `loss` sees the tree.
