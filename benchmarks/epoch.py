@@ -261,7 +261,7 @@ def layers() -> list[tuple[np.ndarray, np.ndarray]]:
     """Weights and biases of a network of 2, 5, 2 and 1 units."""
     rng, units = np.random.default_rng(3), (2, 5, 2, 1)
     return [
-        (np.sqrt(2 / n, dtype=np.float32) * rng.standard_normal((n, k), np.float32), np.zeros(k, np.float32))
+        (np.float32((2 / n) ** 0.5) * rng.standard_normal((n, k), np.float32), np.zeros(k, np.float32))
         for n, k in itertools.pairwise(units)
     ]
 

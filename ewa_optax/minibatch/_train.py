@@ -54,7 +54,8 @@ def train(
 
     Each step is $\theta \leftarrow \theta + u(\nabla J^{\{t\}}(\theta))$ on the next mini-batch, $u$ the optimizer.
     For progress, validation, checkpoints and data that does not fit use `ewa_optax.fit`. Without `jax.jit` it is
-    compiled too, once for a `loss`: another learning rate, or another number in the optimizer, is data. Convolutions are slow in here on a CPU (see `loop` of `minibatch.epoch`).
+    compiled too, once for a `loss`: another learning rate, or another number in the optimizer, is data. Convolutions
+    are slow in here on a CPU (see `loop` of `minibatch.epoch`).
 
     Args:
         loss: `(params, batch) -> cost`, a scalar. With `has_aux` it returns `(cost, aux)`; with `has_key` it is called
