@@ -253,8 +253,8 @@ def moons() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     angle = np.pi * rng.random(150)
     arc = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    points = np.concatenate([arc, np.array([1, 0.5]) - arc]) + 0.2 * rng.standard_normal((300, 2))
-    return points.astype(np.float32), np.repeat(np.float32([0, 1]), 150)
+    points = np.concatenate([arc, np.array([1.0, 0.5]) - arc]) + 0.2 * rng.standard_normal((300, 2))
+    return points.astype(np.float32), np.repeat(np.array([0, 1], np.float32), 150)
 
 
 def layers() -> list[tuple[np.ndarray, np.ndarray]]:
