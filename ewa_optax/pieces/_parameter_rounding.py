@@ -1,6 +1,5 @@
 """What happens to parameters themselves: rounding onto their grid."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
