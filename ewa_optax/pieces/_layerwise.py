@@ -245,7 +245,7 @@ def with_factors(state: Any) -> Any:
     """A state in which rows and columns stand as `Factors` in the places of their leaves, as checkpoints have them."""
 
     def leaf(whole: Any, rows: Any, columns: Any) -> Any:
-        return whole if rows is None and columns is None else Factors(rows, columns)
+        return Factors(rows, columns) if jax.tree.leaves([rows, columns]) else whole
 
     def joined(node):
         return jax.tree.map(leaf, *node, is_leaf=lambda x: x is None) if _is_in_parts(node) else node
@@ -350,4 +350,4 @@ def _norm(x):
 
 
 def _rms(x):
-    return jnp.sqrt(jnp.sum(squared_magnitude(x)) / max(x.size, 1))
+    return jnp.sqrt(jnp.sum(squared_magnitude(x)) / float(max(x.size, 1)))
