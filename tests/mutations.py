@@ -265,6 +265,20 @@ MUTATIONS = (
         "_rms(u) * threshold",
         ("tests/optimizers/test_family.py::test_clip_by_rms",),
     ),
+    Mutation(
+        "a norm squares before it scales",
+        "ewa_optax/_numerics.py",
+        "jnp.square(part * scale)",
+        "jnp.square(part) * scale * scale",
+        ("tests/optimizers/test_exactness.py::test_parameters_of_any_size",),
+    ),
+    Mutation(
+        "columns are kept in the place of rows",
+        "ewa_optax/pieces/_layerwise.py",
+        "((None, *summary) if",
+        "((None, *summary[::-1]) if",
+        ("tests/test_since_0_1_0.py::test_checkpoints_keep_rows_and_columns_as_they_did", oracle("adafactor")),
+    ),
     # The order of the shuffle.
     Mutation(
         "both sides of the grid are odd for some sizes",

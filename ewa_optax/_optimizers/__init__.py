@@ -31,6 +31,7 @@ so that one spike moves a parameter by an ordinary step and does not freeze it f
 `novograd`) they do so where the square of an array's norm would overflow; else where an average, or a sum of steps,
 would pass a quarter of the largest number of their dtype, at least float32's. `gradient_descent`, which keeps nothing,
 leaves them as they are.
+Norms of parameters and of steps are right however large or small these are, up to a quarter of that largest number.
 
 The learning rate: `get_learning_rate` reads it from the state, and `rescale_learning_rate` changes it.
 """

@@ -1,6 +1,7 @@
 r"""What looks at a whole array of parameters at once, a layer: its norm, its mean, its rows and columns."""
 
 import functools
+import math
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import Epsilon, checked, rule, transformation
-from ewa_optax._numerics import Number, is_just, largest, squared_magnitude, widen
+from ewa_optax._numerics import Number, is_just, largest, norm, widen
 from ewa_optax._trees import Leafwise, PartKey, map_leaves, wide
 from ewa_optax.pieces._combining import by_step
 from ewa_optax.pieces._weight_decay import Mask, WeightDecay, weight_decay_at, with_parameters
@@ -330,11 +331,11 @@ def _product(u, whole, rows, columns):
 
 
 def _trusted(coefficient, rate, g, w):
-    size, own = _norm(w), _norm(g)
+    size, own = norm(w), norm(g)
     if rate is not None:
         g, own = g + jnp.asarray(rate, w.dtype) * w, own + jnp.asarray(rate, size.dtype) * size
     ratio = jnp.where((size == 0) | (own == 0), 1.0, coefficient * size / jnp.where(own == 0, 1.0, own))
-    return ratio.astype(g.dtype) * g
+    return jnp.minimum(ratio, largest(size.dtype)).astype(g.dtype) * g
 
 
 def _clipped(threshold, u):
@@ -342,12 +343,10 @@ def _clipped(threshold, u):
 
 
 def _scaled(min_scale, u, p):
-    return jnp.maximum(_rms(p), min_scale).astype(u.dtype) * u
-
-
-def _norm(x):
-    return jnp.sqrt(jnp.sum(squared_magnitude(x)))
+    # No number is larger than the root mean square of n by more than a factor of sqrt(n).
+    most = largest(p.dtype) / 4 / math.sqrt(max(p.size, 1))
+    return jnp.minimum(jnp.maximum(_rms(p), min_scale), most).astype(u.dtype) * u
 
 
 def _rms(x):
-    return jnp.sqrt(jnp.sum(squared_magnitude(x)) / float(max(x.size, 1)))
+    return norm(x, float(max(x.size, 1)))
