@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from ewa_optax import adafactor, scale_by_ewa, stack_leaves, storage, unstack_leaves
+from ewa_optax import adafactor, average_parameters, scale_by_ewa, stack_leaves, storage, unstack_leaves
 from ewa_optax._optimizers import OPTIMIZERS
 from ewa_optax.minibatch._sources import fingerprint
 from ewa_optax.pieces._layerwise import of_rows_and_columns, with_factors, without_factors
@@ -73,9 +73,13 @@ def test_a_checkpoint_is_resumed(tmp_path):
             of_rows_and_columns(scale_by_ewa(0.9, storage.EightBit(min_size=90))),  # Which keeps columns, and no rows.
             "181 numbers in 7 arrays of float32 and int32 and int8 (6e49a3b0)",
         ),
+        (
+            average_parameters(0.9, storage=storage.EightBit(min_size=90)),
+            "6244 numbers in 7 arrays of float32 and int32 and int8 (c27ae615)",
+        ),
     ],
 )
-def test_checkpoints_keep_rows_and_columns_as_they_did(optimizer, expected):
+def test_checkpoints_keep_states_as_they_did(optimizer, expected):
     params = {"b": np.zeros(8), "v": np.zeros((3, 8)), "w": np.zeros((64, 96))}
     params = jax.tree.map(np.float32, params | {"none": None})
     state = optimizer.init(params)
