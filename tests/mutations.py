@@ -425,6 +425,13 @@ MUTATIONS = (
         ("tests/storage/test_storage.py::test_no_key_gives_the_sequence_of_another_at_an_offset",),
     ),
     Mutation(
+        "in shard_map it is asked of a part whether an array is small",
+        "ewa_optax/storage/_encoding.py",
+        "return takes_together(_varying(x))",
+        "return storage.takes(shape)",
+        ("tests/storage/test_storage.py::test_parts_in_shard_map_are_kept_as_their_whole_is",),
+    ),
+    Mutation(
         "all leaves are rounded by the same chance",
         "ewa_optax/storage/_encoding.py",
         "key_of(int(self.storage.seed), self.piece, name)",
