@@ -238,7 +238,7 @@ def test_a_norm_is_the_plain_one_where_that_is_right():
     np.testing.assert_array_equal(*both(x))
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.complex64])
+@pytest.mark.parametrize("kind", [np.float32, pytest.param(np.complex64, marks=pytest.mark.slow)])
 def test_norms_of_special_numbers(kind):
     special = np.array([0.0, 1e-45, 1e-38, 3e38, np.inf, np.nan])
     norms = jax.jit(jax.vmap(norm))(np.stack([0 * np.ones(6), special], 1).astype(kind))

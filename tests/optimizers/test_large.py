@@ -32,5 +32,7 @@ def test_an_optimizer_of_large_arrays(case):
 
 @pytest.mark.parametrize("name", PIECES)
 def test_a_piece_of_large_arrays(name):
-    for kept in (None, *NAMED.values(), Factored()):
-        check(PIECES[name](kept))
+    check(PIECES[name](None))
+    if any(x.shape for x in jax.tree.leaves(jax.eval_shape(PIECES[name](None).init, LARGE))):
+        for kept in (NAMED["8bit"], Factored()):
+            check(PIECES[name](kept))
