@@ -79,6 +79,30 @@ def squared_magnitude(x: jax.Array) -> jax.Array:
     return (x.conj() * x).real if jnp.iscomplexobj(x) else jnp.square(x)
 
 
+def norm(x: jax.Array, count: float = 1.0) -> jax.Array:
+    r"""$\sqrt{\sum |x|^2 / \mathrm{count}}$, of finite numbers at most a quarter of the largest, and so finite.
+
+    In float32 the square of 2e19 would be infinite and that of 1e-23 zero. So the largest is brought to between 1 and 2
+    before, by a power of two, which changes no digit.
+    """
+    parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
+    size = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(part), initial=0) for part in parts))
+    scale = _inverse_power_of_two(size)
+    # Of constant parts XLA would make part**2 * scale**2.
+    parts = jax.lax.optimization_barrier(parts)
+    squares = functools.reduce(jnp.add, (jnp.square(part * scale) for part in parts))
+    root = jnp.sqrt(jnp.sum(squares) / count) / scale
+    return jnp.where(jnp.isfinite(size), jnp.minimum(root, largest(root.dtype) / 4), root)
+
+
+def _inverse_power_of_two(x):
+    """The power of two times which a number is between 1 and 2, if it is normal; of all others it is finite."""
+    info = jnp.finfo(x.dtype)
+    exponent = jax.lax.bitcast_convert_type(x, np.dtype(f"int{info.bits}")) >> info.nmant
+    inverse = jnp.clip(2 * info.maxexp - 2 - exponent, 1, 2 * info.maxexp - 4)  # Whose reciprocal is no subnormal.
+    return jax.lax.bitcast_convert_type(inverse << info.nmant, x.dtype)
+
+
 def check_alike(value: jax.Array, average: jax.Array) -> None:
     """Raises unless an update may be averaged: ValueError for another shape, TypeError for complex to real."""
     if value.shape != average.shape:

@@ -132,20 +132,30 @@ def shapes_of(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.shapes() if is_stacked(x) else x, tree, is_leaf=is_stacked)
 
 
+class PartKey(jax.tree_util.GetAttrKey):
+    """One of several trees, each with a part of each leaf; `suffix` is what is added to the names of leaves."""
+
+    def __init__(self, name: str, suffix: str) -> None:
+        super().__init__(name)
+        self.suffix = suffix
+
+
 def map_by_name(number_of: Callable[[str], int], function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """`function(number_of(name), x, *others)` of each leaf, and of each in a stack; None where the tree has none.
 
-    The name of a leaf is its path in the tree, stacked or not.
+    The name of a leaf is its path in the tree, stacked or not; behind it stands which part of the leaf it is.
     """
 
     def one(path, x, *others):
         if x is None:
             return None
+        part = "".join(key.suffix for key in path if isinstance(key, PartKey))
+        path = tuple(key for key in path if not isinstance(key, PartKey))
         for i, key in enumerate(path):
             if isinstance(key, StackKey):
-                before, after = jax.tree_util.keystr(path[:i]), jax.tree_util.keystr(path[i + 1 :])
+                before, after = jax.tree_util.keystr(path[:i]), jax.tree_util.keystr(path[i + 1 :]) + part
                 numbers = np.array([number_of(before + name + after) for name in key.names], np.uint32)
                 return jax.vmap(function)(numbers, x, *others)
-        return function(np.uint32(number_of(jax.tree_util.keystr(path))), x, *others)
+        return function(np.uint32(number_of(jax.tree_util.keystr(path) + part)), x, *others)
 
     return jax.tree_util.tree_map_with_path(one, tree, *rest, is_leaf=lambda x: x is None)

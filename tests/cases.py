@@ -14,7 +14,8 @@ import oracles
 import own
 
 import ewa_optax
-from ewa_optax.storage._argument import NAMED, MomentStorages, StorageLike
+from ewa_optax import pieces
+from ewa_optax.storage._argument import NAMED, MomentStorages, StorageLike, for_squares
 from ewa_optax.storage._formats import Factored, Storage
 
 # Options of the compiler for laws that machine code of any quality keeps: it is made in a third of the time.
@@ -411,3 +412,46 @@ FACTORED = [
 CASES = FULL + FAMILY + OWN + FACTORED + STORED
 # Those of the family that differ most: with them, what is no arithmetic runs every time.
 DIFFERENT = {"lion", "rmsprop_centered", "ademamix", "adan", "novograd", "adafactor", "adopt"}
+
+
+# All pieces, of a storage; those that need another one in front or behind, with it.
+PIECES: dict[str, Callable[[StorageLike], optax.GradientTransformation]] = {
+    "add": lambda kept: pieces.add(pieces.scale_by_ewa(0.9, kept), pieces.bias_correct(0.9)),
+    "add_decayed_weights": lambda kept: pieces.add_decayed_weights(0.1),
+    "average_parameters": lambda kept: pieces.average_parameters(0.9, storage=kept),
+    "beside": lambda kept: optax.chain(pieces.beside(pieces.scale_by_ewa(0.9, kept)), pieces.take(1)),
+    "bias_correct": lambda kept: pieces.bias_correct(0.9),
+    "bias_correct_ahead": lambda kept: pieces.bias_correct_ahead(0.9),
+    "clip_by_rms": lambda kept: pieces.clip_by_rms(0.5),
+    "combine": lambda kept: optax.chain(pieces.beside(optax.scale(2.0)), pieces.combine(1, -1)),
+    "difference": lambda kept: pieces.difference(kept),
+    "divide": lambda kept: pieces.divide(pieces.scale_by_ewa(0.9, kept), pieces.root_mean_square(optax.identity())),
+    "elementwise": lambda kept: pieces.elementwise(jax.numpy.tanh),
+    "elementwise_by_step": lambda kept: pieces.elementwise_by_step(lambda u, step: u * step),
+    "look_ahead": lambda kept: pieces.look_ahead(0.9, kept),
+    "of_arrays": lambda kept: pieces.scale_by_rms(pieces.of_arrays(pieces.scale_by_ewa(0.9, for_squares(kept)))),
+    "of_rows": lambda kept: pieces.scale_by_rms(pieces.of_rows(pieces.scale_by_ewa(0.9, for_squares(kept)))),
+    "of_rows_and_columns": lambda kept: pieces.scale_by_rms(
+        pieces.of_rows_and_columns(pieces.scale_by_ewa(0.9, for_squares(kept)))
+    ),
+    "optimizer": lambda kept: pieces.optimizer(pieces.scale_by_ewa(0.9, kept)),
+    "proximal_weight_decay": lambda kept: pieces.proximal_weight_decay(0.1, 0.1),
+    "rectify": lambda kept: pieces.rectify(0.9),
+    "recursion": lambda kept: pieces.recursion(lambda k, u, step: (k + u, u - k / step), kept),
+    "root_mean_square": lambda kept: pieces.root_mean_square(pieces.scale_by_ewa(0.9, for_squares(kept))),
+    "round_stochastically": lambda kept: pieces.round_stochastically(),
+    "running_max": lambda kept: pieces.running_max(0.9, kept),
+    "saturate": lambda kept: pieces.saturate(),
+    "saturate_norm": lambda kept: pieces.saturate_norm(),
+    "scale_by_additive_ewa": lambda kept: pieces.scale_by_additive_ewa(0.9, kept),
+    "scale_by_corrected_ewa": lambda kept: pieces.scale_by_corrected_ewa(0.9, kept),
+    "scale_by_ewa": lambda kept: pieces.scale_by_ewa(0.9, kept),
+    "scale_by_ewa_of_share": lambda kept: pieces.scale_by_ewa_of_share(lambda t: 1 / t, kept),
+    "scale_by_learning_rate": lambda kept: pieces.scale_by_learning_rate(0.1),
+    "scale_by_parameter_rms": lambda kept: pieces.scale_by_parameter_rms(),
+    "scale_by_past_rms": lambda kept: pieces.scale_by_past_rms(0.9, storage=for_squares(kept)),
+    "scale_by_rms": lambda kept: pieces.scale_by_rms(pieces.scale_by_ewa(0.9, for_squares(kept))),
+    "scale_by_trust_ratio": lambda kept: pieces.scale_by_trust_ratio(weight_decay=0.1),
+    "scale_once": lambda kept: pieces.scale_once(pieces.scale_by_learning_rate(0.1), pieces.bias_correct(0.9)),
+    "take": lambda kept: optax.chain(pieces.beside(optax.scale(2.0)), pieces.take(0)),
+}

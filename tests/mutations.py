@@ -265,6 +265,20 @@ MUTATIONS = (
         "_rms(u) * threshold",
         ("tests/optimizers/test_family.py::test_clip_by_rms",),
     ),
+    Mutation(
+        "a norm squares before it scales",
+        "ewa_optax/_numerics.py",
+        "jnp.square(part * scale)",
+        "jnp.square(part) * scale * scale",
+        ("tests/optimizers/test_exactness.py::test_parameters_of_any_size",),
+    ),
+    Mutation(
+        "columns are kept in the place of rows",
+        "ewa_optax/pieces/_layerwise.py",
+        "((None, *summary) if",
+        "((None, *summary[::-1]) if",
+        ("tests/test_since_0_1_0.py::test_checkpoints_keep_states_as_they_did", oracle("adafactor")),
+    ),
     # The order of the shuffle.
     Mutation(
         "both sides of the grid are odd for some sizes",
@@ -409,6 +423,13 @@ MUTATIONS = (
         "index * (_mix(key) | np.uint32(1)) + key",
         "index + key",
         ("tests/storage/test_storage.py::test_no_key_gives_the_sequence_of_another_at_an_offset",),
+    ),
+    Mutation(
+        "in shard_map it is asked of a part whether an array is small",
+        "ewa_optax/storage/_encoding.py",
+        "return takes_together(_varying(x))",
+        "return storage.takes(shape)",
+        ("tests/storage/test_storage.py::test_parts_in_shard_map_are_kept_as_their_whole_is",),
     ),
     Mutation(
         "all leaves are rounded by the same chance",

@@ -31,6 +31,13 @@ so that one spike moves a parameter by an ordinary step and does not freeze it f
 `novograd`) they do so where the square of an array's norm would overflow; else where an average, or a sum of steps,
 would pass a quarter of the largest number of their dtype, at least float32's. `gradient_descent`, which keeps nothing,
 leaves them as they are.
+Norms of parameters and of steps are right however large or small these are, up to a quarter of that largest number.
+
+None leaves: a leaf whose gradient is None gets no step, and its averages stay as they are. But what corrects their bias
+counts the steps of the optimizer, not those of the leaf. A leaf whose first gradient comes at the second step begins
+with 0.74 of Adam's first step, and one whose first comes after 1000 with 2.5 times of it. Leaves that have gradients at
+some steps only need an optimizer and a state of their own, updated at those steps only; what is in `optax.masked` or
+`optax.partition` is updated, and counts, at all steps of these.
 
 The learning rate: `get_learning_rate` reads it from the state, and `rescale_learning_rate` changes it.
 """

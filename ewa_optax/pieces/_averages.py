@@ -108,7 +108,8 @@ def scale_by_corrected_ewa(decay: Decay, storage: StorageLike = None) -> optax.G
         storage: how the average is kept between steps, as in `scale_by_ewa`.
 
     Returns:
-        A transformation that keeps one number per parameter, in float32 or wider. Updates leave in their own dtype.
+        A transformation that keeps one number per parameter, in float32 or wider. Updates leave in their own dtype. The
+        step $t$ is one for all leaves: of one that is None at some steps, the bias is corrected too little.
 
     Raises:
         ValueError: a decay outside [0, 1), or a storage of unknown name.

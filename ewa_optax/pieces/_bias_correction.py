@@ -27,8 +27,9 @@ def bias_correct(decay: Decay) -> optax.GradientTransformation:
         decay: $\beta$ in [0, 1), the decay of the average: the correction matters for about $1/(1-\beta)$ steps.
 
     Returns:
-        A transformation whose state is the step count $t$. Updates of any float or complex dtype leave
-        in the dtype they came in.
+        A transformation whose state is the step count $t$, one for all leaves: of one that is None at some steps, which
+        its average does not see, it corrects too little. Updates of any float or complex dtype leave in the dtype they
+        came in.
 
     Raises:
         ValueError: `decay` outside [0, 1), or an array that is no scalar.

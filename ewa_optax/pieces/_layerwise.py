@@ -1,15 +1,16 @@
 r"""What looks at a whole array of parameters at once, a layer: its norm, its mean, its rows and columns."""
 
 import functools
-from typing import Annotated
+import math
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import Epsilon, checked, rule, transformation
-from ewa_optax._numerics import Number, is_just, largest, squared_magnitude, widen
-from ewa_optax._trees import Leafwise, map_leaves, wide
+from ewa_optax._numerics import Number, is_just, largest, norm, widen
+from ewa_optax._trees import Leafwise, PartKey, map_leaves, wide
 from ewa_optax.pieces._combining import by_step
 from ewa_optax.pieces._weight_decay import Mask, WeightDecay, weight_decay_at, with_parameters
 from ewa_optax.storage._formats import Factored, Factors
@@ -19,6 +20,28 @@ TrustCoefficient = Annotated[
 ]
 ClipThreshold = Annotated[Number, rule("finite and more than 0", lambda x: x > 0, "1 is the usual value")]
 MinScale = Annotated[Number, rule("finite and 0 or more", lambda x: x >= 0, "1e-3 is the usual value")]
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class RowsAndColumns(NamedTuple):
+    """Trees like the parameters: of arrays with fewer than two axes, of rows, and of columns; None elsewhere.
+
+    Three trees of arrays, because wrappers such as flax's nnx keep no pairs in the place of a leaf.
+    """
+
+    whole: Any
+    rows: Any
+    columns: Any
+
+    def tree_flatten_with_keys(self):
+        """For JAX."""
+        keys = PartKey("whole", ""), PartKey("rows", ".rows"), PartKey("columns", ".columns")
+        return tuple(zip(keys, self, strict=True)), None
+
+    @classmethod
+    def tree_unflatten(cls, _, trees):
+        """For JAX."""
+        return cls(*trees)
 
 
 @checked
@@ -216,21 +239,64 @@ def of_rows_and_columns(average: optax.GradientTransformation, eps: Epsilon = 0.
         Shazeer and Stern, "Adafactor", 2018, section 3.
     """
     inner = transformation("of_rows_and_columns", "average", average)
-    return _of_summaries(inner, Leafwise(_factors, eps), Leafwise(_product))
+    return _of_summaries(inner, Leafwise(_factors, eps), Leafwise(_product), _in_parts)
 
 
-def _of_summaries(average, summarize, expand):
+def with_factors(state: Any) -> Any:
+    """A state in which rows and columns stand as `Factors` in the places of their leaves, as checkpoints have them."""
+
+    def leaf(whole: Any, rows: Any, columns: Any) -> Any:
+        return Factors(rows, columns) if jax.tree.leaves([rows, columns]) else whole
+
+    def joined(node):
+        return jax.tree.map(leaf, *node, is_leaf=lambda x: x is None) if _is_in_parts(node) else node
+
+    return jax.tree.map(joined, state, is_leaf=_is_in_parts)
+
+
+def without_factors(like: Any, state: Any) -> Any:
+    """The inverse of `with_factors`, for a state that is to be like another one."""
+
+    def parted(like, node):
+        if not _is_in_parts(like):
+            return node
+        parts = (functools.partial(_part, i) for i in range(3))
+        return RowsAndColumns(*(jax.tree.map(part, like.whole, node, is_leaf=lambda x: x is None) for part in parts))
+
+    return jax.tree.map(parted, like, state, is_leaf=_is_in_parts)
+
+
+def _in_parts(tree, summaries):
+    parts = (functools.partial(_part, i) for i in range(3))
+    return RowsAndColumns(*(map_leaves(part, tree, summaries) for part in parts))
+
+
+def _part(i, _, summary):
+    return ((None, *summary) if isinstance(summary, Factors) else (summary, None, None))[i]
+
+
+def _is_in_parts(x):
+    return isinstance(x, RowsAndColumns)
+
+
+def _of_summaries(average, summarize, expand, in_parts=None):
+    def summaries(of, tree):
+        each = map_leaves(of, tree)
+        return in_parts(tree, each) if in_parts else each
+
     def summary(p):
         # Of integers the average itself complains, and knows their name.
         return summarize(p) if jnp.issubdtype(jnp.result_type(p), jnp.inexact) else p
 
     def init(params):
-        return average.init(jax.eval_shape(functools.partial(map_leaves, summary), params))
+        return average.init(jax.eval_shape(functools.partial(summaries, summary), params))
 
     def update(updates, state, params=None):
         del params
-        averages, state = average.update(map_leaves(summarize, updates), state)
-        return (map_leaves(expand, updates, averages) if expand else averages), state
+        averages, state = average.update(summaries(summarize, updates), state)
+        if not expand:
+            return averages, state
+        return map_leaves(expand, updates, *(averages if in_parts else [averages])), state
 
     return optax.GradientTransformation(init, update)
 
@@ -259,17 +325,17 @@ def _factors(eps, u):
     return _FACTORED.encode(x, x) if _FACTORED.takes(x.shape) else x
 
 
-def _product(u, kept):
+def _product(u, whole, rows, columns):
     del u
-    return _FACTORED.decode(kept) if isinstance(kept, Factors) else kept
+    return _FACTORED.decode(Factors(rows, columns)) if whole is None else whole
 
 
 def _trusted(coefficient, rate, g, w):
-    size, own = _norm(w), _norm(g)
+    size, own = norm(w), norm(g)
     if rate is not None:
         g, own = g + jnp.asarray(rate, w.dtype) * w, own + jnp.asarray(rate, size.dtype) * size
     ratio = jnp.where((size == 0) | (own == 0), 1.0, coefficient * size / jnp.where(own == 0, 1.0, own))
-    return ratio.astype(g.dtype) * g
+    return jnp.minimum(ratio, largest(size.dtype)).astype(g.dtype) * g
 
 
 def _clipped(threshold, u):
@@ -277,12 +343,10 @@ def _clipped(threshold, u):
 
 
 def _scaled(min_scale, u, p):
-    return jnp.maximum(_rms(p), min_scale).astype(u.dtype) * u
-
-
-def _norm(x):
-    return jnp.sqrt(jnp.sum(squared_magnitude(x)))
+    # No number is larger than the root mean square of n by more than a factor of sqrt(n).
+    most = largest(p.dtype) / 4 / math.sqrt(max(p.size, 1))
+    return jnp.minimum(jnp.maximum(_rms(p), min_scale), most).astype(u.dtype) * u
 
 
 def _rms(x):
-    return jnp.sqrt(jnp.sum(squared_magnitude(x)) / max(x.size, 1))
+    return norm(x, float(max(x.size, 1)))

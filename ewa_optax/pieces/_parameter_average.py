@@ -1,8 +1,9 @@
 """The average of parameters along a training: evaluated, it is often better than the last of them."""
 
-import dataclasses
+import copyreg
+import functools
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,20 +22,31 @@ AverageDecay = Annotated[
 ]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class AverageParametersState:
+class AverageParametersState(NamedTuple):
     """How many updates there were, and how many parameters are in the average; their weights; and what is kept of it.
 
     Of a schedule, `weight` holds the sum of the weights, and what rounding lost of it. How the average is kept is no
-    array, so it is part of the structure.
+    array, and what saves states may keep nothing else: so it belongs to the type.
     """
 
     step: jax.Array
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     weight: jax.Array
     average: Any
-    codec: AverageCodec = dataclasses.field(metadata=dict(static=True))
+
+
+class _OfCodec(type):
+    """The types of these states, which pickle by what keeps their averages."""
+
+    codec: AverageCodec
+
+
+@functools.cache
+def _state_of(codec: AverageCodec) -> Any:
+    return _OfCodec(AverageParametersState.__name__, (AverageParametersState,), dict(__slots__=(), codec=codec))
+
+
+copyreg.pickle(_OfCodec, lambda state_type: (_state_of, (state_type.codec,)))
 
 
 @checked
@@ -93,6 +105,7 @@ def average_parameters(
     if not debias and not callable(decay) and not isinstance(decay, jax.Array) and decay == 1:
         raise ValueError("average_parameters: a decay of 1 must have debias=True, since it never leaves 0 without.")
     codec = AverageCodec(resolve(storage), piece=2)
+    state_type = _state_of(codec)
     always = isinstance(every, int) and isinstance(start, int) and (every, start) == (1, 0)
 
     def init(params: Any) -> Any:
@@ -105,7 +118,7 @@ def average_parameters(
         if debias:
             # Copies: nothing in a state is the parameters themselves.
             kept = codec.encode(map_leaves(jnp.array, map_leaves(widen, params)), codec.trees(kept), jnp.int32(0), 0.0)
-        return AverageParametersState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), jnp.zeros(2), kept, codec)
+        return state_type(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), jnp.zeros(2), kept)
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         if params is None:
@@ -129,7 +142,7 @@ def average_parameters(
             average = take(state.average)
         else:
             average = jax.lax.cond(due | (debias & (count == 0)), take, lambda kept: kept, state.average)
-        return updates, AverageParametersState(step, count, weight, average, codec)
+        return updates, state_type(step, count, weight, average)
 
     return optax.GradientTransformation(init, update)
 
@@ -165,7 +178,8 @@ def get_average(opt_state: Any, params: Any = None) -> Any:
             f"the optimizer state holds {len(found)} averages of parameters, but must hold one; end the chain with "
             "ewa_optax.average_parameters, and pass the part of the state that holds the one you mean."
         )
-    average = found[0].codec.read(found[0].average)
+    state: Any = found[0]
+    average = state.codec.read(state.average)
     if params is None:
         return average
 

@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -63,7 +64,7 @@ class AverageCodec:
         first = Leafwise(_first, storage)
 
         def one(_, x):
-            return jax.tree.leaves(first(x)) if storage.takes(x.shape) else [x]
+            return jax.tree.leaves(first(x)) if _takes(storage, x) else [x]
 
         structure = jax.tree.structure(zeros)
         return self._in_trees(structure, structure.flatten_up_to(map_by_name(len, one, zeros)))
@@ -81,19 +82,17 @@ class AverageCodec:
         """The average of that shape that one leaf of each tree makes up."""
         if not self.storage:
             return arrays[0]
-        found = [(x.shape, x.dtype) for x in arrays if x is not None]
-        if not self.storage.takes(shape) and len(found) == 1 and found[0][1] == wide_dtype(found[0][1]):
+        encoded = _shape_of_encoded(self.storage, shape, arrays)
+        if encoded is not None:
+            average = self.storage.decode(jax.tree.unflatten(_structure(self.storage), arrays))
+            return average if encoded == shape else jax.lax.complex(average[0], average[1])
+        if not self.storage.takes(shape) and _is_as_it_came(arrays):
             return arrays[0]
-        for with_parts in (shape, (2, *shape)) if self.storage.takes(shape) else ():
-            expected = _kept(self.storage, with_parts)
-            if [(x.shape, x.dtype) for x in jax.tree.leaves(expected)] == found:
-                average = self.storage.decode(jax.tree.unflatten(jax.tree.structure(expected), arrays))
-                return average if with_parts == shape else jax.lax.complex(average[0], average[1])
-        kept = ", ".join(f"{dtype}{list(shape)}" for shape, dtype in found)
+        inside = " In jax.shard_map, a part has blocks of its own: call init there, too." if _manual_axes() else ""
         raise ValueError(
             f"an update of shape {shape} came for a parameter of another one, or its state was made with another "
-            f"storage than {self.storage}: its average is kept as {kept}. Give it a gradient of its own shape, and the "
-            "storage, with its options, that the state was made with."
+            f"storage than {self.storage}: its average is kept as {_listed(arrays)}. Give it a gradient of its own "
+            f"shape, and the storage, with its options, that the state was made with.{inside}"
         )
 
     def read(self, kept: Any) -> Any:
@@ -113,7 +112,8 @@ class AverageCodec:
         encode = Leafwise(_encoded, self.storage)
 
         def one(key, x, *old):
-            if not self.storage or not self.storage.takes(x.shape):
+            # As it was kept: in jax.shard_map, the storage does not see the shape of the whole.
+            if not self.storage or _shape_of_encoded(self.storage, x.shape, old) is None:
                 return [narrow(x, old[0].dtype)]
             return jax.tree.leaves(encode(chance(key), x))
 
@@ -146,6 +146,62 @@ def _structure(storage):
     return jax.tree.structure(_kept(storage, (128, 128)))
 
 
+def _is_as_it_came(arrays):
+    found = [x for x in arrays if x is not None]
+    return len(found) == 1 and found[0].dtype == wide_dtype(found[0].dtype)
+
+
+def _shape_of_encoded(storage, shape, arrays):
+    """The shape of the average, or of its two parts, that these arrays encode; None where they encode none of it."""
+    if not storage.takes(shape) and (_is_as_it_came(arrays) or not _manual_axes()):
+        return None
+    found = [(x.shape, x.dtype) for x in arrays if x is not None]
+    for with_parts in (shape, (2, *shape)):
+        try:
+            expected = jax.tree.leaves(_kept(storage, with_parts))
+        except Exception:  # Of shapes that it does not take, it may make anything.
+            continue
+        if [(x.shape, x.dtype) for x in expected] == found:
+            return with_parts
+    return None
+
+
+def _listed(arrays):
+    return ", ".join(f"{x.dtype}{list(x.shape)}" for x in arrays if x is not None)
+
+
+def _takes(storage, x):
+    """Whether it keeps an average of which `x` is all, or a part in `jax.shard_map`."""
+    axes, shape = _manual_axes(), x.shape
+
+    def takes_together(axes_of_x):
+        parts = math.prod(axes[name] for name in axes_of_x)
+        return storage.takes((parts * shape[0], *shape[1:]) if shape else (parts,))
+
+    if not axes or storage.takes(shape):
+        return storage.takes(shape)
+    if any(map(_varying, map(jax.lax.axis_index, axes))):  # Else JAX was told not to keep track.
+        return takes_together(_varying(x))
+    if takes_together(axes):
+        raise ValueError(
+            f"whether an array of shape {shape} is one of {axes} parts, or all, is not known here, and {storage} keeps "
+            "no array as small as a part: write min_size=0 (or another min_size that is that of a part), leave "
+            "check_vma=True in jax.shard_map, or call init outside of it."
+        )
+    return False
+
+
+def _manual_axes():
+    """Of the mesh of `jax.shard_map` that we are in, the names and sizes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return {name: mesh.shape[name] for name in mesh.manual_axes}
+
+
+def _varying(x):
+    """The axes of `jax.shard_map` along which an array differs, as far as JAX keeps track."""
+    return jax.typeof(x).manual_axis_type.varying
+
+
 def _first(storage, average):
     return storage.init(_real(average))
 
@@ -166,7 +222,7 @@ def _bits(shape, key):
 
 def _read(storage, first, *others):
     arrays = [x for x in (first, *others) if x is not None]
-    if len(arrays) < 2 and first.dtype == wide_dtype(first.dtype) and not storage.takes(first.shape):
+    if _is_as_it_came(arrays) and not storage.takes(first.shape):
         return first
     structure, found = _structure(storage), [(x.shape, x.dtype) for x in arrays]
     if structure.num_leaves == len(arrays):
@@ -177,8 +233,9 @@ def _read(storage, first, *others):
             shape = None
         if shape is not None and found == [(x.shape, x.dtype) for x in jax.tree.leaves(_kept(storage, shape))]:
             return storage.decode(kept)
-    listed = ", ".join(f"{dtype}{list(shape)}" for shape, dtype in found)
-    raise ValueError(f"{storage} did not keep this average, which is kept as {listed}; name the storage that did.")
+    raise ValueError(
+        f"{storage} did not keep this average, which is kept as {_listed(arrays)}; name the storage that did."
+    )
 
 
 def _real(x):

@@ -23,7 +23,8 @@ class Storage(abc.ABC):
 
     Args:
         rounding: "stochastic", or "nearest", which stalls, for comparison.
-        min_size: leaves with fewer elements stay float32.
+        min_size: leaves with fewer elements stay float32. In `jax.shard_map`, where a leaf is a part of an array, those
+            of the whole count, as far as JAX keeps track of it (`check_vma=True`).
         seed: of the chance, a whole number. Two averages of one decay in one hand-made chain need two.
 
     Raises:

@@ -6,8 +6,12 @@ import numpy as np
 import optax
 import oracles
 import pytest
+from cases import CASES
+from runs import followed, roughly_compiled
 
 import ewa_optax
+from ewa_optax import pieces
+from ewa_optax._numerics import norm
 
 STEPS = (1, 10, 100, 2000, 20_000)
 
@@ -184,3 +188,61 @@ def test_short_averages_do_not_drown_small_gradients_in_large_ones(as_array):
         adam, momentum = of_array(np.float32(decay)) if as_array else jax.jit(lambda b=b: adam_and_momentum(b))()
         np.testing.assert_allclose(adam, oracles.adam(gradients.astype(np.float64), 1.0, b, b, 1e-8), rtol=2e-6)
         np.testing.assert_allclose(momentum, oracles.momentum(gradients.astype(np.float64), 1.0, b), rtol=2e-6)
+
+
+# Norms.
+
+SIZES = np.array([1e-30, 1e-20, 1.0, 1e19, 1e35, 3e38])
+WITH_NORMS = [case for case in CASES if case.name in ("lars", "lamb", "adafactor", "adafactor_of_vectors")]
+
+
+@pytest.mark.parametrize("case", WITH_NORMS, ids=[case.name for case in WITH_NORMS])
+def test_parameters_of_any_size(case):
+    rng = np.random.default_rng(0)
+    gradients = rng.standard_normal((3, *case.shape)).astype(np.float32)
+    params = rng.uniform(-1, 1, case.shape)
+    sized = np.multiply.outer(SIZES, params).astype(np.float32)
+    each = roughly_compiled(jax.vmap(lambda p: followed(case.optimizer(), p, gradients)[1]))(sized)
+    assert np.isfinite(each).all()
+    for size, p, updates in zip(SIZES[:-1], sized, each, strict=False):  # The last norms are larger than any number.
+        expected = case.oracle(gradients.astype(np.float64), p) / size
+        np.testing.assert_allclose(updates / size, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+
+
+def test_updates_of_any_size():
+    """By each piece on its own, which no guard stands in front of."""
+    u, w = np.float32([3.0, -4.0]), np.float32([5.0, 12.0])
+    by_size = {size: (u * np.float32(size), w * np.float32(size)) for size in (1e-30, 1.0, 1e30)}
+    clip, scale, ratio = pieces.clip_by_rms(), pieces.scale_by_parameter_rms(0.0), pieces.scale_by_trust_ratio(0.5)
+
+    @jax.jit
+    def each(u, w):
+        return [piece.update(x, piece.init(w), w)[0] for piece, x in ((clip, u), (scale, 0 * u + 1), (ratio, u))]
+
+    for size, (u_of, w_of) in by_size.items():
+        clipped, scaled, trusted = each(u_of, w_of)
+        np.testing.assert_allclose(clipped, u / np.sqrt(12.5) if size >= 1 else u_of, rtol=1e-6)
+        np.testing.assert_allclose(scaled / size, np.sqrt(84.5), rtol=1e-6)
+        np.testing.assert_allclose(trusted / size, 0.5 * 13 / 5 * u, rtol=1e-6)
+
+
+def test_a_norm_is_the_plain_one_where_that_is_right():
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((100, 333)) * 10.0 ** rng.uniform(-8, 8, (100, 1))).astype(np.float32)
+
+    @jax.jit
+    @jax.vmap
+    def both(x):
+        return norm(x), jnp.sqrt(jnp.sum(jnp.square(x)))
+
+    np.testing.assert_array_equal(*both(x))
+
+
+@pytest.mark.parametrize("kind", [np.float32, pytest.param(np.complex64, marks=pytest.mark.slow)])
+def test_norms_of_special_numbers(kind):
+    special = np.array([0.0, 1e-45, 1e-38, 3e38, np.inf, np.nan])
+    norms = jax.jit(jax.vmap(norm))(np.stack([0 * np.ones(6), special], 1).astype(kind))
+    expected = [0.0, 0.0, 0.0, np.finfo(np.float32).max / 4, np.inf, np.nan]
+    np.testing.assert_allclose(norms, expected, atol=1e-37)
+    assert norm(np.zeros((0, 3), kind)) == 0.0
+    np.testing.assert_allclose(norm(np.full(10**6, 2e16, kind)), 2e19, rtol=1e-6)  # Whose squares are finite.

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import ROUGHLY
+from cases import CASES, PIECES, ROUGHLY
 from flax import nnx
 
 import ewa_optax
+from ewa_optax import storage
 from ewa_optax.storage._argument import NAMED
 
 X = np.random.default_rng(0).standard_normal((32, 4), np.float32)
@@ -215,6 +216,58 @@ def test_an_nnx_optimizer_goes_on_at_the_rescaled_rate():
     wrapped.opt_state = ewa_optax.rescale_learning_rate(wrapped.opt_state, 0.1)
     step(model, wrapped)
     assert np.isclose(ewa_optax.get_learning_rate(wrapped.opt_state), 0.05)
+
+
+EIGHT = storage.EightBit(min_size=3)  # Of rows and columns, the columns.
+WRAPPED = {
+    **{f"pieces.{name}": piece(None) for name, piece in PIECES.items()},
+    **{f"pieces.{name} in 8 bits": PIECES[name](EIGHT) for name in ("of_rows_and_columns", "average_parameters")},
+    "MultiSteps of adafactor": optax.MultiSteps(ewa_optax.adafactor(0.01), 2).gradient_transformation(),
+    **{case.name: case.optimizer() for case in CASES},
+}
+# What keeps a number of steps at most has nothing to lose.
+COUNTS = {name for name, x in WRAPPED.items() if all(s.shape == () for s in jax.tree.leaves(jax.eval_shape(x.init, X)))}
+SLOW = {case.name for case in CASES if case.slow or case.storage} | {x for x in WRAPPED if "8 bits" in x} | COUNTS
+
+
+def linear_in_nnx(bias):
+    return nnx.Linear(2, 3, use_bias=bias, kernel_init=nnx.initializers.constant(0.5), rngs=nnx.Rngs(0))
+
+
+def quarter(params):
+    return jax.tree.map(lambda p: p / 4 - 1, params)
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=pytest.mark.slow if x in SLOW else ()) for x in WRAPPED])
+def test_nnx_takes_the_steps_of_plain_updates(name):
+    """Operation by operation: those of all of them are the same few programs."""
+    optimizer, model = WRAPPED[name], linear_in_nnx(bias=False)
+    with jax.disable_jit():
+        wrapped, params = nnx.Optimizer(model, optimizer, wrt=nnx.Param), nnx.as_pure(nnx.state(model, nnx.Param))
+        state = optimizer.init(params)
+        for _ in range(3):
+            updates, state = optimizer.update(quarter(params), state, params)
+            params = optax.apply_updates(params, updates)
+            wrapped.update(model, quarter(nnx.state(model, nnx.Param)))
+    chex.assert_trees_all_equal(nnx.as_pure(nnx.state(model, nnx.Param)), params)
+    chex.assert_trees_all_equal(nnx.as_pure(wrapped.opt_state), state)
+
+
+def test_nnx_takes_them_in_compiled_steps():
+    optimizer, model = WRAPPED["MultiSteps of adafactor"], linear_in_nnx(bias=True)
+    wrapped, params = nnx.Optimizer(model, optimizer, wrt=nnx.Param), nnx.as_pure(nnx.state(model, nnx.Param))
+    state = optimizer.init(params)
+
+    @nnx.jit
+    def step(model, wrapped, params, state):
+        updates, state = optimizer.update(quarter(params), state, params)
+        wrapped.update(model, quarter(nnx.state(model, nnx.Param)))
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(3):
+        params, state = step(model, wrapped, params, state)
+    chex.assert_trees_all_close(nnx.as_pure(nnx.state(model, nnx.Param)), params, rtol=1e-6)
+    chex.assert_trees_all_close(nnx.as_pure(wrapped.opt_state), state, rtol=1e-6)
 
 
 def test_the_l2_cost_is_a_piece_in_front():

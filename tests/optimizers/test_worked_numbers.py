@@ -174,3 +174,30 @@ def test_no_count_wraps_round(make, arguments, options, rates, count):
 def test_epochs_are_divided_as_integers():
     late = ewa_optax.schedule_staircase(1.0, 0.5, steps_per_epoch=2**24 + 1, first_epoch=0)
     assert (float(late(2**24)), float(late(2**24 + 1))) == (1.0, 0.5)
+
+
+def test_first_steps_of_leaves_whose_first_gradients_were_none():
+    """Those that the documents tell of, and the remedy."""
+    params = {"always": jnp.zeros(()), "late": jnp.zeros(())}
+    both, one = jax.tree.map(jnp.ones_like, params), {"always": jnp.ones(()), "late": None}
+    adam = ewa_optax.adam(0.01)
+    grouped = optax.partition({"a": adam, "b": adam}, {"always": "a", "late": "b"})
+    masked = optax.masked(adam, {"always": False, "late": True})
+
+    @jax.jit
+    def after(state):
+        return adam.update(both, state)[0]["late"]
+
+    @jax.jit
+    def thousand(state):
+        return jax.lax.scan(lambda state, _: (adam.update(one, state)[1], None), state, length=1000)[0]
+
+    start = adam.init(params)
+    np.testing.assert_allclose(after(adam.update(one, start)[1]), -0.0074, atol=5e-5)
+    np.testing.assert_allclose(after(thousand(start)), -0.025, atol=5e-4)
+    np.testing.assert_allclose(after(start), -0.01, rtol=1e-6)
+    for wrapped in (grouped, masked):
+        _, state = wrapped.update(one, wrapped.init(params))
+        np.testing.assert_allclose(wrapped.update(both, state)[0]["late"], -0.0074, atol=5e-5)
+    own = adam.init(params["late"])  # Which is updated at the second step only.
+    np.testing.assert_allclose(adam.update(both["late"], own)[0], -0.01, rtol=1e-6)

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "storage": set(), "series": set(),
     "pieces": {"storage"}, "plots": {"series"},
     "_optimizers": {"pieces", "storage"}, "minibatch": {"pieces"}, "landscapes": {"pieces"},
-    "_fit": {"minibatch"},
+    "_fit": {"minibatch", "pieces"},
     "_compare": {"_optimizers", "minibatch", "plots"},
 }  # fmt: skip
 FACES = {"__init__", "__main__"}

@@ -381,6 +381,71 @@ def test_explicit_meshes_and_shard_map(name, spec):
     assert np.abs(sharded - alone).mean() < 0.02 * np.abs(alone).mean()
 
 
+def in_parts(function, *specs, out, check_vma=True):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out, check_vma=check_vma)
+
+
+# Of the first, eighths are smaller than what storages take; the second is small, and whole on each device.
+PARTED, SPECS = {"w": normal(64, 128), "b": normal(1024)}, {"w": jax.P("x"), "b": jax.P()}
+
+
+def specs_of(optimizer):
+    """Of its state: as its parameters lie."""
+    state = jax.eval_shape(optimizer.init, PARTED)
+    return jax.tree_util.tree_map_with_path(lambda path, _: jax.P("x") if "w" in str(path) else jax.P(), state)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_parts_in_shard_map_are_kept_as_their_whole_is(name, check_vma):
+    optimizer = ewa_optax.adam(1e-3, storage=name)
+    state, specs = jax.eval_shape(optimizer.init, PARTED), specs_of(optimizer)
+    update = in_parts(optimizer.update, SPECS, specs, out=(SPECS, specs), check_vma=check_vma)
+    assert jax.tree.map(kind, jax.eval_shape(update, PARTED, state)[1]) == jax.tree.map(kind, state)
+    init = in_parts(optimizer.init, SPECS, out=specs, check_vma=check_vma)
+    if check_vma:
+        assert jax.tree.map(kind, jax.eval_shape(init, PARTED)) == jax.tree.map(kind, state)
+    else:
+        with pytest.raises(ValueError, match=r"write min_size=0 .*, leave check_vma=True in jax.shard_map, or call"):
+            jax.eval_shape(init, PARTED)
+
+
+def kind(x):
+    return x.shape, x.dtype
+
+
+def test_parts_of_what_is_small_anyhow_and_parts_that_storages_take():
+    def kept_by(kept, p):
+        return ewa_optax.scale_by_ewa(0.9, kept).init(p).average.arrays[0]
+
+    for kept, dtype in (("8bit", jnp.float32), (storage.EightBit(min_size=0), jnp.int8)):
+        init = in_parts(functools.partial(kept_by, kept), jax.P("x"), out=jax.P("x"), check_vma=False)
+        assert jax.eval_shape(init, normal(8, 16)).dtype == dtype
+
+
+def test_a_state_made_outside_of_shard_map_gives_the_steps_of_the_whole():
+    average = ewa_optax.scale_by_ewa(0.9, "8bit")
+    state, specs = jax.jit(average.init)(PARTED), specs_of(average)
+
+    def two_steps(update, gradients, state):
+        return update(gradients, update(gradients, state)[1])[0]
+
+    update = in_parts(average.update, SPECS, specs, out=(SPECS, specs))
+    whole, parts = roughly_compiled(lambda g, s: [two_steps(x, g, s) for x in (average.update, update)])(PARTED, state)
+    np.testing.assert_array_equal(whole["b"], parts["b"])
+    assert np.abs(whole["w"] - parts["w"]).mean() < 0.02 * np.abs(whole["w"]).mean()
+
+
+def test_parts_that_cut_blocks_are_told():
+    average = ewa_optax.scale_by_ewa(0.9, "8bit")
+    state = jax.eval_shape(average.init, normal(64, 192))
+    specs = jax.tree.map(lambda x: jax.P(None, "x") if x.shape == (64, 192) else jax.P(), state)
+    update = in_parts(average.update, jax.P(None, "x"), specs, out=(jax.P(None, "x"), specs))
+    with pytest.raises(ValueError, match=r"In jax.shard_map, a part has blocks of its own: call init there, too"):
+        jax.eval_shape(update, normal(64, 192), state)
+
+
 SEVERAL = {"w": normal(64, 1024), "b": normal(8192, seed=1), "small": np.ones(3, np.float32)}
 
 
