@@ -247,7 +247,7 @@ def tiny(name):
         compiled = module.compiled_trees(trees.gpt2(8, 1), (3, 8), ("8bit",), 1)
         return module.Sizes({4096: 2}, module.trees_of(trees.gpt2(8, 1), (3, 8)), 2, "cpu", compiled)
     if name == "epoch":
-        return module.Sizes(5000, 1, ((8, 16), (4, 8)), 20, 1, 2, 1)
+        return module.Sizes(5000, 1, ((8, 16), (4, 8)), 20, 5, 1, 2, 1)
     if name == "shuffle":
         return module.Sizes((100,), (64,), (257,), 2, 1)
     if name == "series":

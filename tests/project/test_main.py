@@ -43,10 +43,10 @@ def test_the_options(tmp_path, monkeypatch, capsys):
     """In a narrow terminal, which cuts no numbers."""
     monkeypatch.setenv("COLUMNS", "50")
     picture = tmp_path / "a.svg"
-    arguments = ["compare", "--optimizers", "momentum", "signum", "momentum", "--epochs", "1", "--batch-size", "1437"]
+    arguments = ["compare", "--optimizers", "lion", "signum", "lion", "--epochs", "1", "--batch-size", "1437"]
     assert main([*arguments, "--learning-rate", "0.5", "--seed", "3", "--out", str(picture)]) == 0
     out = capsys.readouterr().out
-    assert out.count("momentum") == 1
+    assert out.count("lion") == 1
     assert "rmsprop" not in out
     assert out.count(" 0.5 ") == 2
     assert "…" not in out
