@@ -83,6 +83,7 @@ def test_rounded_to_nearest_they_are_not(task, name):
     assert off(losses, reference) > WITHIN[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_parameters_of_16_bits_train_too(task):
     """Parameters and both moments in bfloat16, 6 bytes a parameter in all: within a factor of 2 of float32."""
