@@ -88,18 +88,18 @@ def norm(x: jax.Array, count: float = 1.0) -> jax.Array:
     parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
     size = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(part), initial=0) for part in parts))
     scale = _inverse_power_of_two(size)
-    # Of constant parts XLA would make part**2 * scale**2.
-    parts = jax.lax.optimization_barrier(parts)
-    squares = functools.reduce(jnp.add, (jnp.square(part * scale) for part in parts))
+    # Of constant parts XLA would make part**2 * scale**2, not each of which is finite.
+    scaled = jax.lax.optimization_barrier([part * scale for part in parts])
+    squares = functools.reduce(jnp.add, map(jnp.square, scaled))
     root = jnp.sqrt(jnp.sum(squares) / count) / scale
     return jnp.where(jnp.isfinite(size), jnp.minimum(root, largest(root.dtype) / 4), root)
 
 
 def _inverse_power_of_two(x):
-    """The power of two times which a number is between 1 and 2, if it is normal; of all others it is finite."""
+    """The power of two times which a number is between 1 and 2; its square is finite, and so it is less of the tiny."""
     info = jnp.finfo(x.dtype)
     exponent = jax.lax.bitcast_convert_type(x, np.dtype(f"int{info.bits}")) >> info.nmant
-    inverse = jnp.clip(2 * info.maxexp - 2 - exponent, 1, 2 * info.maxexp - 4)  # Whose reciprocal is no subnormal.
+    inverse = jnp.clip(2 * info.maxexp - 2 - exponent, 1, 3 * info.maxexp // 2 - 2)
     return jax.lax.bitcast_convert_type(inverse << info.nmant, x.dtype)
 
 
