@@ -22,8 +22,8 @@ KEPT_BYTES = 2**28
 """How many bytes of batches a stretch may keep."""
 
 
-CAPACITY, CAPACITY_BYTES = 4096, 2**20
-"""Of how many steps at most a compiled loop over several epochs tells, and in how many bytes."""
+CAPACITY, CAPACITY_BYTES = 4096, 2**18
+"""Of how many steps a compiled loop tells at most, and in how many bytes, if an epoch has fewer."""
 
 
 class Engine(abc.ABC):
@@ -59,8 +59,9 @@ class CompiledLoop(Engine):
         self.numbers, self.data, self.key = numbers, source.data, key
         self.steps, self.aux = source.steps, out.aux
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(out))
-        several = min(CAPACITY, CAPACITY_BYTES // max(1, size)) if across else 0
-        self._across, self._capacity, self._of_epoch = across, max(source.batches.steps, several), source.batches.steps
+        self._across, self._of_epoch = across, source.batches.steps
+        # The same whether or not somebody looks in between, and so one program.
+        self._capacity = max(self._of_epoch, min(CAPACITY, CAPACITY_BYTES // max(1, size)))
         self._shuffler, self._advance = shuffler(source.batches), _advance(step, source.batches, self._capacity)
         self._shuffled: tuple[int, Any] = (-1, None)
 
