@@ -105,7 +105,9 @@ def test_equals_its_oracle(case):
 def test_equals_its_oracle_of_complex_numbers(case):
     gradients, params, updates = (tree["complex"] for tree in real_and_complex_updates(case.name))
     expected = case.oracle(gradients.astype(np.complex128), params)
-    assert_close_in_size(updates, expected, max(case.oracle_tolerance, case.complex_tolerance), case.error)
+    # Two parts are rounded by chance, not one.
+    tolerance = 1.1 * case.oracle_tolerance if case.storage else case.oracle_tolerance
+    assert_close_in_size(updates, expected, max(tolerance, case.complex_tolerance), case.error)
 
 
 @every_member
@@ -214,8 +216,18 @@ def check_sweep(case, names):
     singles = run(compiled(case.name), PARAMS)[0], trained(case.optimizer(**rows[1]), PARAMS, gradients)[0]
     for i, single in enumerate(singles):
         chex.assert_trees_all_close(
-            jax.tree.map(lambda leaf, i=i: leaf[i], swept), single, rtol=3e-5, atol=1e-6 if case.storage else 1e-7
+            jax.tree.map(lambda leaf, i=i: leaf[i], swept), single, rtol=3e-5, atol=within(case, 1e-7)
         )
+
+
+def within(case, exact):
+    """How far parameters may be from those of decays that are numbers, where they are float32 arrays.
+
+    The square of AdaMax's, by which its chance is told apart, is then another float32, and its chance another.
+    """
+    if case.storage and case.make.func is ewa_optax.adamax:
+        return 0.03
+    return max(exact, 1e-6) if case.storage else exact
 
 
 @every_case
@@ -278,7 +290,7 @@ def test_multi_steps(case):
         mean = jax.tree.map(lambda a, b: (a + b) / 2, gradients_like(PARAMS, t), gradients_like(PARAMS, t + 1))
         updates, inner = plain.update(mean, inner, expected)
         expected = optax.apply_updates(expected, updates)
-    chex.assert_trees_all_close(params, expected, rtol=1e-5)
+    chex.assert_trees_all_close(params, expected, rtol=1e-5, atol=1e-8)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, optimizer.init(PARAMS))
 
 
@@ -305,9 +317,7 @@ def test_inject_hyperparams(case):
     injected = optax.inject_hyperparams(case.make)(**case.hyperparameters)
     params, state = trained(injected, PARAMS, gradients_of_steps(3))
     expected = run(compiled(case.name), PARAMS)[0]
-    # Decays are float32 arrays here; and the square of AdaMax's, by which its chance is told apart, another float32.
-    chance = case.storage and case.make.func is ewa_optax.adamax
-    chex.assert_trees_all_close(params, expected, rtol=3e-5, atol=0.03 if chance else 0.0 if case in FULL else 1e-6)
+    chex.assert_trees_all_close(params, expected, rtol=3e-5, atol=within(case, 0.0 if case in FULL else 1e-6))
     assert set(case.hyperparameters) <= set(state.hyperparams)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, jax.eval_shape(injected.init, PARAMS))
 
@@ -316,9 +326,8 @@ def test_inject_hyperparams(case):
 def test_inject_hyperparams_outside_of_jit(case):
     injected = optax.inject_hyperparams(case.make)(**case.hyperparameters)
     params, state = run(injected, PARAMS)
-    chance = case.storage and case.make.func is ewa_optax.adamax
     expected = run(compiled(case.name), PARAMS)[0]
-    chex.assert_trees_all_close(params, expected, rtol=3e-5, atol=0.03 if chance else 0.0 if case in FULL else 1e-6)
+    chex.assert_trees_all_close(params, expected, rtol=3e-5, atol=within(case, 0.0 if case in FULL else 1e-6))
     chex.assert_trees_all_equal_shapes_and_dtypes(state, injected.init(PARAMS))
 
 
