@@ -14,9 +14,9 @@ import optax
 from ewa_optax._checks import check_choice
 from ewa_optax.minibatch._arrays import Arrays, DeviceArrays, shuffler
 from ewa_optax.minibatch._batches import Batches
-from ewa_optax.minibatch._loops import choose_loop
+from ewa_optax.minibatch._loops import choose_loop, in_place
 from ewa_optax.minibatch._sources import Source
-from ewa_optax.minibatch._step import Step, check_alike, concatenate, gradient_step, update_of
+from ewa_optax.minibatch._step import Step, check_stackable, concatenate, gradient_step, update_of
 
 KEPT_BYTES = 2**28
 """How many bytes of batches a stretch may keep."""
@@ -88,7 +88,7 @@ class PythonLoop(Engine):
     """
 
     def __init__(self, step: Callable, numbers: Any, source: Source, key: jax.Array, aux: Any) -> None:
-        self.step, self.numbers, self.source, self.key, self.aux = _in_place(step), numbers, source, key, aux
+        self.step, self.numbers, self.source, self.key, self.aux = in_place(step, 1), numbers, source, key, aux
         self.steps = source.steps
         self._kept: list[Any] = []
         self._kept_from, self._at = (-1, -1), (-1, -1)
@@ -119,11 +119,6 @@ class PythonLoop(Engine):
             yield self._ahead  # A step on it is begun, and while it computes:
             self._ahead = next(self._batches, None)
         self.ended = self._ahead is None
-
-
-@functools.lru_cache(maxsize=32)
-def _in_place(step):
-    return jax.jit(step, donate_argnums=1)
 
 
 @functools.lru_cache(maxsize=32)
@@ -171,7 +166,7 @@ def _advance(step, batches, capacity):
 
         def last(state):
             smaller = batches.gathered(data, state["shuffle"], batches.full_steps, 1, batches.last_size)
-            check_alike(out, jax.eval_shape(on, numbers, carry, *smaller, 0)[1])
+            check_stackable(out, jax.eval_shape(on, numbers, carry, *smaller, 0)[1])
             return stepped(state, smaller, 0)
 
         def next_epoch(state):
@@ -197,6 +192,10 @@ def _advance(step, batches, capacity):
     return jax.jit(advance)
 
 
+# One and the same function for equal arguments, so that nothing compiles twice.
+_gradient_step = functools.lru_cache(maxsize=32)(gradient_step)
+
+
 def engine_for(
     loss: Callable[..., Any],
     optimizer: optax.GradientTransformation,
@@ -212,7 +211,7 @@ def engine_for(
     if not isinstance(source, DeviceArrays):
         check_choice("loop, of data that is not on the device,", loop, ("auto", "python"))
     update, numbers = update_of(optimizer, *carry)
-    step = gradient_step(loss, update, has_aux)
+    step = _gradient_step(loss, update, has_aux)
     if not isinstance(source, Arrays):
         return PythonLoop(step, numbers, source, key, None)
     gather, on = chunk_and_step(step, source.batches)

@@ -80,6 +80,15 @@ def choose_loop(loop: str, compiled: Any, *arguments: Any) -> str:
     return "scan" if traced else "python"
 
 
+def in_a_transformation() -> bool:
+    """Whether `jax.jit`, `jax.vmap`, `jax.grad` or another one is looking at what calls this."""
+    from jax.extend import core  # Here, since it brings all of pallas along.
+
+    here = core.get_opaque_trace_state(convention="flax")
+    with jax.core.eval_context():
+        return here != core.get_opaque_trace_state(convention="flax")
+
+
 def is_traced(tree: Any) -> bool:
     """Whether some of it has no values yet."""
     return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree))
@@ -110,6 +119,6 @@ def _tell_once(traced: bool) -> None:
 
 
 @functools.lru_cache(maxsize=32)
-def in_place(step: Callable) -> Callable:
-    """The step compiled, in the memory of the carry that it is given."""
-    return jax.jit(step, donate_argnums=0)
+def in_place(step: Callable, carry: int = 0) -> Callable:
+    """The step compiled, in the memory of the carry that it is given, which is its argument of that number."""
+    return jax.jit(step, donate_argnums=carry)

@@ -30,11 +30,11 @@ def concatenate(parts: list[Step]) -> Step:
     if not parts:
         return Step(np.zeros(0, np.float32), None, np.zeros(0, np.float32), None)
 
-    check_alike(*(jax.tree.map(lambda x: x[0], part) for part in parts if len(part.cost)))
+    check_stackable(*(jax.tree.map(lambda x: x[0], part) for part in parts if len(part.cost)))
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
-def check_alike(*steps: Step) -> None:
+def check_stackable(*steps: Step) -> None:
     """Raises ValueError for auxiliary outputs that can't be stacked."""
 
     def check(path, *xs):
@@ -67,11 +67,15 @@ def update_of(optimizer: optax.GradientTransformation, params: Any, opt_state: A
         found = shared(update, params, opt_state, params, params, cost, unused=1)
     except Exception:  # Which a step will raise again, where it is of use.
         found = None
-    return (_Alike(found), found.numbers) if found else (_Alone(optimizer), None)
+    return (_Alike(found), found.numbers) if found else (UpdateOf(optimizer), None)
+
+
+class CostUnknownError(Exception):
+    """An update asked for the cost of other parameters, which only a step on a mini-batch can tell."""
 
 
 def _unknown(params):
-    raise NotImplementedError("the cost is not known without a batch")
+    raise CostUnknownError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,14 +87,15 @@ class _Alike:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Alone:
+class UpdateOf:
+    """That of one optimizer; it has no numbers."""
+
     optimizer: optax.GradientTransformation
 
     def __call__(self, numbers, gradients, opt_state, params, told):
         return optax.with_extra_args_support(self.optimizer).update(gradients, opt_state, params, **told)
 
 
-@functools.lru_cache(maxsize=32)  # One and the same function for equal arguments, so that nothing compiles twice.
 def gradient_step(loss: Callable[..., Any], update: Update, has_aux: bool) -> Callable:
     """`(numbers, (params, opt_state), batch, **others) -> ((params, opt_state), Step)`."""
 

@@ -10,9 +10,9 @@ import optax
 
 from ewa_optax._checks import check_functions, check_integer, check_key, check_trainable
 from ewa_optax.minibatch._batches import plan_batches
-from ewa_optax.minibatch._loops import scan
+from ewa_optax.minibatch._loops import in_a_transformation, scan
 from ewa_optax.minibatch._order import check_epoch
-from ewa_optax.minibatch._step import gradient_step, update_of
+from ewa_optax.minibatch._step import UpdateOf, gradient_step, update_of
 
 
 class Trained(NamedTuple):
@@ -111,18 +111,27 @@ def train(
     epochs = check_integer("epochs", epochs, 1, remedy="one pass over the data is 1")
     batches = plan_batches(data, batch_size, remainder, order, shards, has_key=has_key)
     carry = (params, optimizer.init(params) if opt_state is None else opt_state)
-    update, numbers = update_of(optimizer, *carry)
-    whole = _whole(gradient_step(loss, update, has_aux), batches, epochs)
+    if in_a_transformation():  # What the loss encloses may be traced: nothing of it may be kept.
+        whole, numbers = _whole(loss, UpdateOf(optimizer), has_aux, batches, epochs), None
+    else:
+        update, numbers = update_of(optimizer, *carry)
+        whole = _compiled(loss, update, has_aux, batches, epochs)
     (params, opt_state), out = whole(numbers, carry, data, key, epoch)
     return Trained(params, opt_state, out.cost, out.learning_rate, out.aux)
 
 
 @functools.lru_cache(maxsize=32)
-def _whole(step, batches, epochs):
+def _compiled(*arguments):
+    return jax.jit(_whole(*arguments))
+
+
+def _whole(loss, update, has_aux, batches, epochs):
+    step = gradient_step(loss, update, has_aux)
+
     def whole(numbers, carry, data, key, epoch):
         of_epoch = functools.partial(step, numbers)
         return jax.lax.scan(
             lambda carry, epoch: scan(of_epoch, batches, carry, data, key, epoch), carry, epoch + jnp.arange(epochs)
         )
 
-    return jax.jit(whole)
+    return whole

@@ -158,6 +158,22 @@ def test_what_is_traced_or_prints_is_not_shared():
     np.testing.assert_allclose(final(rates), apart, rtol=1e-5)
 
 
+def test_of_what_is_traced_nothing_is_kept():
+    """By `train`, which compiles for itself only where nobody else does."""
+
+    def final(scale):
+        def scaled_loss(w, batch):
+            return scale * loss(w, batch)
+
+        trained = minibatch.train(scaled_loss, ewa_optax.adam(0.01), START, DATA, batch_size=5, epochs=1, key=KEY)
+        return trained.params["b"]
+
+    with jax.checking_leaks():
+        alone = jax.jit(final)(2.0)
+        np.testing.assert_allclose(jax.vmap(final)(jnp.array([1.0, 2.0]))[1], alone, rtol=1e-5)
+        assert np.isfinite(jax.grad(final)(2.0))
+
+
 # Several epochs in one program.
 
 
