@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ewa_optax.minibatch._batches import Batches, count_examples, plan_batches, some_examples
+from ewa_optax.minibatch._batches import Batches, count_examples, some_examples
 from ewa_optax.minibatch._loops import choose_loop
 from ewa_optax.minibatch._sources import Source, fingerprint, strongly_typed
 
@@ -42,17 +42,15 @@ class DeviceArrays(Arrays):
         for t in range(start, self.batches.steps):
             yield gather(self.data, shuffle, t, self.batches.size_of(t))
 
-    def in_order(self, size: int) -> Iterator[Any]:
-        batches = plan_batches(self.data, min(size, self.batches.num_examples))
-        for t in range(batches.steps):
-            yield _slice(batches)(self.data, t, batches.size_of(t))
+    def in_order(self) -> Iterator[Any]:
+        for t in range(self.batches.steps):
+            yield _slice(self.batches)(self.data, t, self.batches.size_of(t))
 
-    def costs(self, cost: Callable[[Any, Any], Any], params: Any, size: int) -> tuple[Any, list[int]]:
-        batches = plan_batches(self.data, min(size, self.batches.num_examples))
-        of_all = _costs(cost, batches)
+    def costs(self, cost: Callable[[Any, Any], Any], params: Any) -> tuple[Any, list[int]]:
+        of_all = _costs(cost, self.batches)
         if choose_loop("auto", of_all, params, self.data) == "python":
-            return super().costs(cost, params, size)
-        return of_all(params, self.data), [batches.size_of(t) for t in range(batches.steps)]
+            return super().costs(cost, params)
+        return of_all(params, self.data), [self.batches.size_of(t) for t in range(self.batches.steps)]
 
     def place(self, tree: Any) -> Any:
         """On the mesh of the data, if there is one: arrays that lie elsewhere are replicated."""
@@ -78,9 +76,9 @@ class MappedArrays(Arrays):
             rows = (np.asarray(rows) + parts).reshape(-1)
             yield jax.device_put(_read(self.data, rows)), others
 
-    def in_order(self, size: int) -> Iterator[Any]:
-        for start in range(0, self.batches.num_examples, size):
-            yield _read(self.data, slice(start, start + size))
+    def in_order(self) -> Iterator[Any]:
+        for start in range(0, self.batches.num_examples, self.batches.batch_size):
+            yield _read(self.data, slice(start, start + self.batches.batch_size))
 
 
 def source_of_arrays(data: Any, batches: Batches) -> Arrays:

@@ -20,12 +20,13 @@ def validator(
     loss: Callable[..., Any], data: Any, batch_size: int | None, *, has_aux: bool = False, masked: bool = False
 ) -> Callable[[Any], float]:
     """A function from parameters to the mean of `loss` over all examples, in batches and in order."""
-    # The plan of arrays is not asked for, only their order.
-    plan: dict[str, Any] = {} if is_iterable(data) else {"batch_size": count_examples(data, "validation")}
+    plan: dict[str, Any] = {}
+    if not is_iterable(data):
+        plan["batch_size"] = min(batch_size or BATCH_SIZE, count_examples(data, "validation"))
     source, cost = source_of(data, **plan), _cost(loss, has_aux, masked)
 
     def validate(params):
-        costs, sizes = source.costs(cost, params, batch_size or BATCH_SIZE)
+        costs, sizes = source.costs(cost, params)
         if not sizes:
             raise ValueError(
                 "the validation data gave no batch; a generator can be run through only once, so pass an iterable "

@@ -52,7 +52,7 @@ class Stream(Source):
                 self._warn_if_alike(epoch, first)
             yield jax.device_put(batch), others
 
-    def in_order(self, size: int) -> Iterator[Any]:
+    def in_order(self) -> Iterator[Any]:
         """In the batches that it has."""
         return map(_on_host, self._begun(0))
 

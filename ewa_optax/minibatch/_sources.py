@@ -23,8 +23,8 @@ class Source(abc.ABC):
         """The mini-batches of an epoch from step `start` on, one by one, and what else a step is called with."""
 
     @abc.abstractmethod
-    def in_order(self, size: int) -> Iterator[Any]:
-        """All examples once, in batches of `size`, not shuffled."""
+    def in_order(self) -> Iterator[Any]:
+        """All examples once, in batches, not shuffled."""
 
     @abc.abstractmethod
     def check_repeats(self, epoch: int) -> None:
@@ -38,10 +38,10 @@ class Source(abc.ABC):
         """Strongly typed arrays on the devices of the data."""
         return strongly_typed(tree)
 
-    def costs(self, cost: Callable[[Any, Any], Any], params: Any, size: int) -> tuple[Any, list[int]]:
+    def costs(self, cost: Callable[[Any, Any], Any], params: Any) -> tuple[Any, list[int]]:
         """What a compiled `cost` gives on each of the batches in order, and how many examples those have."""
         costs, sizes = [], []
-        for batch in self.in_order(size):
+        for batch in self.in_order():
             costs.append(cost(params, batch))
             sizes.append(count_examples(batch))
         return costs, sizes
