@@ -1,13 +1,14 @@
 """Ctrl-C: held back while something is done that must not be cut in two, and quiet while the command is imported."""
 
 import contextlib
+import itertools
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-if sys.argv[:1] == ["-m"] and sys.orig_argv[1:3] == ["-m", "ewa_optax"]:
+if sys.argv[:1] == ["-m"] and ("-m", "ewa_optax") in itertools.pairwise(sys.orig_argv):
     # What ends other commands ends this one, without a traceback, until its `main` knows better: imports take a second.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -24,9 +24,7 @@ class Checkpoints:
     Ctrl-C while one is written is told by `tell`, and interrupts when that is done.
     """
 
-    def __init__(
-        self, folder: Any, every: int | None, settings: dict[str, Any], tell: Callable[[str], None] = print
-    ) -> None:
+    def __init__(self, folder: Any, every: int | None, settings: dict[str, Any], tell: Callable[[str], None]) -> None:
         self.settings, self._tell = {"format": FORMAT, **settings}, tell
         self.every, self.folder, self._manager = every, folder, None
         if folder is not None:

@@ -102,7 +102,7 @@ def test_as_a_process_whose_reader_leaves_early(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
 def test_ctrl_c_while_it_is_imported_ends_without_a_word():
-    command = [sys.executable, "-m", "ewa_optax", "--help"]
+    command = [sys.executable, "-W", "error", "-m", "ewa_optax", "--help"]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
     ) as process:  # fmt: skip
