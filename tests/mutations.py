@@ -266,10 +266,10 @@ MUTATIONS = (
         ("tests/optimizers/test_family.py::test_clip_by_rms",),
     ),
     Mutation(
-        "a norm squares before it scales",
+        "a norm squares without a scale",
         "ewa_optax/_numerics.py",
-        "jnp.square(part * scale)",
-        "jnp.square(part) * scale * scale",
+        "jax.lax.optimization_barrier([part * scale for part in parts])",
+        "parts",
         ("tests/optimizers/test_exactness.py::test_parameters_of_any_size",),
     ),
     Mutation(

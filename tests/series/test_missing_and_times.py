@@ -103,13 +103,19 @@ WAYS = [
 ]
 
 
+def drawn(count, *, debias, skip, reverse):
+    """As many series, as they are told, and what defines their averages."""
+    for seed in range(count):
+        x, *others = some_data(seed)
+        y, decay, *_ = others
+        lanes = functools.partial(defined_by_lane, x, y, decay, reverse=reverse, debias=debias, skip=skip)
+        yield *told(x, debias == skip), *others, lanes
+
+
 @pytest.mark.parametrize(("method", "debias", "skip", "reverse"), WAYS)
 def test_the_definition(method, debias, skip, reverse):
     whole, piece = programs(method, debias, skip, reverse)
-    for seed in range(6):
-        x, y, decay, initial, times = some_data(seed)
-        z, where = told(x, debias == skip)
-        lanes = functools.partial(defined_by_lane, x, y, decay, reverse=reverse, debias=debias, skip=skip)
+    for z, where, y, decay, initial, times, lanes in drawn(6, debias=debias, skip=skip, reverse=reverse):
         means, (_, *covariances) = lanes(initial, times)[0], lanes(np.full(LANES, NAN), times)
         found = whole(z, y, decay, initial, times=times, **where)
         assert_close(found[0], means)
@@ -132,10 +138,7 @@ def test_the_interval_up_to_a_row_that_is_skipped_is_part_of_the_next():
 @pytest.mark.parametrize(("method", "debias", "skip", "reverse"), [way for way in WAYS if not way.values[2]])
 def test_times_one_apart_are_none(method, debias, skip, reverse):
     whole, _ = programs(method, debias, skip, reverse)
-    for seed in range(3):
-        x, y, decay, initial, _ = some_data(seed)
-        z, where = told(x, debias == skip)
-        lanes = functools.partial(defined_by_lane, x, y, decay, reverse=reverse, debias=debias, skip=skip)
+    for z, where, y, decay, initial, _, lanes in drawn(3, debias=debias, skip=skip, reverse=reverse):
         found = whole(z, y, decay, initial, times=7 + np.arange(ROWS, dtype=float), **where)
         assert_close(found[0], lanes(initial, None)[0])
         assert_close(found[1], lanes(np.full(LANES, NAN), None)[1 if reverse else 2])
