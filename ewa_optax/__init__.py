@@ -18,7 +18,7 @@ Pieces: scale_by_ewa, bias_correct, scale_by_rms, scale_by_learning_rate, add_de
 Schedules: schedule_inverse_time, schedule_exponential, schedule_inverse_sqrt, schedule_staircase.
 Learning rates while training runs: get_learning_rate, rescale_learning_rate.
 Averages of parameters: average_parameters, get_average.
-Memory: state_bytes.
+Memory: state_bytes, peak_bytes.
 Many leaves: stack_leaves, which makes a Stacked, unstack_leaves, stack_leaves_like.
 Training: fit, and what it returns, Fitted, with its History.
 Namespaces: pieces (all that optimizers are made of), series (averages of series), storage (averages in 8 to 24 bits),
@@ -45,6 +45,7 @@ from ewa_optax._optimizers.adam import (
 )
 from ewa_optax._optimizers.layerwise import adafactor, lamb, lars, novograd
 from ewa_optax._optimizers.momentum import gradient_descent, heavy_ball, lion, momentum, nesterov, signum
+from ewa_optax._optimizers.peak_bytes import peak_bytes
 from ewa_optax._optimizers.rmsprop import adadelta, laprop, rmsprop, rmsprop_centered, rmsprop_momentum
 from ewa_optax._optimizers.state_bytes import state_bytes
 from ewa_optax._schedules import schedule_exponential, schedule_inverse_sqrt, schedule_inverse_time, schedule_staircase
@@ -89,6 +90,7 @@ __all__ = [
     "nadamw",
     "nesterov",
     "novograd",
+    "peak_bytes",
     "pieces",
     "plots",
     "radam",

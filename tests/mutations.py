@@ -279,6 +279,23 @@ MUTATIONS = (
         "((None, *summary[::-1]) if",
         ("tests/test_since_0_1_0.py::test_checkpoints_keep_states_as_they_did", oracle("adafactor")),
     ),
+    Mutation(
+        "the peak of a step whose old parameters stay beside the new ones",
+        "ewa_optax/_optimizers/peak_bytes.py",
+        "donate_argnums=(0, 1)",
+        "donate_argnums=(1,)",
+        (
+            "tests/storage/test_peak_bytes.py::test_parameters_gradients_and_averages_are_there_at_once",
+            "tests/storage/test_peak_bytes.py::test_nothing_is_allocated",
+        ),
+    ),
+    Mutation(
+        "the peak of a step without gradients",
+        "ewa_optax/_optimizers/peak_bytes.py",
+        "jax.lax.fori_loop(0, turns, lambda _, gradients: jax.tree.map(jnp.negative, gradients), zeros)",
+        "zeros",
+        ("tests/storage/test_peak_bytes.py::test_parameters_gradients_and_averages_are_there_at_once",),
+    ),
     # The order of the shuffle.
     Mutation(
         "both sides of the grid are odd for some sizes",

@@ -134,6 +134,7 @@ BAD_CALLS = [
         "round_stochastically needs the parameters",
     ),
     (lambda: ewa_optax.state_bytes(None, ROWS), TypeError, "state_bytes: optimizer must be a transformation, got None"),
+    (lambda: ewa_optax.peak_bytes("adam", ROWS), TypeError, "peak_bytes: optimizer must be a .*, got 'adam'; try"),
     (lambda: ewa_optax.adam(True), TypeError, r"learning_rate must be a number.*got True \(bool\)"),
     (lambda: ewa_optax.adam(np.complex64(1j)), TypeError, "learning_rate must be a number"),
     (lambda: ewa_optax.adam(jax.random.key(0)), TypeError, "learning_rate must be a number"),

@@ -31,9 +31,11 @@ def state_bytes(optimizer: optax.GradientTransformation, params: optax.Params) -
     Reference:
         `jax.eval_shape`, which traces `optimizer.init` without running it.
     """
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state_of(optimizer, params, "state_bytes")))
+
+
+def state_of(optimizer: Any, params: Any, function: str) -> Any:
+    """The shapes and dtypes of the state; `function` is who asks."""
     if not callable(getattr(optimizer, "init", None)):  # As optax.MultiSteps has it, too.
-        raise TypeError(
-            f"state_bytes: optimizer must be a transformation, got {optimizer!r}; try ewa_optax.adam(1e-3)."
-        )
-    state: Any = jax.eval_shape(optimizer.init, params)
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        raise TypeError(f"{function}: optimizer must be a transformation, got {optimizer!r}; try ewa_optax.adam(1e-3).")
+    return jax.eval_shape(optimizer.init, params)
