@@ -387,22 +387,20 @@ def many_rates(count: int, turns: int) -> Iterator[dict]:
 
 
 MEMORY = """
-import re, sys, jax, jax.numpy as jnp
-from pathlib import Path
+import sys, jax, jax.numpy as jnp
+from benchmarks import resident
 from benchmarks.epoch import *
-def status(name):
-    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 params = (jnp.zeros(FEATURES), jnp.zeros(()))
 step, carry = stepper(logistic_loss, OPTIMIZER), (params, OPTIMIZER.init(params))
 def run(examples):
     data = jax.block_until_ready((jax.random.normal(KEY, (examples, FEATURES)), jnp.ones(examples)))
-    Path("/proc/self/clear_refs").write_text("5")  # Forgets the peak so far, that of making the data.
+    resident.forget_peak()  # That of making the data.
     epoch(step, carry, data, BATCH_SIZE)(0)
     return sum(x.nbytes for x in data)
 run(2000)
-before = status("VmRSS")
+before = resident.now()
 size = run(int(sys.argv[1]))
-print(size, status("VmHWM") - before)
+print(size, resident.peak() - before)
 """
 
 

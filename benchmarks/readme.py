@@ -19,6 +19,7 @@ VIEWS: dict[str, Callable[[dict], list[str]]] = {
     "epoch": views.epoch,
     "series": views.series,
     "low_precision": views.low_precision,
+    "memory": views.memory,
     "exactness": views.exactness,
 }
 

@@ -138,6 +138,20 @@ def low_precision(record: dict) -> list[str]:
     return [pivot("averages", shown, lambda row: f"{row[LOSS]:.3f}")]
 
 
+def memory(record: dict) -> list[str]:
+    """What a step needs beside the state, and what processes hold."""
+
+    def of_step(row):
+        return f"{row['state']:.2f}, {row['peak']:.1f}"
+
+    def of_process(row):
+        return f"{row['peak of init']:.1f}, {row['the program']:.1f}, {row['peak of the steps']:.1f}"
+
+    steps, nets = matching(record, "(.*): .* of a step"), matching(record, "(.* parameters in .*): .* of a process")
+    shown = [pivot("bytes a parameter: the state, the peak of a step", steps, of_step)]
+    return shown + ([pivot("a process: peak of `init`, the program, peak of steps", nets, of_process)] if nets else [])
+
+
 def exactness(record: dict) -> list[str]:
     """Errors by decay."""
     rows = [[row["name"], f"{row['ewa_optax']:.1e}", f"{row['optax']:.1e}"] for row in record["tables"][0]["rows"]]

@@ -21,7 +21,7 @@ import pytest
 
 import ewa_optax
 from benchmarks import __main__ as command
-from benchmarks import adams, fused_loop, machine, measuring, peers, programs, readme, records, trees
+from benchmarks import adams, fused_loop, machine, measuring, peers, programs, readme, records, resident, trees
 from ewa_optax.series._methods import FEW_LANES
 
 ROOT = Path(__file__).parents[2]
@@ -254,6 +254,8 @@ def tiny(name):
         return module.Sizes(2000, module.METHODS, (0, 1), (((8,), 0), ((20, 3), 0), ((3, 20), 1)), 1)
     if name == "exactness":
         return module.Sizes(20)
+    if name == "memory":
+        return module.Sizes({"2 leaves of 8": trees.equal_leaves(2, 8)}, 16, module.TRAINED[:1], 1)
     short = (lambda: module.tasks.regression()._replace(steps=2),)
     if name == "low_precision":
         return module.Sizes(short, module.WAYS[:2], 1)
@@ -273,19 +275,26 @@ def some_tables(name, measure):
         if name == "series":
             yield module.missing(sizes.points, sizes.turns, found)
             yield module.ways(*sizes.shapes[0], sizes.turns)
+        if name == "memory":
+            yield module.peaks("2 leaves of 8", trees.equal_leaves(2, 8))
 
     return measure if name in ("shuffle", "low_precision") else some
 
 
 @pytest.mark.parametrize(
     "name",
-    ["step", "epoch", "series", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shuffle", "low_precision"))],
+    [
+        *("step", "epoch", "series", "memory"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("shuffle", "low_precision")),
+    ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Of the peers.
 def test_the_benchmark_runs(name, monkeypatch, capsys):
     module = importlib.import_module(f"benchmarks.{name}")
     if name == "step":
         monkeypatch.setattr(module, "STORAGES", module.STORAGES[:1])
+    if name == "memory":
+        monkeypatch.setattr(module, "WAYS", {name: module.WAYS[name] for name in ("optax.adam", "optax.adamw")})
     measured(name, monkeypatch, some_tables(name, module.measure))
     printed = capsys.readouterr().out
     assert printed.startswith(f"{name}, on ")
@@ -320,6 +329,35 @@ def test_readme_can_show_what_was_measured(name, monkeypatch, tmp_path):
 
 def tables_in(text):
     return [found.splitlines() for found in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)]
+
+
+def test_what_processes_hold_is_shown_beside_what_a_step_needs(monkeypatch):
+    from benchmarks import memory, views
+
+    held = {"optax.adamw": (12, 1, 17), "ewa_optax.adamw, 8bit": (11, 2, 24)}
+    monkeypatch.setattr(memory, "held_by", lambda way, net, width, turn: tuple(16 * width**2 * x for x in held[way]))
+    monkeypatch.setattr(memory, "WAYS", {"optax.adam": memory.WAYS["optax.adam"]})
+    sizes = memory.Sizes({"one leaf": {"w": (100_000,)}}, 10, tuple(held), 2)
+    found = peers.Peers()
+    monkeypatch.setattr(sys, "platform", "linux")
+    step, process = views.memory({"tables": list(memory.measure(sizes, found))})
+    assert step.splitlines()[-1] == "| optax.adam | 8.00, 16.0 |"
+    row = "12.0, 1.0, 17.0"
+    assert process.splitlines()[2] == f"| optax.adamw | {row} | {row} |"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert len(views.memory({"tables": list(memory.measure(sizes, found))})) == 1
+    assert found.missing == ["Linux, which tells what a process holds"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a process holds")
+def test_what_a_process_holds():
+    before = resident.now()
+    large = np.ones(50_000_000, np.uint8)
+    assert resident.now() - before >= 0.9 * large.nbytes
+    del large
+    assert resident.peak() - before >= 45_000_000
+    resident.forget_peak()
+    assert resident.peak() - before < 40_000_000
 
 
 @pytest.mark.slow
