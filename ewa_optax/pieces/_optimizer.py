@@ -10,7 +10,7 @@ from ewa_optax._stacks import TreatsStacksAsLeaves
 from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.pieces._combining import in_float32
 from ewa_optax.pieces._recursion import numbered
-from ewa_optax.storage._donation import after_parameters
+from ewa_optax.storage._in_turn import in_turn
 
 
 def _saturated(power, terms, u):
@@ -128,7 +128,6 @@ def optimizer(
     chain = in_float32(optax.chain(*guards, *each))
 
     def update(updates, state, params=None, **extra_args):
-        out, state = chain.update(updates, state, params, **extra_args)
-        return out, after_parameters(state, params, out)
+        return in_turn(chain.update, updates, state, params, extra_args)
 
     return TreatsStacksAsLeaves(lambda params: numbered(chain.init(params)), update)

@@ -9,10 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from ewa_optax._numerics import clip, largest
 from ewa_optax._random_bits import HALF
 from ewa_optax.storage._rounding import round_bits, up_or_down
+
+
+SHARED = "computed once"
+"""The name (`jax.ad_checkpoint.checkpoint_name`) of what several arrays of one average are made of."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +106,7 @@ class Float24(Storage):
 
     def encode(self, average: jax.Array, bits: jax.Array) -> Split:
         """Up or down to the upper 24 bits of a float32."""
-        raw = round_bits(average, 8, bits)
+        raw = _shared(round_bits(average, 8, bits))
         return Split(_upper_half(raw), (raw >> 8).astype(jnp.uint8))
 
     def decode(self, kept: Split) -> jax.Array:
@@ -182,20 +187,20 @@ class EightBit(Storage):
 
     def encode(self, average: jax.Array, bits: jax.Array) -> Blocks:
         """Up or down to a code of its block."""
-        size = into_blocks(jnp.abs(average), self.block)
+        size = into_blocks(jnp.abs(average := _shared(average)), self.block)
         # As integers, floats of 0 or more are in the same order; XLA's maximum of floats may lose a NaN on a CPU.
-        largest_bits = jax.lax.bitcast_convert_type(size, jnp.int32).max(-1, keepdims=True)
-        scales = jax.lax.bitcast_convert_type(largest_bits, jnp.float32)
+        scales = _as(jnp.float32, _largest(_as(jnp.int32, size)))
         scales = jnp.where(jnp.isfinite(scales), jnp.minimum(scales, _LARGEST_SCALE), scales)
-        x = jnp.minimum(size, _LARGEST_SCALE) / jnp.where(scales == 0, 1, scales)
+        x = size / jnp.where(scales == 0, 1, scales)
         root = jnp.sqrt(jnp.sqrt(jnp.sqrt(x) if self.squares else x))
-        low = jnp.clip(jnp.floor(root * self._top), 0, self._top - 1)
-        code = up_or_down(x, low, 1, self._expand, into_blocks(bits, self.block))
+        low = jnp.minimum(jnp.floor(root * self._top), self._top - 1)
+        # Whole numbers this large are their last bits, which a conversion of a float would look at one by one.
+        code = _as(jnp.int32, up_or_down(x, low, 1, self._expand, into_blocks(bits, self.block)) + _WHOLE)
         if self.squares:
-            code = jnp.where(size > 0, jnp.maximum(code, 1), code)
-        codes = from_blocks(code, average.shape)
-        signed = codes.astype(jnp.uint8) if self.squares else jnp.copysign(codes, average).astype(jnp.int8)
-        return Blocks(signed, scales[..., 0])
+            code = jnp.maximum(code, (size > 0) + _as(jnp.int32, _WHOLE))
+            return Blocks(from_blocks(code, average.shape).astype(jnp.uint8), scales[..., 0])
+        sign = _as(jnp.int32, average) >> 31
+        return Blocks(((from_blocks(code, average.shape) ^ sign) - sign).astype(jnp.int8), scales[..., 0])
 
     def decode(self, kept: Blocks) -> jax.Array:
         """Each code's share of the scale of its block."""
@@ -216,7 +221,7 @@ class EightBit(Storage):
         return 255 if self.squares else 127
 
     def _expand(self, code):
-        fourth = jnp.square(jnp.square(code / self._top))
+        fourth = jnp.square(jnp.square(code * np.float32(1 / self._top)))
         return jnp.square(fourth) if self.squares else fourth
 
 
@@ -260,6 +265,7 @@ class Factored(Storage):
         )
 
 
+_WHOLE = np.float32(2.0**23)
 _LARGEST_SCALE = np.float32(2.0**125)  # Of larger ones XLA may take a reciprocal that is 0.
 
 
@@ -275,6 +281,14 @@ def _check_whole(storage: Storage, name: str, least: int, remedy: str) -> None:
         raise ValueError(
             f"{type(storage).__name__}: {name} must be a whole number, {least} or more, got {value!r}; {remedy}."
         )
+
+
+def _as(dtype, x):
+    return jax.lax.bitcast_convert_type(x, dtype)
+
+
+def _shared(x):
+    return checkpoint_name(x, SHARED)
 
 
 def _upper_half(raw):
@@ -295,6 +309,14 @@ def from_blocks(blocks: jax.Array, shape: Sequence[int]) -> jax.Array:
     """The array of that shape that was cut into blocks."""
     *rest, n = _without_ones(shape)
     return blocks.reshape(*rest, -1)[..., :n].reshape(shape)
+
+
+def _largest(x):
+    """The largest of each block, by halves: a CPU has no vectors for a maximum along the last axis."""
+    while x.shape[-1] > 1 and x.shape[-1] % 2 == 0:
+        half = x.shape[-1] // 2
+        x = jnp.maximum(x[..., :half], x[..., half:])
+    return x if x.shape[-1] == 1 else x.max(-1, keepdims=True)
 
 
 def _width(n, block):
