@@ -3,12 +3,13 @@
 import abc
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.shard_alike import shard_alike
 
 from ewa_optax._numerics import clip, largest
 from ewa_optax._random_bits import HALF
@@ -51,7 +52,10 @@ class Storage(abc.ABC):
 
     def init(self, average: jax.Array) -> Any:
         """What is kept before the first step, of an `average` of zeros."""
-        return self.encode(average, jnp.full(average.shape, HALF))
+        # What is made of constants XLA computes while it compiles, element by element: here it sees none.
+        average, half = jax.lax.optimization_barrier((average, HALF))
+        kept = self.encode(average, jnp.full(average.shape, half))
+        return jax.tree.map(zeros_alike, kept) if type(self).encode in _ZEROS_OF_ZEROS else kept
 
     @abc.abstractmethod
     def encode(self, average: jax.Array, bits: jax.Array) -> Any:
@@ -74,9 +78,19 @@ class Storage(abc.ABC):
         return self
 
 
+_ZEROS_OF_ZEROS = set()
+
+
+def _zeros_of_zeros(encode: Callable[..., Any]) -> Callable[..., Any]:
+    """An `encode` that makes zeros of zeros; that of a subclass may make something else of them."""
+    _ZEROS_OF_ZEROS.add(encode)
+    return encode
+
+
 class BFloat16(Storage):
     """2 bytes: 8 bits of precision, and the range of float32. NaN and infinities stay what they are."""
 
+    @_zeros_of_zeros
     def encode(self, average: jax.Array, bits: jax.Array) -> jax.Array:
         """Up or down to a bfloat16."""
         return _upper_half(round_bits(average, 16, bits))
@@ -99,6 +113,7 @@ class Float24(Storage):
     For averages that must be quiet, such as those of parameters: the noise of 16 bits is some percent, of 24 some 1e-4.
     """
 
+    @_zeros_of_zeros
     def encode(self, average: jax.Array, bits: jax.Array) -> Split:
         """Up or down to the upper 24 bits of a float32."""
         raw = round_bits(average, 8, bits)
@@ -121,6 +136,7 @@ class Float16(Storage):
 
     squares: bool = False
 
+    @_zeros_of_zeros
     def encode(self, average: jax.Array, bits: jax.Array) -> jax.Array:
         """Up or down to a float16."""
         top = largest(jnp.float16)
@@ -180,6 +196,7 @@ class EightBit(Storage):
         super().__post_init__()
         _check_whole(self, "block", 1, "128 costs 1/32 of a byte per number for scales")
 
+    @_zeros_of_zeros
     def encode(self, average: jax.Array, bits: jax.Array) -> Blocks:
         """Up or down to a code of its block."""
         size = into_blocks(jnp.abs(average), self.block)
@@ -239,6 +256,7 @@ class Factored(Storage):
         """Arrays with two axes or more."""
         return len(shape) >= 2 and super().takes(shape)
 
+    @_zeros_of_zeros
     def encode(self, average: jax.Array, bits: jax.Array) -> Factors:
         """The means, which need no rounding."""
         del bits
@@ -279,6 +297,11 @@ def _check_whole(storage: Storage, name: str, least: int, remedy: str) -> None:
 
 def _upper_half(raw):
     return jax.lax.bitcast_convert_type((raw >> 16).astype(jnp.uint16), jnp.bfloat16)
+
+
+def zeros_alike(x: jax.Array, dtype: Any = None) -> jax.Array:
+    """Zeros in the shape of an array, in the parts in which it is; by `jnp.zeros_like`, XLA may choose others."""
+    return shard_alike(x, jnp.zeros_like(x, dtype=dtype))[1]
 
 
 def into_blocks(x: jax.Array, block: int) -> jax.Array:
