@@ -60,7 +60,7 @@ def shape(*numbers, dtype=jnp.float32, sharding=None):
     return jax.ShapeDtypeStruct(numbers, dtype, sharding=sharding)
 
 
-LARGE = {kind: shape(256, 1024, dtype=kind) for kind in ("float32", "bfloat16", "complex64")}
+LARGE = {kind: shape(64, 1024, dtype=kind) for kind in ("float32", "bfloat16", "complex64")}
 STACKED = jax.eval_shape(ewa_optax.stack_leaves, [LARGE["float32"]] * 2)
 
 
@@ -97,12 +97,12 @@ def test_of_the_storages_of_the_library_it_is_made_of_nothing(name):
 def test_nor_has_one_where_parameters_are_in_parts(name, types):
     mesh = jax.make_mesh((8,), ("x",), axis_types=(types,))
     parted = jax.NamedSharding(mesh, jax.P(None, "x"))
-    params = {"w": shape(256, 1024, sharding=parted)}
+    params = {"w": shape(64, 1024, sharding=parted)}
     with jax.set_mesh(mesh):
         assert largest_constant(adam(name).init, params) <= 64
         specs = jax.tree.map(lambda x: jax.P("x") if x.ndim else jax.P(), jax.eval_shape(adam(name).init, params))
         inside = jax.shard_map(adam(name).init, mesh=mesh, in_specs=({"w": jax.P("x")},), out_specs=specs)
-        rows = {"w": shape(256, 1024, sharding=jax.NamedSharding(mesh, jax.P("x")))}
+        rows = {"w": shape(64, 1024, sharding=jax.NamedSharding(mesh, jax.P("x")))}
         assert largest_constant(inside, rows) <= 64
 
 
