@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.shard_alike import shard_alike
 
 from ewa_optax._numerics import clip, largest
 from ewa_optax._random_bits import HALF
@@ -301,6 +300,8 @@ def _upper_half(raw):
 
 def zeros_alike(x: jax.Array, dtype: Any = None) -> jax.Array:
     """Zeros in the shape of an array, in the parts in which it is; by `jnp.zeros_like`, XLA may choose others."""
+    from jax.experimental.shard_alike import shard_alike
+
     return shard_alike(x, jnp.zeros_like(x, dtype=dtype))[1]
 
 
