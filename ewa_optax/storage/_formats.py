@@ -54,6 +54,7 @@ class Storage(abc.ABC):
         # What is made of constants XLA computes while it compiles, element by element: here it sees none.
         average, half = jax.lax.optimization_barrier((average, HALF))
         kept = self.encode(average, jnp.full(average.shape, half))
+        # Of what is zeros anyhow, this says only in which parts it lies on several devices, and is not run.
         return jax.tree.map(zeros_alike, kept) if type(self).encode in _ZEROS_OF_ZEROS else kept
 
     @abc.abstractmethod
