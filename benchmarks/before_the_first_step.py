@@ -1,4 +1,4 @@
-"""What one waits for before the first step: the import, and a program that is traced, lowered and compiled."""
+"""What one waits for before the first step: the import, and programs that are traced, lowered and compiled."""
 
 import subprocess
 import sys
@@ -44,6 +44,33 @@ def seconds_of(optimizer: optax.GradientTransformation, params: Any) -> Seconds:
     lowered.compile()
     ended = time.perf_counter()
     return dict(zip(PARTS, (after_trace - began, after_lowering - after_trace, ended - after_lowering), strict=True))
+
+
+def first_states(
+    name: str, optimizers: dict[str, optax.GradientTransformation], params: Any, turns: int
+) -> dict[str, Any]:
+    """A table: the program that makes the state, compiled each time from nothing."""
+    title = f"{name}: to compile the first state"
+    made = {
+        key: lambda _, optimizer=optimizer: seconds_of_first_state(optimizer, params)
+        for key, optimizer in optimizers.items()
+    }
+    reference = next(iter(optimizers))
+    return {
+        "title": title,
+        "turns": turns,
+        "reference": reference,
+        "rows": rows(in_turns(made, turns, title), reference),
+    }
+
+
+def seconds_of_first_state(optimizer: optax.GradientTransformation, params: Any) -> float:
+    """To compile its `init`."""
+    jax.clear_caches()
+    lowered = jax.jit(optimizer.init).lower(params)
+    began = time.perf_counter()
+    lowered.compile()
+    return time.perf_counter() - began
 
 
 def imports(turns: int) -> dict:

@@ -1,6 +1,6 @@
 """The step of Adam: one large leaf in every storage, and trees of many leaves, beside optax, torch and the limit.
 
-And what comes before it: the import, and a program that is traced, lowered and compiled.
+And what comes before it: the import, the first state, and a program that is traced, lowered and compiled.
 
 The limit is a loop in C on a CPU, and on a GPU a copy of as many bytes as `optax.adam` has to read and write.
 """
@@ -19,6 +19,7 @@ from benchmarks import adams, before_the_first_step, trees
 from benchmarks.adams import COPY, LOOP, RATE
 from benchmarks.measuring import Variant, compared
 from benchmarks.peers import Peers
+from ewa_optax.storage import Factored
 
 STORAGES = ("bfloat16", "float16", "24bit", "8bit")
 FULL = ()  # No storage: float32.
@@ -30,7 +31,8 @@ GIVEN, TAKEN = "update of given gradients", "step, with the gradient of a loss"
 class Sizes(NamedTuple):
     """Turns by parameters of one leaf, trees by name and turns with each, and torch's device: "cpu", or a GPU's.
 
-    Of the trees whose update is compiled the shapes alone count, and the optimizers.
+    Of the trees whose update is compiled the shapes alone count, and the optimizers; of the leaf whose first state is
+    compiled, the shape.
     """
 
     leaf: dict[int, int]
@@ -38,6 +40,7 @@ class Sizes(NamedTuple):
     turns: int
     device: str
     compiled: dict[str, tuple[dict[str, tuple[int, ...]], tuple[str, ...], int]]
+    first: tuple[int, int]
 
 
 def sizes(quick: bool, platform: str) -> Sizes:
@@ -45,10 +48,12 @@ def sizes(quick: bool, platform: str) -> Sizes:
     device = "cpu" if platform == "cpu" else "cuda"
     if quick:
         small = trees_of(trees.gpt2(32, 1), (10, 10_000), (20, 64))
-        return Sizes({1_000_000: 5}, small, 5, device, compiled_trees(trees.gpt2(256, 1), (10, 10_000), FULL, 2))
+        compiled = compiled_trees(trees.gpt2(256, 1), (10, 10_000), FULL, 2)
+        return Sizes({1_000_000: 5}, small, 5, device, compiled, (1000, 768))
     whole = trees.gpt2(256 if device == "cpu" else trees.WIDTH)
     compiled = compiled_trees(trees.gpt2(), (1000, 10_000), STORAGES, 6)
-    return Sizes({10_000_000: 30, 50_000_000: 10}, trees_of(whole, (1000, 10_000), (3000, 64)), 10, device, compiled)
+    leaf, many = {10_000_000: 30, 50_000_000: 10}, trees_of(whole, (1000, 10_000), (3000, 64))
+    return Sizes(leaf, many, 10, device, compiled, (trees.VOCABULARY, trees.WIDTH))
 
 
 def compiled_trees(transformer: dict, equal: tuple[int, int], storages: tuple[str, ...], turns: int) -> dict[str, Any]:
@@ -75,6 +80,7 @@ def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
     for name, (shapes, storages, turns) in sizes.compiled.items():
         params = {leaf: jax.ShapeDtypeStruct(shape, jnp.float32) for leaf, shape in shapes.items()}
         yield from before_the_first_step.programs(f"{name}, float32", optimizers(storages), params, turns)
+    yield first_state(sizes.first, sizes.turns)
     yield before_the_first_step.imports(sizes.turns)
 
 
@@ -87,6 +93,19 @@ def optimizers(storages: tuple[str, ...]) -> dict[str, optax.GradientTransformat
         "ewa_optax.adamw": ewa_optax.adamw(RATE),
         **{f"ewa_optax.adam, {kept}": ewa_optax.adam(RATE, storage=kept) for kept in storages},
     }
+
+
+def first_state(shape: tuple[int, int], turns: int) -> dict:
+    """Of one leaf, in every storage."""
+    candidates = {
+        "optax.adam": optax.adam(RATE),
+        "ewa_optax.adam": ewa_optax.adam(RATE),
+        **{f"ewa_optax.adam, {kept}": ewa_optax.adam(RATE, storage=kept) for kept in STORAGES},
+        "ewa_optax.adam, factored": ewa_optax.adam(RATE, storage=(None, Factored())),
+    }
+    rows, columns = shape
+    leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return before_the_first_step.first_states(f"{rows} x {columns}, float32", candidates, leaf, turns)
 
 
 def one_leaf(numbers: int, dtype: Any, sizes: Sizes, peers: Peers) -> dict:

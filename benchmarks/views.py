@@ -61,6 +61,7 @@ def step(record: dict) -> list[str]:
         return [pivot(f"{part} the update: milliseconds, / optax.adam", found, timed)] if found else []
 
     updates, steps = matching(record, "(.*leaves.*): update.*"), matching(record, "(.*leaves.*): step.*")
+    first_states = matching(record, "(.*): to compile the first state")
     imported = [
         markdown(["the import: milliseconds", ""], [[row["name"], milliseconds(row)] for row in table["rows"]])
         for table in matching(record, "(the import), .*").values()
@@ -72,6 +73,7 @@ def step(record: dict) -> list[str]:
         *(table for part in ("trace", "lower", "compile") for table in made(part)),
         pivot("seconds to trace and compile the update", updates, compiled),
         pivot("seconds to trace and compile the step", steps, compiled),
+        *([pivot("compile the first state: milliseconds, / optax.adam", first_states, timed)] if first_states else []),
         *imported,
     ]
 

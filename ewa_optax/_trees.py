@@ -140,6 +140,11 @@ class PartKey(jax.tree_util.GetAttrKey):
         self.suffix = suffix
 
 
+def is_in_stack(path: tuple[Any, ...]) -> bool:
+    """Whether a path of JAX leads to a stack of leaves."""
+    return any(isinstance(key, StackKey) for key in path)
+
+
 def map_by_name(number_of: Callable[[str], int], function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """`function(number_of(name), x, *others)` of each leaf, and of each in a stack; None where the tree has none.
 

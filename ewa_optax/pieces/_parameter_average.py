@@ -11,9 +11,9 @@ import optax
 
 from ewa_optax._checks import Count, Whole, checked, rule
 from ewa_optax._numerics import Number, corrected_shares, increment, lerp, narrow, shares, widen
-from ewa_optax._trees import Leafwise, map_leaves
+from ewa_optax._trees import Leafwise, map_leaves, shapes_of
 from ewa_optax.storage._argument import resolve
-from ewa_optax.storage._encoding import AverageCodec, zeros_like
+from ewa_optax.storage._encoding import AverageCodec
 from ewa_optax.storage._formats import Storage
 
 AverageDecay = Annotated[
@@ -109,12 +109,11 @@ def average_parameters(
     always = isinstance(every, int) and isinstance(start, int) and (every, start) == (1, 0)
 
     def init(params: Any) -> Any:
-        def real(x):
-            if codec.storage and jnp.iscomplexobj(x) and codec.storage.takes(x.shape):
+        for x in jax.tree.leaves(shapes_of(params)):
+            complex_numbers = jnp.issubdtype(jnp.result_type(x), jnp.complexfloating)
+            if codec.storage and complex_numbers and codec.storage.takes(jnp.shape(x)):
                 raise TypeError(f"{codec.storage} keeps no complex parameters here; leave storage=None for those.")
-            return x
-
-        kept = codec.init(map_leaves(real, zeros_like(params)))
+        kept = codec.init(params)
         if debias:
             # Copies: nothing in a state is the parameters themselves.
             kept = codec.encode(map_leaves(jnp.array, map_leaves(widen, params)), codec.trees(kept), jnp.int32(0), 0.0)

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from ewa_optax._numerics import Number, narrow, wide_dtype
 from ewa_optax._random_bits import HALF, fold, key_of, random_bits
-from ewa_optax._trees import Leafwise, map_by_name, map_leaves
-from ewa_optax.storage._formats import Storage
+from ewa_optax._trees import Leafwise, is_in_stack, map_by_name, map_leaves
+from ewa_optax.storage._formats import Storage, zeros_alike
 
 _OF_SQUARES = contextvars.ContextVar("of squares", default=False)
 
@@ -50,11 +51,12 @@ class AverageCodec:
     storage: Storage | None
     piece: int | str
 
-    def init(self, zeros: Any) -> Any:
-        """What is kept at first of a tree of averages, which are zeros."""
+    def init(self, params: Any) -> Any:
+        """What is kept at first of averages of 0 for parameters, in float32 or wider."""
+        jax.tree_util.tree_map_with_path(_check_inexact, params)
         storage = self.storage
         if not storage:
-            return zeros
+            return jax.tree.map(_zeros, params)
         if _OF_SQUARES.get() and storage.for_squares() != storage:
             raise ValueError(
                 f"an average of squares can't be kept by {storage}, which is for averages of gradients: it has a sign, "
@@ -63,11 +65,17 @@ class AverageCodec:
 
         first = Leafwise(_first, storage)
 
-        def one(_, x):
-            return jax.tree.leaves(first(x)) if _takes(storage, x) else [x]
+        def of_leaf(path, p):
+            in_stack = is_in_stack(path)
+            # Of an array that is there, where it lies is all that is needed: nobody holds zeros as large as it is.
+            like = p if isinstance(p, jax.Array) and not isinstance(p, jax.core.Tracer) else _zeros(p)
+            if not _takes(storage, like, like.shape[1:] if in_stack else like.shape):
+                return [_zeros(p)]
+            return jax.tree.leaves((jax.vmap(first) if in_stack else first)(like))
 
-        structure = jax.tree.structure(zeros)
-        return self._in_trees(structure, structure.flatten_up_to(map_by_name(len, one, zeros)))
+        structure = jax.tree.structure(params)
+        leaves = structure.flatten_up_to(jax.tree_util.tree_map_with_path(of_leaf, params))
+        return self._in_trees(structure, leaves)
 
     def trees(self, kept: Any) -> tuple[Any, ...]:
         """The trees whose leaves `decode` takes."""
@@ -170,9 +178,9 @@ def _listed(arrays):
     return ", ".join(f"{x.dtype}{list(x.shape)}" for x in arrays if x is not None)
 
 
-def _takes(storage, x):
-    """Whether it keeps an average of which `x` is all, or a part in `jax.shard_map`."""
-    axes, shape = _manual_axes(), x.shape
+def _takes(storage, x, shape):
+    """Whether it keeps an average of that shape, of which `x` holds all, or a part in `jax.shard_map`."""
+    axes = _manual_axes()
 
     def takes_together(axes_of_x):
         parts = math.prod(axes[name] for name in axes_of_x)
@@ -202,8 +210,8 @@ def _varying(x):
     return jax.typeof(x).manual_axis_type.varying
 
 
-def _first(storage, average):
-    return storage.init(_real(average))
+def _first(storage, p):
+    return storage.init(_real(zeros_alike(p, wide_dtype(p.dtype))))
 
 
 def _chance(decay, step, key):
@@ -243,16 +251,14 @@ def _real(x):
     return narrow(jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x, jnp.float32)
 
 
-def zeros_like(params: Any) -> Any:
-    """Averages of 0 for parameters, in float32 or wider."""
+def _check_inexact(path, p):
+    dtype = jnp.result_type(p)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(
+            f"the parameter at {jax.tree_util.keystr(path) or 'the root'} has dtype {dtype}, but an average "
+            "needs a float or complex one; leave it out with optax.masked, optax.partition or a None leaf."
+        )
 
-    def zeros(path, p):
-        dtype = jnp.result_type(p)
-        if not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(
-                f"the parameter at {jax.tree_util.keystr(path) or 'the root'} has dtype {dtype}, but an average "
-                "needs a float or complex one; leave it out with optax.masked, optax.partition or a None leaf."
-            )
-        return jnp.zeros_like(p, dtype=wide_dtype(dtype))
 
-    return jax.tree_util.tree_map_with_path(zeros, params)
+def _zeros(p):
+    return jnp.zeros_like(p, dtype=wide_dtype(jnp.result_type(p)))

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,6 @@ from jax.ad_checkpoint import checkpoint_name
 from ewa_optax._numerics import clip, largest
 from ewa_optax._random_bits import HALF
 from ewa_optax.storage._rounding import round_bits, up_or_down
-
 
 SHARED = "computed once"
 """The name (`jax.ad_checkpoint.checkpoint_name`) of what several arrays of one average are made of."""
@@ -56,7 +55,11 @@ class Storage(abc.ABC):
 
     def init(self, average: jax.Array) -> Any:
         """What is kept before the first step, of an `average` of zeros."""
-        return self.encode(average, jnp.full(average.shape, HALF))
+        # What is made of constants XLA computes while it compiles, element by element: here it sees none.
+        average, half = jax.lax.optimization_barrier((average, HALF))
+        kept = self.encode(average, jnp.full(average.shape, half))
+        # Of what is zeros anyhow, this says only in which parts it lies on several devices, and is not run.
+        return jax.tree.map(zeros_alike, kept) if type(self).encode in _ZEROS_OF_ZEROS else kept
 
     @abc.abstractmethod
     def encode(self, average: jax.Array, bits: jax.Array) -> Any:
@@ -79,9 +82,19 @@ class Storage(abc.ABC):
         return self
 
 
+_ZEROS_OF_ZEROS = set()
+
+
+def _zeros_of_zeros(encode: Callable[..., Any]) -> Callable[..., Any]:
+    """An `encode` that makes zeros of zeros; that of a subclass may make something else of them."""
+    _ZEROS_OF_ZEROS.add(encode)
+    return encode
+
+
 class BFloat16(Storage):
     """2 bytes: 8 bits of precision, and the range of float32. NaN and infinities stay what they are."""
 
+    @_zeros_of_zeros
     def encode(self, average: jax.Array, bits: jax.Array) -> jax.Array:
         """Up or down to a bfloat16."""
         return _upper_half(round_bits(average, 16, bits))
@@ -104,6 +117,7 @@ class Float24(Storage):
     For averages that must be quiet, such as those of parameters: the noise of 16 bits is some percent, of 24 some 1e-4.
     """
 
+    @_zeros_of_zeros
     def encode(self, average: jax.Array, bits: jax.Array) -> Split:
         """Up or down to the upper 24 bits of a float32."""
         raw = _shared(round_bits(average, 8, bits))
@@ -126,6 +140,7 @@ class Float16(Storage):
 
     squares: bool = False
 
+    @_zeros_of_zeros
     def encode(self, average: jax.Array, bits: jax.Array) -> jax.Array:
         """Up or down to a float16."""
         top = largest(jnp.float16)
@@ -185,6 +200,7 @@ class EightBit(Storage):
         super().__post_init__()
         _check_whole(self, "block", 1, "128 costs 1/32 of a byte per number for scales")
 
+    @_zeros_of_zeros
     def encode(self, average: jax.Array, bits: jax.Array) -> Blocks:
         """Up or down to a code of its block."""
         size = into_blocks(jnp.abs(average := _shared(average)), self.block)
@@ -244,6 +260,7 @@ class Factored(Storage):
         """Arrays with two axes or more."""
         return len(shape) >= 2 and super().takes(shape)
 
+    @_zeros_of_zeros
     def encode(self, average: jax.Array, bits: jax.Array) -> Factors:
         """The means, which need no rounding."""
         del bits
@@ -293,6 +310,13 @@ def _shared(x):
 
 def _upper_half(raw):
     return jax.lax.bitcast_convert_type((raw >> 16).astype(jnp.uint16), jnp.bfloat16)
+
+
+def zeros_alike(x: jax.Array, dtype: Any = None) -> jax.Array:
+    """Zeros in the shape of an array, in the parts in which it is; by `jnp.zeros_like`, XLA may choose others."""
+    from jax.experimental.shard_alike import shard_alike
+
+    return shard_alike(x, jnp.zeros_like(x, dtype=dtype))[1]
 
 
 def into_blocks(x: jax.Array, block: int) -> jax.Array:

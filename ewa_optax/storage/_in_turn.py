@@ -34,7 +34,7 @@ _NARROW = [jnp.dtype(name) for name in ("bfloat16", "float16", "int8", "uint8", 
 
 
 def in_turn(update: Update, updates: Any, state: Any, params: Any, extra_args: dict[str, Any]) -> tuple[Any, Any]:
-    """`update(updates, state, params, **extra_args)`: of averages that are encoded, in a compiled program, by leaves."""
+    """`update(updates, state, params, **extra_args)`; of encoded averages, in a compiled program, by leaves."""
     if not _is_for(updates, state):
         return update(updates, state, params, **extra_args)
     leaves, structure = jax.tree.flatten((updates, state, params, extra_args))
@@ -142,7 +142,7 @@ def _computed(operations: Iterable[Operation], known: Known, results: Iterable[V
 
 
 def _apart(token: jax.Array, operations: Iterable[Operation], known: Known, results: list[Value]) -> Made:
-    """What is known, with results that are written down: XLA fuses nothing into a branch that it can't know is taken."""
+    """What is known, and results that are written down: XLA fuses nothing into a branch of which it can't know more."""
 
     def no():
         return [jnp.zeros(x.shape, x.dtype) for x in results]

@@ -221,7 +221,7 @@ def test_a_gpu_has_peers_of_its_own_and_the_copy_for_a_limit(monkeypatch):
         monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(optim=optim))
     monkeypatch.setitem(sys.modules, "torchao.optim", optim)
     monkeypatch.setattr(peers.importlib.metadata, "version", lambda name: "1.0")
-    sizes = step.Sizes({4096: 1}, {}, 1, "cpu:0", {})  # Not "cpu", and yet here.
+    sizes = step.Sizes({4096: 1}, {}, 1, "cpu:0", {}, (64, 64))  # Not "cpu", and yet here.
     monkeypatch.setattr(step, "STORAGES", ("8bit",))
     table = step.one_leaf(4096, jnp.float32, sizes, peers.Peers())
     assert {"torchao, 8bit", "bitsandbytes, 8bit"} < {row["name"] for row in table["rows"]}
@@ -245,7 +245,7 @@ def tiny(name):
     module = importlib.import_module(f"benchmarks.{name}")
     if name == "step":
         compiled = module.compiled_trees(trees.gpt2(8, 1), (3, 8), ("8bit",), 1)
-        return module.Sizes({4096: 2}, module.trees_of(trees.gpt2(8, 1), (3, 8)), 2, "cpu", compiled)
+        return module.Sizes({4096: 2}, module.trees_of(trees.gpt2(8, 1), (3, 8)), 2, "cpu", compiled, (64, 64))
     if name == "epoch":
         return module.Sizes(5000, 1, ((8, 16), (4, 8)), 20, 5, 1, 2, 1)
     if name == "shuffle":
@@ -270,6 +270,7 @@ def some_tables(name, measure):
         if name == "step":
             yield module.one_leaf(next(iter(sizes.leaf)), jnp.float32, sizes, found)
             yield module.many_leaves("3 leaves of 8", trees.equal_leaves(3, 8), True, sizes, found)
+            yield module.first_state(sizes.first, 1)
         if name == "epoch":
             yield module.headline(sizes.examples, sizes.turns, found)
         if name == "series":
