@@ -46,7 +46,7 @@ def test_an_update_of_gpt2_has_at_most_two_equations_a_leaf_more_than_that_of_op
     assert len(ours) <= 0.5 * len(theirs)
 
 
-@pytest.mark.parametrize(("storage", "most", "with_functions"), [("bfloat16", 1.5, 2.0), ("8bit", 2.5, 2.6)])
+@pytest.mark.parametrize(("storage", "most", "with_functions"), [("bfloat16", 1.5, 2.0), ("8bit", 2.5, 2.8)])
 def test_storages_trace_little_more_than_float32(storage, most, with_functions):
     (kept, functions), (full, fulls) = (traced(ewa_optax.adam(1e-3, storage=x), GPT2) for x in (storage, None))
     assert len(kept) <= most * len(full)

@@ -73,20 +73,30 @@ def operations_of(closed: Any, inputs: Sequence[Any]) -> tuple[list[Operation], 
     return operations, [read(atom) for atom in jaxpr.outvars]
 
 
-def inlined(operations: Iterable[Operation], results: Iterable[Any]) -> tuple[list[Operation], list[Any]]:
-    """The same program without calls of others."""
+def opened(operations: Iterable[Operation], results: Iterable[Any], named: str) -> tuple[list[Operation], list[Any]]:
+    """The same program, in which what is named so stands by itself, and not in a program that is called."""
     found: list[Operation] = []
     made: dict[Any, Any] = {}
     for operation in operations:
         inputs = tuple(made.get(x, x) if isinstance(x, Value) else x for x in operation.inputs)
         called = operation.params.get(_CALLS.get(operation.primitive.name, ""))
-        if called is None:
+        if called is None or not _has(called.jaxpr, named):
             found.append(operation._replace(inputs=inputs))
             continue
-        within, outputs = inlined(*operations_of(called, inputs))
+        within, outputs = opened(*operations_of(called, inputs), named)
         found.extend(within)
         made.update(zip(operation.outputs, outputs, strict=True))
     return found, [made.get(x, x) if isinstance(x, Value) else x for x in results]
+
+
+def is_named(operation: Any, named: str) -> bool:
+    """Whether it gives this name to a value, by `jax.ad_checkpoint.checkpoint_name`."""
+    return operation.primitive.name == "name" and operation.params["name"] == named
+
+
+def _has(jaxpr: Any, named: str) -> bool:
+    called = (eqn.params.get(_CALLS.get(eqn.primitive.name, "")) for eqn in jaxpr.eqns)
+    return any(is_named(eqn, named) for eqn in jaxpr.eqns) or any(_has(c.jaxpr, named) for c in called if c)
 
 
 class Group(NamedTuple):
@@ -148,7 +158,7 @@ def by_leaves(closed: Any) -> Whole:
         stack, seen = [results[number] for number in numbers], set()
         while stack:
             x = stack.pop()
-            if x in seen or not isinstance(x, Value):
+            if not isinstance(x, Value) or x in seen:
                 continue
             seen.add(x)
             if not x.shape and owners.get(x) is not owner:

@@ -21,7 +21,17 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from ewa_optax.storage._dataflow import Constant, Operation, Program, Value, by_leaves, inlined, needed_for, run
+from ewa_optax.storage._dataflow import (
+    Constant,
+    Operation,
+    Program,
+    Value,
+    by_leaves,
+    is_named,
+    needed_for,
+    opened,
+    run,
+)
 from ewa_optax.storage._encoding import Encoded
 from ewa_optax.storage._formats import SHARED
 
@@ -114,7 +124,7 @@ class _Leaf:
 
     def _in_turn(self, token, parameters, *given):
         known = dict(zip(self._program.given, given, strict=True))
-        operations, results = inlined(self._program.operations, self._program.results)
+        operations, results = opened(self._program.operations, self._program.results, SHARED)
         updates = [x for x, is_update in zip(results, self._are_updates, strict=True) if is_update]
         values = dict(_computed(operations, {x: _after(token, a) for x, a in known.items()}, updates))
         first = token
@@ -160,7 +170,7 @@ def _shared(operations: Iterable[Operation]) -> dict[Value, tuple[Value, ...]]:
     for operation in operations:
         inputs = (found.get(x, ()) for x in operation.inputs if isinstance(x, Value))
         marks = tuple(dict.fromkeys(mark for of_input in inputs for mark in of_input))
-        if operation.primitive.name == "name" and operation.params["name"] == SHARED:
+        if is_named(operation, SHARED):
             marks = (*marks, *operation.outputs)
         if marks:
             found.update((x, marks) for x in operation.outputs)
