@@ -16,7 +16,7 @@ from ewa_optax._random_bits import HALF
 from ewa_optax.storage._rounding import round_bits, up_or_down
 
 SHARED = "computed once"
-"""The name (`jax.ad_checkpoint.checkpoint_name`) of what several arrays of one average are made of."""
+"""The name (`jax.ad_checkpoint.checkpoint_name`) of what is computed once, and used more than once."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,12 +143,15 @@ class Float16(Storage):
     @_zeros_of_zeros
     def encode(self, average: jax.Array, bits: jax.Array) -> jax.Array:
         """Up or down to a float16."""
+        # XLA would write down the squares, of whose root it makes more than one use, of all leaves at once.
+        average = _shared(average) if self.squares else average
         top = largest(jnp.float16)
         x = jnp.abs(clip(average, top**2 if self.squares else top))
         size = jnp.sqrt(x) if self.squares else x
         exponent = jax.lax.bitcast_convert_type(size, jnp.uint32) & np.uint32(0x7F800000)
         unit = jnp.maximum(jax.lax.bitcast_convert_type(exponent, jnp.float32), 2.0**-14) * 2.0**-10
-        low = jnp.floor(size / unit) * unit
+        # Of a power of two the inverse is exact: a product costs less than a division, and is the same.
+        low = jnp.floor(size * _as(jnp.float32, np.uint32(0x7F000000) - _as(jnp.uint32, unit))) * unit
         rounded = up_or_down(x, low, unit, self._expand, bits)
         if self.squares:
             rounded = jnp.where(x > 0, jnp.maximum(rounded, 2.0**-24), rounded)
