@@ -4,7 +4,6 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import Literal
 
 _CALLS = {
     **dict.fromkeys(("jit", "pjit", "closed_call"), "jaxpr"),
@@ -63,7 +62,7 @@ def operations_of(closed: Any, inputs: Sequence[Any]) -> tuple[list[Operation], 
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*map(Constant, closed.consts), *inputs), strict=True))
 
     def read(atom):
-        return Constant(atom.val) if isinstance(atom, Literal) else values[atom]
+        return Constant(atom.val) if hasattr(atom, "val") else values[atom]
 
     operations = []
     for eqn in jaxpr.eqns:

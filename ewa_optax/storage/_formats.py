@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 
 from ewa_optax._numerics import clip, largest
 from ewa_optax._random_bits import HALF
@@ -216,7 +215,7 @@ class EightBit(Storage):
         # Whole numbers this large are their last bits, which a conversion of a float would look at one by one.
         code = _as(jnp.int32, up_or_down(x, low, 1, self._expand, into_blocks(bits, self.block)) + _WHOLE)
         if self.squares:
-            code = jnp.maximum(code, (size > 0) + _as(jnp.int32, _WHOLE))
+            code = jnp.maximum(code, _as(jnp.int32, _WHOLE) + (size > 0).astype(jnp.int32))
             return Blocks(from_blocks(code, average.shape).astype(jnp.uint8), scales[..., 0])
         sign = _as(jnp.int32, average) >> 31
         return Blocks(((from_blocks(code, average.shape) ^ sign) - sign).astype(jnp.int8), scales[..., 0])
@@ -308,6 +307,8 @@ def _as(dtype, x):
 
 
 def _shared(x):
+    from jax.ad_checkpoint import checkpoint_name
+
     return checkpoint_name(x, SHARED)
 
 

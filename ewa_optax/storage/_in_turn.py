@@ -187,10 +187,12 @@ def _zero(x):
 
 def _after(zero, x):
     """`x`, after what the zero was computed from."""
-    if jnp.iscomplexobj(x) or not jnp.issubdtype(x.dtype, jnp.number) or not x.ndim:
+    if not x.ndim or not jnp.issubdtype(x.dtype, jnp.number):
         return x
-    integer = _as_integer(x)
-    return jax.lax.bitcast_convert_type(integer ^ zero.astype(integer.dtype), x.dtype)
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        return x ^ zero.astype(x.dtype)
+    # Less 0, which keeps the sign of -0, and derivatives.
+    return x - jax.lax.bitcast_convert_type(zero, jnp.float32).astype(x.dtype)
 
 
 def _as_integer(x):
