@@ -266,6 +266,7 @@ class Factored(Storage):
     def encode(self, average: jax.Array, bits: jax.Array) -> Factors:
         """The means, which need no rounding."""
         del bits
+        average = _shared(average)
         rows, columns = (average * np.float32(1 / max(average.shape[axis], 1)) for axis in (-1, -2))
         return Factors(rows.sum(-1), columns.sum(-2))  # No sum is larger than the largest of its terms.
 
