@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from ewa_optax._numerics import Number, narrow, wide_dtype
 from ewa_optax._random_bits import HALF, fold, key_of, random_bits
 from ewa_optax._trees import Leafwise, is_in_stack, map_by_name, map_leaves
-from ewa_optax.storage._formats import Storage, zeros_alike
+from ewa_optax.storage._formats import Storage
 
 _OF_SQUARES = contextvars.ContextVar("of squares", default=False)
 
@@ -63,7 +64,7 @@ class AverageCodec:
                 "and may round a small square to 0; wrap it, or its name, in ewa_optax.storage.second_moment(...)."
             )
 
-        first = Leafwise(_first, storage)
+        first, first_in_parts = Leafwise(_first, storage), Leafwise(_first_in_parts, storage)
 
         def of_leaf(path, p):
             in_stack = is_in_stack(path)
@@ -71,7 +72,8 @@ class AverageCodec:
             like = p if isinstance(p, jax.Array) and not isinstance(p, jax.core.Tracer) else _zeros(p)
             if not _takes(storage, like, like.shape[1:] if in_stack else like.shape):
                 return [_zeros(p)]
-            return jax.tree.leaves((jax.vmap(first) if in_stack else first)(like))
+            of_one = first_in_parts if like is p and len(p.devices()) > 1 else first
+            return jax.tree.leaves((jax.vmap(of_one) if in_stack else of_one)(like))
 
         structure = jax.tree.structure(params)
         leaves = structure.flatten_up_to(jax.tree_util.tree_map_with_path(of_leaf, params))
@@ -211,7 +213,19 @@ def _varying(x):
 
 
 def _first(storage, p):
-    return storage.init(_real(zeros_alike(p, wide_dtype(p.dtype))))
+    return storage.init(_real(_zeros(p)))
+
+
+def _first_in_parts(storage, p):
+    """The same, in parts on several devices that go with those of the array."""
+    average = _real(_in_parts_of(p, _zeros(p)))
+    bits = jnp.full(average.shape, HALF)
+    return jax.tree.map(_in_parts_of, storage.encode(average, bits), storage.init(average))
+
+
+def _in_parts_of(like, x):
+    # A choice that XLA doesn't know before it has found the parts. Of arrays that are made anew it would choose others.
+    return jnp.where(jax.lax.optimization_barrier(np.bool_(False)), like.astype(x.dtype), x)
 
 
 def _chance(decay, step, key):

@@ -57,8 +57,7 @@ class Storage(abc.ABC):
         # What is made of constants XLA computes while it compiles, element by element: here it sees none.
         average, half = jax.lax.optimization_barrier((average, HALF))
         kept = self.encode(average, jnp.full(average.shape, half))
-        # Of what is zeros anyhow, this says only in which parts it lies on several devices, and is not run.
-        return jax.tree.map(zeros_alike, kept) if type(self).encode in _ZEROS_OF_ZEROS else kept
+        return jax.tree.map(jnp.zeros_like, kept) if type(self).encode in _ZEROS_OF_ZEROS else kept
 
     @abc.abstractmethod
     def encode(self, average: jax.Array, bits: jax.Array) -> Any:
@@ -315,13 +314,6 @@ def _shared(x):
 
 def _upper_half(raw):
     return jax.lax.bitcast_convert_type((raw >> 16).astype(jnp.uint16), jnp.bfloat16)
-
-
-def zeros_alike(x: jax.Array, dtype: Any = None) -> jax.Array:
-    """Zeros in the shape of an array, in the parts in which it is; by `jnp.zeros_like`, XLA may choose others."""
-    from jax.experimental.shard_alike import shard_alike
-
-    return shard_alike(x, jnp.zeros_like(x, dtype=dtype))[1]
 
 
 def into_blocks(x: jax.Array, block: int) -> jax.Array:
