@@ -46,7 +46,7 @@ def sizes(quick: bool, platform: str) -> Sizes:
     if quick:
         return Sizes({"one leaf of 1000000": {"w": (1_000_000,)}}, 250, (TRAINED[0], TRAINED[-1]), 1)
     few = {"one leaf of 8000000": {"w": (8_000_000,)}, "6 leaves of 2000000": trees.equal_leaves(6, 2_000_000)}
-    return Sizes(few | trees_of(trees.gpt2(), (100, 10_000)), 2500, TRAINED, 3)
+    return Sizes(few | trees_of(trees.gpt2(), (100, 10_000)), 2500, TRAINED, 1)
 
 
 def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:

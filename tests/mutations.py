@@ -350,8 +350,8 @@ MUTATIONS = (
     Mutation(
         "a small square has the code of 0",
         "ewa_optax/storage/_formats.py",
-        "code = jnp.where(size > 0, jnp.maximum(code, 1), code)",
-        "code = jnp.where(size > 1, jnp.maximum(code, 1), code)",
+        "_as(jnp.int32, _WHOLE) + (size > 0).astype(jnp.int32)",
+        "_as(jnp.int32, _WHOLE) + (size > 1).astype(jnp.int32)",
         ("tests/storage/test_storage.py::test_a_second_moment_is_never_rounded_to_zero",),
     ),
     Mutation(
@@ -364,8 +364,8 @@ MUTATIONS = (
     Mutation(
         "the last of 24 bits is cut off, not rounded",
         "ewa_optax/storage/_formats.py",
-        "raw = round_bits(average, 8, bits)",
-        "raw = round_bits(average, 7, bits)",
+        "_shared(round_bits(average, 8, bits))",
+        "_shared(round_bits(average, 7, bits))",
         ("tests/storage/test_storage.py::test_second_moments_follow_gradients_down[24bit-0.9999]",),
     ),
     Mutation(
@@ -442,6 +442,48 @@ MUTATIONS = (
         ("tests/storage/test_storage.py::test_no_key_gives_the_sequence_of_another_at_an_offset",),
     ),
     Mutation(
+        "an average that is to be written down is not",
+        "ewa_optax/storage/_in_turn.py",
+        "jax.lax.cond(token == 0, yes, no)",
+        "yes()",
+        ("tests/storage/test_in_turn.py::test_a_step_decodes_one_average_of_one_leaf_at_a_time",),
+    ),
+    Mutation(
+        "leaves do not wait for the one before",
+        "ewa_optax/storage/_in_turn.py",
+        "                token = first\n",
+        "",
+        ("tests/storage/test_in_turn.py",),
+    ),
+    Mutation(
+        "averages of 16 bits are kept before the parameter is there",
+        "ewa_optax/storage/_in_turn.py",
+        "_after(first, a) if a.dtype in _NARROW else a",
+        "a",
+        ("tests/storage/test_in_turn.py::test_given_gradients_take_no_more_than_one_leaf_besides",),
+    ),
+    Mutation(
+        "what is printed has no order of its own",
+        "ewa_optax/storage/_in_turn.py",
+        "if closed.effects:",
+        "if False:",
+        ("tests/storage/test_in_turn.py::test_what_is_printed_is_printed_in_its_order",),
+    ),
+    Mutation(
+        "a step in turn has no derivatives",
+        "ewa_optax/storage/_in_turn.py",
+        "return x - jax.lax.bitcast_convert_type(zero, jnp.float32).astype(x.dtype)",
+        "return jax.lax.stop_gradient(x)",
+        ("tests/storage/test_in_turn.py::test_a_gradient_of_a_step_is_that_of_one_that_is_not_in_turn",),
+    ),
+    Mutation(
+        "leaves whose programs differ in a number share one",
+        "ewa_optax/storage/_dataflow.py",
+        "others.append(x)\n            inputs.append(value)",
+        "others.append(others[0] if others else x)\n            inputs.append(value)",
+        ("tests/storage/test_in_turn.py::test_every_optimizer_keeps_the_same_codes_leaf_after_leaf",),
+    ),
+    Mutation(
         "XLA may compute what a storage of one's own makes of zeros",
         "ewa_optax/storage/_formats.py",
         "jax.lax.optimization_barrier((average, HALF))",
@@ -464,9 +506,9 @@ MUTATIONS = (
     ),
     Mutation(
         "the first state does not lie where its parameters do",
-        "ewa_optax/storage/_formats.py",
-        "shard_alike(x, jnp.zeros_like(x, dtype=dtype))[1]",
-        "jnp.zeros_like(x, dtype=dtype)",
+        "ewa_optax/storage/_encoding.py",
+        "first_in_parts if like is p and len(p.devices()) > 1 else first",
+        "first",
         ("tests/storage/test_first_state.py::test_it_lies_where_the_averages_of_such_parameters_lie",),
     ),
     Mutation(
