@@ -68,7 +68,7 @@ def _is_for(updates, state):
     """Whether it is of a compiled program, with encoded averages, and not known to be in parts on several devices."""
     leaves = jax.tree.leaves(updates)
     local = all(isinstance(u, jax.core.Tracer) and jax.typeof(u).sharding.mesh.empty for u in leaves)
-    return local and any(map(_is_encoded, jax.tree.leaves(state, is_leaf=_is_encoded)))
+    return bool(leaves) and local and any(map(_is_encoded, jax.tree.leaves(state, is_leaf=_is_encoded)))
 
 
 def _is_encoded(x):
@@ -128,11 +128,13 @@ class _Leaf:
         updates = [x for x, is_update in zip(results, self._are_updates, strict=True) if is_update]
         values = dict(_computed(operations, {x: _after(token, a) for x, a in known.items()}, updates))
         first = token
-        for p, u in zip(parameters, values.values(), strict=True):
-            first = first ^ _zero(u if p is None else p + u)  # As optax writes it, so that XLA computes it once.
+        for p, x in zip(parameters, updates, strict=True):
+            # As optax writes it, so that XLA computes it once.
+            first = first ^ _zero(values[x] if p is None else p + values[x])
         shared = _shared(operations)
-        for marks in dict.fromkeys(shared.get(x, ()) for x in results if x not in values):
-            together = [x for x in results if x not in values and shared.get(x, ()) == marks]
+        kept = dict.fromkeys(x for x in results if x not in values)
+        for marks in dict.fromkeys(shared.get(x, ()) for x in kept):
+            together = [x for x in kept if shared.get(x, ()) == marks]
             for mark in marks:
                 first, known = _apart(first, operations, known, [mark])
             if marks:

@@ -192,6 +192,25 @@ def test_leaves_without_gradients_and_without_numbers_stay():
         np.testing.assert_array_equal(before["b"], now["b"])
 
 
+def test_leaves_that_get_one_update_are_one_group(monkeypatch):
+    def together(updates, params):
+        del params
+        both = updates["a"] + updates["of one shape with a"]
+        return updates | {"a": both, "of one shape with a": both}
+
+    kept = pieces.optimizer(ewa_optax.adam(0.1, storage="8bit"), optax.stateless(together))
+    assert_same(*both_ways(kept, tree_of(), monkeypatch))
+
+
+def test_a_state_goes_on_where_nothing_is_trained():
+    params = tree_of()
+    optimizer = kept_in_8_bits()
+    state = optimizer.init(params)
+    updates, after = jax.jit(optimizer.update)(jax.tree.map(lambda p: None, params), state, params)
+    assert jax.tree.leaves(updates) == []
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
 def test_what_is_printed_is_printed_in_its_order(capfd):
     def shown(u):
         jax.debug.print("the largest is {}", u.max(), ordered=True)
