@@ -463,6 +463,13 @@ MUTATIONS = (
         ("tests/storage/test_in_turn.py::test_given_gradients_take_no_more_than_one_leaf_besides",),
     ),
     Mutation(
+        "an optimizer in an optimizer takes its leaves in turn by itself",
+        "ewa_optax/storage/_in_turn.py",
+        "if _WITHIN.get():",
+        "if False:",
+        ("tests/storage/test_in_turn.py::test_an_optimizer_in_an_optimizer_computes_nothing_twice",),
+    ),
+    Mutation(
         "what is printed has no order of its own",
         "ewa_optax/storage/_in_turn.py",
         "if closed.effects:",

@@ -140,7 +140,7 @@ def by_leaves(closed: Any) -> Whole:
     arguments = tuple(Value(var.aval) for var in closed.jaxpr.invars)
     operations, results = operations_of(closed, arguments)
     owners = _owners(operations, arguments)
-    makers = {x: operation for operation in operations for x in operation.outputs}
+    makers = {x: number for number, operation in enumerate(operations) for x in operation.outputs}
 
     members: dict[Value, list[int]] = {}
     for number, x in enumerate(results):
@@ -150,9 +150,8 @@ def by_leaves(closed: Any) -> Whole:
     for number, x in enumerate(arguments):
         if x in owners:
             arrays.setdefault(owners[x], []).append(number)
-    theirs: dict[Value, list[Operation]] = {owner: [] for owner in members}
+    theirs: dict[Value, set[int]] = {owner: set() for owner in members}
     first = {x for x in results if isinstance(x, Value) and owners.get(x, _MANY) is _MANY}
-    order = {id(operation): number for number, operation in enumerate(operations)}
     for owner, numbers in members.items():
         stack, seen = [results[number] for number in numbers], set()
         while stack:
@@ -163,11 +162,11 @@ def by_leaves(closed: Any) -> Whole:
             if not x.shape and owners.get(x) is not owner:
                 first.add(x)
             elif x in makers:
-                theirs[owner].append(makers[x])
-                stack.extend(makers[x].inputs)
+                theirs[owner].add(makers[x])
+                stack.extend(operations[makers[x]].inputs)
     groups = tuple(
         _group(
-            sorted({id(o): o for o in theirs[owner]}.values(), key=lambda o: order[id(o)]),
+            [operations[number] for number in sorted(theirs[owner])],
             {number: results[number] for number in numbers},
             {number: arguments[number] for number in arrays[owner]},
         )

@@ -13,7 +13,9 @@ put together again, in this order:
 What says in which order XLA must take them is a zero, computed from what must come first.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -57,15 +59,31 @@ def in_turn(update: Update, updates: Any, state: Any, params: Any, extra_args: d
         return update(updates, state, params, **extra_args)
 
     arrays = [x for x, is_one in zip(leaves, is_array, strict=True) if is_one]
-    closed, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(*arrays)
+    with _within():
+        closed, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(*arrays)
     if closed.effects:  # Such as what is printed: that has an order of its own.
         return update(updates, state, params, **extra_args)
     made = _by_leaves(closed, arrays, _parameters(shapes[0], params))
     return jax.tree.unflatten(jax.tree.structure(shapes), made)
 
 
+_WITHIN = contextvars.ContextVar("within another update", default=False)
+
+
+@contextlib.contextmanager
+def _within() -> Iterator[None]:
+    """Optimizers in an optimizer are pieces of it: it takes their leaves in turn, and they don't do it before."""
+    token = _WITHIN.set(True)
+    try:
+        yield
+    finally:
+        _WITHIN.reset(token)
+
+
 def _is_for(updates, state):
     """Whether it is of a compiled program, with encoded averages, and not known to be in parts on several devices."""
+    if _WITHIN.get():
+        return False
     leaves = jax.tree.leaves(updates)
     local = all(isinstance(u, jax.core.Tracer) and jax.typeof(u).sharding.mesh.empty for u in leaves)
     return bool(leaves) and local and any(map(_is_encoded, jax.tree.leaves(state, is_leaf=_is_encoded)))

@@ -192,6 +192,18 @@ def test_leaves_without_gradients_and_without_numbers_stay():
         np.testing.assert_array_equal(before["b"], now["b"])
 
 
+def test_an_optimizer_in_an_optimizer_computes_nothing_twice():
+    m, v = pieces.scale_by_ewa(0.99, "8bit"), pieces.scale_by_ewa(0.9, ewa_optax.storage.second_moment("8bit"))
+    params = {str(i): jax.ShapeDtypeStruct((512, 128), jnp.float32) for i in range(2)}
+
+    def branches(numerator):
+        optimizer = pieces.optimizer(pieces.scale_by_rms(v, numerator=numerator))
+        state = jax.eval_shape(optimizer.init, params)
+        return jax.jit(optimizer.update).lower(params, state).compile().as_text().count(" conditional(")
+
+    assert branches(pieces.optimizer(m, guard=None)) == branches(m) == 2 * 2 * len(params)
+
+
 def test_leaves_that_get_one_update_are_one_group(monkeypatch):
     def together(updates, params):
         del params
