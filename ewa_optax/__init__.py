@@ -45,11 +45,11 @@ from ewa_optax._optimizers.adam import (
 )
 from ewa_optax._optimizers.layerwise import adafactor, lamb, lars, novograd
 from ewa_optax._optimizers.momentum import gradient_descent, heavy_ball, lion, momentum, nesterov, signum
-from ewa_optax._optimizers.peak_bytes import peak_bytes
 from ewa_optax._optimizers.rmsprop import adadelta, laprop, rmsprop, rmsprop_centered, rmsprop_momentum
-from ewa_optax._optimizers.state_bytes import state_bytes
 from ewa_optax._schedules import schedule_exponential, schedule_inverse_sqrt, schedule_inverse_time, schedule_staircase
 from ewa_optax._stacks import Stacked, stack_leaves, stack_leaves_like, unstack_leaves
+from ewa_optax._states.peak_bytes import peak_bytes
+from ewa_optax._states.state_bytes import state_bytes
 from ewa_optax.pieces._averages import scale_by_ewa
 from ewa_optax.pieces._bias_correction import bias_correct
 from ewa_optax.pieces._learning_rate import get_learning_rate, rescale_learning_rate, scale_by_learning_rate

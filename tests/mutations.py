@@ -281,7 +281,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the peak of a step whose old parameters stay beside the new ones",
-        "ewa_optax/_optimizers/peak_bytes.py",
+        "ewa_optax/_states/peak_bytes.py",
         "donate_argnums=(0, 1)",
         "donate_argnums=(1,)",
         (
@@ -291,7 +291,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the peak of a step without gradients",
-        "ewa_optax/_optimizers/peak_bytes.py",
+        "ewa_optax/_states/peak_bytes.py",
         "jax.lax.fori_loop(0, turns, lambda _, gradients: jax.tree.map(jnp.negative, gradients), zeros)",
         "zeros",
         ("tests/storage/test_peak_bytes.py::test_parameters_gradients_and_averages_are_there_at_once",),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._optimizers.state_bytes import state_of
+from ewa_optax._states.state_bytes import state_of
 
 
 def peak_bytes(optimizer: optax.GradientTransformation, params: optax.Params) -> int:
