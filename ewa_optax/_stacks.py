@@ -273,10 +273,17 @@ def _in_parts(x):
     return sharding if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1 else None
 
 
-def broadcast(prefix: Any, structure: Any) -> list[Any]:
+def broadcast(prefix: Any, structure: Any, is_leaf: Any = None) -> list[Any]:
     """For each leaf of a tree of that structure, what a prefix of it says."""
     numbers = structure.unflatten(range(structure.num_leaves))
-    return jax.tree.leaves(jax.tree.map(lambda label, part: jax.tree.map(lambda _: label, part), prefix, numbers))
+    said: list[Any] = [None] * structure.num_leaves
+
+    def say(label, part):
+        for number in jax.tree.leaves(part):
+            said[number] = label
+
+    jax.tree.map(say, prefix, numbers, is_leaf=is_leaf)
+    return said
 
 
 def _listed(names):

@@ -14,7 +14,7 @@ import pytest
 from ewa_optax import adafactor, average_parameters, scale_by_ewa, stack_leaves, storage, unstack_leaves
 from ewa_optax._optimizers import OPTIMIZERS
 from ewa_optax.minibatch._sources import fingerprint
-from ewa_optax.pieces._layerwise import of_rows_and_columns, with_factors, without_factors
+from ewa_optax.pieces._layerwise import for_checkpoint, from_checkpoint, of_rows_and_columns
 
 
 def kept(name):
@@ -70,11 +70,13 @@ def test_a_checkpoint_is_resumed(tmp_path):
     [
         (adafactor(0.1), "183 numbers in 9 arrays of float32 and int32 (51bb90ad)"),
         (
-            of_rows_and_columns(scale_by_ewa(0.9, storage.EightBit(min_size=90))),  # Which keeps columns, and no rows.
+            of_rows_and_columns(
+                scale_by_ewa(0.9, storage.EightBit(min_size=90, block=128))
+            ),  # Which keeps columns, and no rows.
             "181 numbers in 7 arrays of float32 and int32 and int8 (6e49a3b0)",
         ),
         (
-            average_parameters(0.9, storage=storage.EightBit(min_size=90)),
+            average_parameters(0.9, storage=storage.EightBit(min_size=90, block=128)),
             "6244 numbers in 7 arrays of float32 and int32 and int8 (c27ae615)",
         ),
     ],
@@ -83,8 +85,8 @@ def test_checkpoints_keep_states_as_they_did(optimizer, expected):
     params = {"b": np.zeros(8), "v": np.zeros((3, 8)), "w": np.zeros((64, 96))}
     params = jax.tree.map(np.float32, params | {"none": None})
     state = optimizer.init(params)
-    kept = with_factors(state)
+    kept = for_checkpoint(state)
     assert fingerprint(kept) == expected
-    chex.assert_trees_all_equal(without_factors(state, kept), state)
-    of_stacks = with_factors(unstack_leaves(optimizer.init(stack_leaves(params))))
+    chex.assert_trees_all_equal(from_checkpoint(state, kept), state)
+    of_stacks = for_checkpoint(unstack_leaves(optimizer.init(stack_leaves(params))))
     assert jax.tree.structure(of_stacks) == jax.tree.structure(kept)

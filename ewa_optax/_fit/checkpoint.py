@@ -13,7 +13,7 @@ from ewa_optax._fit.result import Fitted, to_arrays, with_arrays
 from ewa_optax._interrupts import held_back
 from ewa_optax._stacks import stack_leaves_like, unstack_leaves
 from ewa_optax.minibatch._sources import Source, fingerprint
-from ewa_optax.pieces._layerwise import with_factors, without_factors
+from ewa_optax.pieces._layerwise import for_checkpoint, from_checkpoint
 
 FORMAT = "ewa_optax.fit 1"
 
@@ -105,7 +105,7 @@ class Checkpoints:
         except Exception as failure:
             raise ValueError(self._unreadable(number, "is torn, or of another model")) from failure
         state = jax.tree.map(_as_it_lay, _state(run), _refilled(_state(run), kept["state"]))
-        state = stack_leaves_like(_of(run), without_factors(unstack_leaves(_of(run)), state))
+        state = stack_leaves_like(_of(run), from_checkpoint(unstack_leaves(_of(run)), state))
         empty = {name: np.zeros(shape, dtype) for name, (shape, dtype) in at["history"].items()}
         history = with_arrays(run.history, {**empty, **_refilled(empty, kept["history"])})
         return run._replace(**state, history=history, epoch=at["epoch"], step=at["step"])
@@ -124,7 +124,7 @@ class Checkpoints:
 
 def _state(run):
     """In the form of the model, whether or not it is kept in stacks, and of the averages of 0.1.0."""
-    return with_factors(unstack_leaves(_of(run)))
+    return for_checkpoint(unstack_leaves(_of(run)))
 
 
 def _of(run):
@@ -170,7 +170,7 @@ def settings_of(run: Any, source: Source, key: jax.Array) -> dict[str, Any]:
     return dict(
         key=np.asarray(key if key.dtype == np.uint32 else jax.random.key_data(key)).tolist(),
         params=fingerprint(unstack_leaves(run.params)),
-        opt_state=fingerprint(with_factors(unstack_leaves(run.opt_state))),
+        opt_state=fingerprint(for_checkpoint(unstack_leaves(run.opt_state))),
         validation=run.best_params is not None,
         **source.identity(),
     )

@@ -13,6 +13,7 @@ from ewa_optax._numerics import Number, is_just, largest, norm, widen
 from ewa_optax._trees import Leafwise, PartKey, map_leaves, wide
 from ewa_optax.pieces._combining import by_step
 from ewa_optax.pieces._weight_decay import Mask, WeightDecay, weight_decay_at, with_parameters
+from ewa_optax.storage._encoding import with_fillers, without_fillers
 from ewa_optax.storage._formats import Factored, Factors
 
 TrustCoefficient = Annotated[
@@ -242,8 +243,9 @@ def of_rows_and_columns(average: optax.GradientTransformation, eps: Epsilon = 0.
     return _of_summaries(inner, Leafwise(_factors, eps), Leafwise(_product), _in_parts)
 
 
-def with_factors(state: Any) -> Any:
-    """A state in which rows and columns stand as `Factors` in the places of their leaves, as checkpoints have them."""
+def for_checkpoint(state: Any) -> Any:
+    """A state as checkpoints have it since 0.1.0: rows and columns stand as `Factors` in the places of their leaves."""
+    state = without_fillers(state)
 
     def leaf(whole: Any, rows: Any, columns: Any) -> Any:
         return Factors(rows, columns) if jax.tree.leaves([rows, columns]) else whole
@@ -254,8 +256,8 @@ def with_factors(state: Any) -> Any:
     return jax.tree.map(joined, state, is_leaf=_is_in_parts)
 
 
-def without_factors(like: Any, state: Any) -> Any:
-    """The inverse of `with_factors`, for a state that is to be like another one."""
+def from_checkpoint(like: Any, state: Any) -> Any:
+    """The inverse of `for_checkpoint`, for a state that is to be like another one."""
 
     def parted(like, node):
         if not _is_in_parts(like):
@@ -263,7 +265,7 @@ def without_factors(like: Any, state: Any) -> Any:
         parts = (functools.partial(_part, i) for i in range(3))
         return RowsAndColumns(*(jax.tree.map(part, like.whole, node, is_leaf=lambda x: x is None) for part in parts))
 
-    return jax.tree.map(parted, like, state, is_leaf=_is_in_parts)
+    return with_fillers(like, jax.tree.map(parted, without_fillers(like), state, is_leaf=_is_in_parts))
 
 
 def _in_parts(tree, summaries):

@@ -11,6 +11,7 @@ from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.pieces._combining import in_float32
 from ewa_optax.pieces._recursion import numbered
 from ewa_optax.storage._in_turn import in_turn
+from ewa_optax.storage._sharding import boxes_that_fit, through_boxes
 
 
 def _saturated(power, terms, u):
@@ -130,4 +131,5 @@ def optimizer(
     def update(updates, state, params=None, **extra_args):
         return in_turn(chain.update, updates, state, params, extra_args)
 
-    return TreatsStacksAsLeaves(lambda params: numbered(chain.init(params)), update)
+    init = boxes_that_fit(lambda params: numbered(chain.init(params)))
+    return TreatsStacksAsLeaves(init, through_boxes(update))

@@ -6,12 +6,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from ewa_optax._numerics import Number, narrow, wide_dtype
 from ewa_optax._random_bits import HALF, fold, key_of, random_bits
@@ -34,11 +36,47 @@ def only_of_squares() -> Iterator[None]:
 class Encoded(NamedTuple):
     """What a storage keeps: for each array that it makes of an average, a tree of these, like the parameters.
 
-    A leaf that the storage does not take stands, as it is, in the first tree, and is None in the others. The codes of a
-    complex average have a first axis more, of its real and its imaginary part.
+    A leaf that the storage does not take stands, as it is, in the first tree; in the others stands an array of its
+    shape that says that there is nothing of it, False throughout, since tools that walk two trees at once take no None.
+    The codes of a complex average have a first axis more, of its real and its imaginary part.
     """
 
     arrays: tuple[Any, ...]
+
+
+def without_fillers(state: Any) -> Any:
+    """A state in which there is None where an `Encoded` says that there is nothing, as there was in 0.1.0."""
+
+    def emptied(node):
+        if not _is_encoded(node):
+            return node
+        first, *others = node.arrays
+        empty = [
+            jax.tree.map(lambda x, other: None if _says_nothing_of(x, other) else other, first, tree) for tree in others
+        ]
+        return Encoded((first, *empty))
+
+    return jax.tree.map(emptied, state, is_leaf=_is_encoded)
+
+
+def with_fillers(like: Any, state: Any) -> Any:
+    """The inverse, for a state that is to be like another one."""
+
+    def filled(like, node):
+        if not _is_encoded(like):
+            return node
+        first, *others = like.arrays
+        full = [
+            jax.tree.map(lambda x, old, new: old if _says_nothing_of(x, old) else new, first, *trees)
+            for trees in zip(others, node.arrays[1:], strict=True)
+        ]
+        return Encoded((node.arrays[0], *full))
+
+    return jax.tree.map(filled, like, state, is_leaf=_is_encoded)
+
+
+def _is_encoded(x):
+    return isinstance(x, Encoded)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,16 +102,25 @@ class AverageCodec:
                 "and may round a small square to 0; wrap it, or its name, in ewa_optax.storage.second_moment(...)."
             )
 
-        first, first_in_parts = Leafwise(_first, storage), Leafwise(_first_in_parts, storage)
-
         def of_leaf(path, p):
             in_stack = is_in_stack(path)
             # Of an array that is there, where it lies is all that is needed: nobody holds zeros as large as it is.
             like = p if isinstance(p, jax.Array) and not isinstance(p, jax.core.Tracer) else _zeros(p)
-            if not _takes(storage, like, like.shape[1:] if in_stack else like.shape):
-                return [_zeros(p)]
-            of_one = first_in_parts if like is p and len(p.devices()) > 1 else first
-            return jax.tree.leaves((jax.vmap(of_one) if in_stack else of_one)(like))
+            shape = like.shape[1:] if in_stack else like.shape
+            if not _takes(storage, like, shape):
+                return [_zeros(p), *[jnp.zeros_like(p, dtype=bool)] * (_structure(storage).num_leaves - 1)]
+            try:
+                fitting = storage.for_shards(shape, _shards(like)[in_stack:])
+            except ValueError as error:
+                raise ValueError(f"{jax.tree_util.keystr(path) or 'the root'}: {error}") from error
+            of_one = Leafwise(_first_in_parts if like is p and len(p.devices()) > 1 else _first, fitting)
+            arrays = jax.tree.leaves((jax.vmap(of_one) if in_stack else of_one)(like))
+            if len(arrays) > 1 and _is_as_it_came(arrays):
+                raise ValueError(
+                    f"{type(storage).__name__} makes {_listed(arrays)} of an average, which stand for one that it does "
+                    "not take; give them another dtype than bool."
+                )
+            return arrays
 
         structure = jax.tree.structure(params)
         leaves = structure.flatten_up_to(jax.tree_util.tree_map_with_path(of_leaf, params))
@@ -92,7 +139,7 @@ class AverageCodec:
         """The average of that shape that one leaf of each tree makes up."""
         if not self.storage:
             return arrays[0]
-        encoded = _shape_of_encoded(self.storage, shape, arrays)
+        encoded = _encoded_shape(self.storage, shape, arrays)
         if encoded is not None:
             average = self.storage.decode(jax.tree.unflatten(_structure(self.storage), arrays))
             return average if encoded == shape else jax.lax.complex(average[0], average[1])
@@ -119,13 +166,12 @@ class AverageCodec:
 
         # The decay, because two averages in one hand-made chain have the same storage and piece.
         chance = Leafwise(_chance, decay if isinstance(decay, jax.Array) else float(decay), step)
-        encode = Leafwise(_encoded, self.storage)
 
         def one(key, x, *old):
             # As it was kept: in jax.shard_map, the storage does not see the shape of the whole.
-            if not self.storage or _shape_of_encoded(self.storage, x.shape, old) is None:
-                return [narrow(x, old[0].dtype)]
-            return jax.tree.leaves(encode(chance(key), x))
+            if not self.storage or _encoded_shape(self.storage, x.shape, old) is None:
+                return [narrow(x, old[0].dtype), *old[1:]]
+            return jax.tree.leaves(Leafwise(_encoded, _as_kept(self.storage, old))(chance(key), x))
 
         structure = jax.tree.structure(averages, is_leaf=lambda x: x is None)
         new = structure.flatten_up_to(map_by_name(key, one, averages, *trees))
@@ -157,23 +203,59 @@ def _structure(storage):
 
 
 def _is_as_it_came(arrays):
-    found = [x for x in arrays if x is not None]
-    return len(found) == 1 and found[0].dtype == wide_dtype(found[0].dtype)
+    first, *others = (x for x in arrays if x is not None)
+    return first.dtype == wide_dtype(first.dtype) and all(_says_nothing_of(first, x) for x in others)
 
 
-def _shape_of_encoded(storage, shape, arrays):
+def _says_nothing_of(first, x):
+    return x is None or (x.dtype == bool and x.shape == first.shape)
+
+
+def _as_kept(storage, arrays):
+    if (axes := _manual_axes()) and not _is_part(storage, arrays, axes):
+        return storage
+    return storage.as_kept(jax.tree.unflatten(_structure(storage), arrays))
+
+
+def _is_part(storage, arrays, axes):
+    """Whether in `jax.shard_map` these are parts, along their last axes, of what it keeps of a whole."""
+    *rest, n = arrays[0].shape or (1,)
+    for parts in {
+        math.prod(axes[name] for name in some) for k in range(len(axes)) for some in combinations(axes, k + 1)
+    }:
+        whole = jax.tree.leaves(_kept(storage, (*rest, n * parts)))
+        if [(x.shape, x.dtype) for x in whole] == [((*x.shape[:-1], x.shape[-1] * parts), x.dtype) for x in arrays]:
+            return True
+    return False
+
+
+def _encoded_shape(storage, shape, arrays):
     """The shape of the average, or of its two parts, that these arrays encode; None where they encode none of it."""
     if not storage.takes(shape) and (_is_as_it_came(arrays) or not _manual_axes()):
         return None
     found = [(x.shape, x.dtype) for x in arrays if x is not None]
     for with_parts in (shape, (2, *shape)):
         try:
-            expected = jax.tree.leaves(_kept(storage, with_parts))
+            expected = jax.tree.leaves(_kept(_as_kept(storage, arrays), with_parts))
         except Exception:  # Of shapes that it does not take, it may make anything.
             continue
         if [(x.shape, x.dtype) for x in expected] == found:
             return with_parts
     return None
+
+
+def _shards(x):
+    """In how many parts it lies along each axis, as far as that is known: of an array, or on an explicit mesh."""
+    if isinstance(x, jax.core.Tracer):
+        sharding = getattr(jax.typeof(x), "sharding", None)
+    else:
+        sharding = getattr(x, "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return (1,) * x.ndim
+    sizes = sharding.mesh.shape
+    names = [() if entry is None else entry if isinstance(entry, tuple) else (entry,) for entry in sharding.spec]
+    parts = [math.prod(sizes.get(name, 1) for name in of_axis) for of_axis in names]
+    return (*parts, *(1,) * (x.ndim - len(parts)))
 
 
 def _listed(arrays):
@@ -244,16 +326,17 @@ def _bits(shape, key):
 
 def _read(storage, first, *others):
     arrays = [x for x in (first, *others) if x is not None]
-    if _is_as_it_came(arrays) and not storage.takes(first.shape):
+    if not storage.takes(first.shape) and _is_as_it_came(arrays):
         return first
     structure, found = _structure(storage), [(x.shape, x.dtype) for x in arrays]
     if structure.num_leaves == len(arrays):
         kept = jax.tree.unflatten(structure, arrays)
         try:
             shape = jax.eval_shape(storage.decode, kept).shape
+            expected = jax.tree.leaves(_kept(_as_kept(storage, arrays), shape))
         except Exception:  # Of what another storage kept, it may make anything.
-            shape = None
-        if shape is not None and found == [(x.shape, x.dtype) for x in jax.tree.leaves(_kept(storage, shape))]:
+            expected = None
+        if expected is not None and found == [(x.shape, x.dtype) for x in expected]:
             return storage.decode(kept)
     raise ValueError(
         f"{storage} did not keep this average, which is kept as {_listed(arrays)}; name the storage that did."

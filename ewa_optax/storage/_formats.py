@@ -71,6 +71,19 @@ class Storage(abc.ABC):
     def decode(self, kept: Any) -> jax.Array:
         """The float32 average in what is kept, in its own shape."""
 
+    def for_shards(self, shape: tuple[int, ...], shards: tuple[int, ...]) -> "Storage":
+        """The storage to use for an array of that shape of which so many parts along each axis lie on other devices.
+
+        What it keeps of a part should lie on the device of that part.
+        """
+        del shape, shards
+        return self
+
+    def as_kept(self, kept: Any) -> "Storage":
+        """The storage with those of the options that the shapes of the arrays in `kept` tell."""
+        del kept
+        return self
+
     def for_gradients(self) -> "Storage":
         """The storage to use for averages that may be negative."""
         return self
@@ -189,17 +202,20 @@ class EightBit(Storage):
 
     Args:
         block: the longest a block may be. A block is a whole axis if that is shorter, and up to half shorter where that
-            cuts the axis into equal blocks.
+            cuts the axis into equal blocks. None: at most 128, and shorter (32 or more) where that lets 2, 4, 8 or more
+            devices share an axis of even length with no block cut: 96 of 768, 72 of 576. Where it is seen that devices
+            would cut one, for parameters that lie on them or on an explicit mesh, blocks are shorter still.
         squares: what is averaged is never negative. Optimizers set it by themselves.
     """
 
-    block: int = 128
+    block: int | None = None
     squares: bool = False
 
     def __post_init__(self):
         """Checks the options."""
         super().__post_init__()
-        _check_whole(self, "block", 1, "128 costs 1/32 of a byte per number for scales")
+        if self.block is not None:
+            _check_whole(self, "block", 1, "None is at most 128, which costs 1/32 of a byte per number for scales")
 
     @_zeros_of_zeros
     def encode(self, average: jax.Array, bits: jax.Array) -> Blocks:
@@ -221,9 +237,33 @@ class EightBit(Storage):
 
     def decode(self, kept: Blocks) -> jax.Array:
         """Each code's share of the scale of its block."""
-        x = kept.codes.astype(jnp.float32)
-        size = from_blocks(self._expand(into_blocks(jnp.abs(x), self.block)) * kept.scales[..., None], x.shape)
+        x, block = kept.codes.astype(jnp.float32), self.as_kept(kept).block
+        size = from_blocks(self._expand(into_blocks(jnp.abs(x), block)) * kept.scales[..., None], x.shape)
         return _not_zero(size, x > 0) if self.squares else jnp.sign(x) * size
+
+    def for_shards(self, shape: tuple[int, ...], shards: tuple[int, ...]) -> "EightBit":
+        """Has blocks that no shard cuts."""
+        *_, n = seen = _without_ones(shape)
+        parts = (*shards, 1)[len(seen) - 1]
+        shard = n // parts
+        if parts == 1 or n % parts or shard % _width(n, self.block) == 0:
+            return self
+        width = next(width for width in range(min(self.block or _BLOCK, shard), 0, -1) if shard % width == 0)
+        if width < _SHORTEST:
+            raise ValueError(
+                f"EightBit: in shards of {shard} ({n} in {parts} parts along axis {len(seen) - 1}) blocks must be a "
+                f"part of {shard}, got at most {width} of the {self.block or _BLOCK} allowed; shard it along another "
+                f"axis, or write EightBit(block={shard}), or a min_size above {math.prod(shape)}."
+            )
+        return dataclasses.replace(self, block=width)
+
+    def as_kept(self, kept: Blocks) -> "EightBit":
+        """Has the blocks that there are scales for."""
+        *_, n = _without_ones(kept.codes.shape)
+        blocks = kept.scales.shape[-1] if kept.scales.ndim else 0
+        if not blocks or -(-n // _width(n, self.block)) == blocks or n % blocks:
+            return self
+        return dataclasses.replace(self, block=n // blocks)
 
     def for_gradients(self) -> "EightBit":
         """Has a sign."""
@@ -284,6 +324,8 @@ class Factored(Storage):
         )
 
 
+_BLOCK = 128
+_SHORTEST = 16
 _WHOLE = np.float32(2.0**23)
 _LARGEST_SCALE = np.float32(2.0**125)  # Of larger ones XLA may take a reciprocal that is 0.
 
@@ -316,7 +358,7 @@ def _upper_half(raw):
     return jax.lax.bitcast_convert_type((raw >> 16).astype(jnp.uint16), jnp.bfloat16)
 
 
-def into_blocks(x: jax.Array, block: int) -> jax.Array:
+def into_blocks(x: jax.Array, block: int | None) -> jax.Array:
     """`(..., n)` as `(..., blocks, width)`, the last block filled up with zeros."""
     *rest, n = _without_ones(x.shape)
     width = _width(n, block)
@@ -342,8 +384,19 @@ def _largest(x):
 
 def _width(n, block):
     """At most `block`: the largest width that divides `n`, so that nothing is filled up, but not less than half."""
+    if block is None:
+        shard = _common_shard(n)
+        return width if shard % (width := _width(shard, _BLOCK)) == 0 else _width(n, _BLOCK)
     most = min(block, n)
     return next((width for width in range(most, most // 2, -1) if n % width == 0), most)
+
+
+def _common_shard(n):
+    """Of an axis longer than a block: in 8 parts, or in as many as leave 32; of a long one in those that leave half."""
+    parts = 1
+    while n % 2 == 0 and (n > _BLOCK or (1 < parts < 8 and n >= 64)):
+        n, parts = n // 2, 2 * parts
+    return n
 
 
 def _without_ones(shape):
