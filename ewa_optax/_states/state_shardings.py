@@ -52,7 +52,7 @@ def state_shardings(optimizer: optax.GradientTransformation, params: optax.Param
     leaves, structure = jax.tree.flatten(pure)
     given = _each(shardings, pure)
     meshes = {x.mesh for x in given if isinstance(x, NamedSharding)}
-    if not meshes and len({*given}) == 1:
+    if not meshes and len({*given}) == 1 and given[0] is not None:
         return jax.tree.map(lambda _: given[0], state)
     (mesh, *others), apart = [*meshes, None], sum(not isinstance(x, NamedSharding) for x in given)
     if mesh is None or others != [None] or apart:
