@@ -31,10 +31,9 @@ Weight = Annotated[
 
 
 class AccumulateState(NamedTuple):
-    """How many steps the optimizer made, and of what the next one is to be made.
+    """The steps of the optimizer; of the next, how many micro-batches are in the mean, their weight, and what is kept.
 
-    That is: how many micro-batches are in the mean, the sum of their weights, and the mean as it is kept. `skipped`
-    counts micro-batches that were left out, from the first step on.
+    `skipped` counts the micro-batches that were left out, of all steps.
     """
 
     step: jax.Array
@@ -49,13 +48,52 @@ class AccumulateState(NamedTuple):
 def accumulate(
     optimizer: optax.GradientTransformation, every: Every, storage: StorageLike = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Docs."""
+    r"""Makes one step of an optimizer out of the gradients of `every` micro-batches: of their mean.
+
+    $$\bar g_i = \bar g_{i-1} + \frac{w_i}{w_1 + \dots + w_i} (g_i - \bar g_{i-1}), \qquad i = 1, \dots, k$$
+
+    with equal weights, or those that `update(gradients, state, params, weight=...)` is given. After the last of them
+    the optimizer gets the mean, in float32 or wider; before, updates are 0, and its state is neither read nor written.
+
+    Args:
+        optimizer: any transformation. Further keyword arguments of `update` go to it, at its steps: those that came
+            with the last micro-batch.
+        every: $k$, 1 or more: a number, a scalar array (traced or not), or a schedule, which is called with the number
+            of steps that the optimizer has made, 0 at the first.
+        storage: how the mean is kept, as in `scale_by_ewa`. In "8bit" it takes 1 byte a parameter instead of 4; the
+            optimizer gets it as it is kept, rounded without bias.
+
+    Returns:
+        A transformation; its updates have the dtype of the gradients. A micro-batch whose gradient or weight is not
+        finite (or whose weight is negative) is left out: it is not among the $k$, and `skipped` of the state counts it.
+        If all are, the optimizer waits for $k$ good ones. One of weight 0 is among them but adds nothing, not even NaN;
+        if all are of weight 0, the optimizer waits for one that is not.
+
+    Raises:
+        ValueError: `every` below 1 or no whole number, an unknown storage; by `update`, a weight that is a negative
+            number, or no scalar.
+        TypeError: `optimizer` is no transformation, `every` or a weight no number, `storage` no storage; an update is
+            neither float nor complex.
+
+    Examples:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> optimizer = ewa_optax.accumulate(ewa_optax.gradient_descent(1.0), every=2)
+        >>> state = optimizer.init(jnp.zeros(1))
+        >>> for gradient, tokens in ((4.0, 30), (8.0, 10)):
+        ...     u, state = optimizer.update(jnp.array([gradient]), state, weight=tokens)
+        ...     print(u)
+        [0.]
+        [-5.]
+
+    Reference:
+        Goyal et al., "Accurate, large minibatch SGD", 2017; `optax.MultiSteps`, to which it is equal up to rounding.
+    """
     inner = transformation("accumulate", "optimizer", optimizer, "adam(1e-3)")
     codec = AverageCodec(for_gradients(storage), "accumulate")
 
     def init(params):
-        zero = (jnp.zeros([], jnp.int32) for _ in range(3))
-        return AccumulateState(*zero, jnp.zeros([]), codec.init(params), inner.init(params))
+        step, mini_step, skipped = (jnp.zeros([], jnp.int32) for _ in range(3))
+        return AccumulateState(step, mini_step, skipped, jnp.zeros([]), codec.init(params), inner.init(params))
 
     def average(updates, kept, params, *, shares, moves, number):
         trees = codec.trees(kept)
@@ -93,7 +131,9 @@ def accumulate(
             inner_state,
         )
 
-    kind = TreatsStacksAsLeaves if isinstance(optimizer, TreatsStacksAsLeaves) else optax.GradientTransformationExtraArgs
+    kind = (
+        TreatsStacksAsLeaves if isinstance(optimizer, TreatsStacksAsLeaves) else optax.GradientTransformationExtraArgs
+    )
     return kind(init, update)
 
 
@@ -122,4 +162,7 @@ def _decoded(codec, u, *arrays):
 
 
 def _like(x, old):
-    return narrow(x, old.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(old.dtype)
+    """A result in the dtype that it had before: of averages of 16 bits, optax would make others by the mean."""
+    if x.dtype == old.dtype:
+        return x
+    return narrow(x, old.dtype) if jnp.issubdtype(old.dtype, jnp.inexact) else x.astype(old.dtype)
