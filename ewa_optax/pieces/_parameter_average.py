@@ -64,9 +64,9 @@ def average_parameters(
 
     with the parameters $p_t$ after the update, so it belongs at the end of a chain. `get_average` reads it.
 
-    A step counts if it moves something. One whose updates are all exactly 0 does not, and touches no average: those that
-    `accumulate` and `optax.MultiSteps` make between two steps of their optimizer, or one at a learning rate of 0. So it
-    may stand behind such a wrapper, where it takes less memory, or inside.
+    A step counts if it moves something. One whose updates are all exactly 0 does not, and touches no average: such as
+    `accumulate` and `optax.MultiSteps` make between two steps of their optimizer, and as a learning rate of 0 makes. So
+    it may stand behind such a wrapper, where it takes less memory, or inside.
 
     Args:
         decay: $\beta$ in [0, 1]: averages over about $1/(1-\beta)$ of the parameters taken; with 1, over all of them:
