@@ -18,6 +18,7 @@ Pieces: scale_by_ewa, bias_correct, scale_by_rms, scale_by_learning_rate, add_de
 Schedules: schedule_inverse_time, schedule_exponential, schedule_inverse_sqrt, schedule_staircase.
 Learning rates while training runs: get_learning_rate, rescale_learning_rate.
 Averages of parameters: average_parameters, get_average.
+Gradients of several micro-batches: accumulate.
 Memory: state_bytes, peak_bytes. Several devices: state_shardings.
 Many leaves: stack_leaves, which makes a Stacked, unstack_leaves, stack_leaves_like.
 Training: fit, and what it returns, Fitted, with its History.
@@ -51,6 +52,7 @@ from ewa_optax._stacks import Stacked, stack_leaves, stack_leaves_like, unstack_
 from ewa_optax._states.peak_bytes import peak_bytes
 from ewa_optax._states.state_bytes import state_bytes
 from ewa_optax._states.state_shardings import state_shardings
+from ewa_optax._wrappers.accumulate import accumulate
 from ewa_optax.pieces._averages import scale_by_ewa
 from ewa_optax.pieces._bias_correction import bias_correct
 from ewa_optax.pieces._learning_rate import get_learning_rate, rescale_learning_rate, scale_by_learning_rate
@@ -63,6 +65,7 @@ __all__ = [
     "Fitted",
     "History",
     "Stacked",
+    "accumulate",
     "adabelief",
     "adadelta",
     "adafactor",

@@ -909,6 +909,72 @@ MUTATIONS = (
         "lambda f: (f * 0 + factor).astype(f.dtype)",
         ("tests/pieces/test_learning_rate.py::test_a_rescaled_schedule_goes_on_from_where_it_is",),
     ),
+    # Accumulation.
+    Mutation(
+        "the last micro-batch counts by its number, not by its weight",
+        "ewa_optax/_wrappers/accumulate.py",
+        "newest / divisor)",
+        "1 / count)",
+        ("tests/wrappers/test_accumulate.py::test_weights_skipped_and_empty_micro_batches",),
+    ),
+    Mutation(
+        "a gradient that is not finite goes into the mean",
+        "ewa_optax/_wrappers/accumulate.py",
+        "| _all_finite(updates))",
+        "| jnp.bool_(True))",
+        ("tests/wrappers/test_accumulate.py::test_weights_skipped_and_empty_micro_batches",),
+    ),
+    Mutation(
+        "a micro-batch of no weight is looked at",
+        "ewa_optax/_wrappers/accumulate.py",
+        "((newest == 0) | _all_finite(updates))",
+        "_all_finite(updates)",
+        ("tests/wrappers/test_accumulate.py::test_weights_skipped_and_empty_micro_batches",),
+    ),
+    Mutation(
+        "a step is made of micro-batches without any weight",
+        "ewa_optax/_wrappers/accumulate.py",
+        " & (total > 0)",
+        "",
+        ("tests/wrappers/test_accumulate.py::test_weights_skipped_and_empty_micro_batches",),
+    ),
+    Mutation(
+        "micro-batches that are left out are not counted",
+        "ewa_optax/_wrappers/accumulate.py",
+        "increment(state.skipped))",
+        "state.skipped)",
+        ("tests/wrappers/test_accumulate.py::test_weights_skipped_and_empty_micro_batches",),
+    ),
+    Mutation(
+        "a schedule of micro-batches is asked for the step after",
+        "ewa_optax/_wrappers/accumulate.py",
+        "_every_at(every, state.step)",
+        "_every_at(every, increment(state.step))",
+        ("tests/wrappers/test_accumulate.py::test_equals_multisteps",),
+    ),
+    Mutation(
+        "differences of the largest gradients are infinite",
+        "ewa_optax/_wrappers/accumulate.py",
+        "clip(value, largest(value.dtype) / 4)",
+        "value",
+        ("tests/wrappers/test_accumulate.py::test_no_finite_gradient_makes_nan",),
+    ),
+    Mutation(
+        "all means are rounded by one chance",
+        "ewa_optax/_wrappers/accumulate.py",
+        "number=(state.step, state.mini_step)",
+        "number=(state.mini_step, state.mini_step)",
+        ("tests/wrappers/test_accumulate.py::test_rounding_is_without_bias_and_another_one_each_time",),
+    ),
+    Mutation(
+        "the optimizer gets the mean in the dtype of the gradients",
+        "ewa_optax/_wrappers/accumulate.py",
+        "    return codec.decode(jnp.shape(u), *arrays)",
+        "    return codec.decode(jnp.shape(u), *arrays).astype(u.dtype)",
+        (
+            "tests/wrappers/test_accumulate.py::test_the_mean_reaches_the_optimizer_in_float32_and_updates_leave_as_gradients_came",
+        ),
+    ),
     # Averages and rounding of parameters.
     Mutation(
         "the average of parameters takes them a step early",
@@ -930,6 +996,13 @@ MUTATIONS = (
         "jnp.stack([fresh, change - (fresh - total)])",
         "jnp.stack([fresh, 0 * change])",
         ("tests/pieces/test_parameter_average.py::test_weights_of_a_schedule",),
+    ),
+    Mutation(
+        "a step that moves nothing counts as one of those averaged",
+        "ewa_optax/pieces/_parameter_average.py",
+        "moves = _moves(updates)",
+        "moves = jnp.bool_(True)",
+        ("tests/wrappers/test_accumulate.py::test_averages_of_parameters_count_real_steps_only",),
     ),
     Mutation(
         "parameters are rounded by the same chance at every step",

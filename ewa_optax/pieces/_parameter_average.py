@@ -15,6 +15,7 @@ from ewa_optax._trees import Leafwise, map_leaves, shapes_of
 from ewa_optax.storage._argument import resolve
 from ewa_optax.storage._encoding import AverageCodec
 from ewa_optax.storage._formats import Storage
+from ewa_optax.storage._sharding import boxes_that_fit, through_boxes
 
 AverageDecay = Annotated[
     Number | Callable[[jax.Array], Any],
@@ -23,7 +24,7 @@ AverageDecay = Annotated[
 
 
 class AverageParametersState(NamedTuple):
-    """How many updates there were, and how many parameters are in the average; their weights; and what is kept of it.
+    """How many updates moved something, and how many parameters are in the average; their weights; and what is kept.
 
     Of a schedule, `weight` holds the sum of the weights, and what rounding lost of it. How the average is kept is no
     array, and what saves states may keep nothing else: so it belongs to the type.
@@ -63,6 +64,10 @@ def average_parameters(
     $$v_t = \beta v_{t-1} + (1 - \beta) p_t, \qquad \hat v_t = v_t / (1 - \beta^t)$$
 
     with the parameters $p_t$ after the update, so it belongs at the end of a chain. `get_average` reads it.
+
+    A step counts if it moves something. One whose updates are all exactly 0 does not, and touches no average: such as
+    `accumulate` and `optax.MultiSteps` make between two steps of their optimizer, and as a learning rate of 0 makes. So
+    it may stand behind such a wrapper, where it takes less memory, or inside.
 
     Args:
         decay: $\beta$ in [0, 1]: averages over about $1/(1-\beta)$ of the parameters taken; with 1, over all of them:
@@ -122,28 +127,29 @@ def average_parameters(
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         if params is None:
             raise ValueError("average_parameters needs the parameters; call update(gradients, state, params).")
-        step = increment(state.step)
-        due = (step > start) & ((step - start) % every == 0)
+        moves = _moves(updates)
+        step = jnp.where(moves, increment(state.step), state.step)
+        due = moves & (step > start) & ((step - start) % every == 0)
         count = jnp.where(due, increment(state.count), state.count)
         past, newest, weight = _shares_of(decay, debias, count, state.weight)
+        weight = jnp.where(due, weight, state.weight)
         if not always:
             past, newest = jnp.where(due, past, 0), jnp.where(due, newest, 1)
-            weight = jnp.where(due, weight, state.weight)
 
         larger = decay if always and not callable(decay) else past
 
-        def take(kept):
+        def take(kept, new):
             trees = codec.trees(kept)
             advance = Leafwise(_advanced, codec, larger, past, newest)
-            return codec.encode(map_leaves(advance, params, updates, *trees), trees, step, 0.0)
+            return codec.encode(map_leaves(advance, new, *trees), trees, step, 0.0)
 
-        if always:
-            average = take(state.average)
-        else:
-            average = jax.lax.cond(due | (debias & (count == 0)), take, lambda kept: kept, state.average)
+        takes = due if always else due | (debias & moves & (count == 0))
+        # Outside of the branch it is the sum that `optax.apply_updates` forms, and there once.
+        new = map_leaves(Leafwise(_applied), params, updates)
+        average = jax.lax.cond(takes, take, lambda kept, _: kept, state.average, new)
         return updates, state_type(step, count, weight, average)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(boxes_that_fit(init), through_boxes(update))
 
 
 def get_average(opt_state: Any, params: Any = None) -> Any:
@@ -188,9 +194,18 @@ def get_average(opt_state: Any, params: Any = None) -> Any:
     return jax.tree.map(like, average, params, is_leaf=lambda x: x is None or isinstance(x, optax.MaskedNode))
 
 
-def _advanced(codec, larger, past, newest, p, u, *arrays):
-    new = widen(p if u is None else jnp.asarray(p + u, jnp.result_type(p)))  # As optax applies it.
-    return lerp(codec.decode(jnp.shape(p), *arrays), new, larger, past, newest)
+def _applied(p, u):
+    return p if u is None else jnp.asarray(p + u, jnp.result_type(p))  # As optax applies it.
+
+
+def _advanced(codec, larger, past, newest, p, *arrays):
+    return lerp(codec.decode(jnp.shape(p), *arrays), widen(p), larger, past, newest)
+
+
+def _moves(updates):
+    """Whether an update moves anything; what is no number does. A CPU would write `u != 0` down."""
+    each = [~(jnp.max(jnp.abs(u), initial=0) <= 0) for u in jax.tree.leaves(updates)]
+    return functools.reduce(jnp.logical_or, each, jnp.bool_(False))
 
 
 def _is_state(x):

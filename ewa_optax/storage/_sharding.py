@@ -4,11 +4,15 @@ On an explicit mesh JAX keeps, with the type of each array, along which axes of 
 any optimizer, of parameters of such types, tells how its state lies with no array made.
 """
 
+import contextvars
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+
+
+_WITHIN = contextvars.ContextVar("within", default=False)
 
 
 def placed_shapes(init: Callable[[Any], Any], params: Any, specs: Any, sizes: dict[str, int]) -> Any:
@@ -38,8 +42,13 @@ def boxes_that_fit(init: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """
 
     def in_boxes(params):
-        state = init(params)
-        if not _has_boxes(params):
+        # What is made of this `init` sees to all of them, those in here among them.
+        token = None if _WITHIN.get() else _WITHIN.set(True)
+        try:
+            state = init(params)
+        finally:
+            _WITHIN.reset(token) if token else None
+        if not token or not _has_boxes(params):
             return state
         pure = unboxed(params)
         longest = max((x.ndim for x in jax.tree.leaves(pure)), default=0)

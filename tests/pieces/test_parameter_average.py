@@ -34,7 +34,8 @@ def followed(*options, path=PATH):
         return (params, states), [ewa_optax.get_average(state) for state in states]
 
     def along(path):
-        return jax.lax.scan(step, (path[0], [piece.init(path[0]) for piece in each]), path)[1]
+        start = path[0] - 1  # A step that moves nothing would not count.
+        return jax.lax.scan(step, (start, [piece.init(start) for piece in each]), path)[1]
 
     return [np.asarray(found) for found in jax.jit(along, compiler_options=ROUGHLY)(path)]
 
@@ -92,12 +93,16 @@ def test_every_so_many_steps_from_a_start():
     assert (undebiased[:10] == 0).all()
 
 
+TINY = 1e-30
+"""An update that moves 1 by less than a digit."""
+
+
 def ones(decay, steps, **keywords):
     """The average after so many steps at 1, of as many parameters as a storage needs to take them."""
     piece, params = ewa_optax.average_parameters(decay, **keywords), np.ones(4096, np.float32)
 
     def step(state, _):
-        return piece.update(jnp.zeros_like(params), state, params)[1], None
+        return piece.update(jnp.full_like(params, TINY), state, params)[1], None
 
     def average(start):
         return ewa_optax.get_average(jax.lax.scan(step, piece.init(start), length=steps)[0])
@@ -299,8 +304,8 @@ def test_weights_of_a_schedule():
     average = ewa_optax.average_parameters(lambda t: 1 - 1e-6, debias=True)
     state = average.init(jnp.zeros(1))
     state = jax.jit(
-        lambda s: jax.lax.scan(lambda s, _: (average.update(jnp.zeros(1), s, jnp.ones(1))[1], None), s, length=200_000)[
-            0
-        ]
+        lambda s: jax.lax.scan(
+            lambda s, _: (average.update(jnp.full(1, TINY), s, jnp.ones(1))[1], None), s, length=200_000
+        )[0]
     )(state)
     np.testing.assert_allclose(state.weight[0], -np.expm1(200_000 * np.log1p(-1e-6)), rtol=1e-6)
