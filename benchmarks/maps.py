@@ -18,7 +18,7 @@ import ewa_optax
 from benchmarks import tasks
 from benchmarks.peers import Peers
 from ewa_optax import storage
-from ewa_optax.storage._formats import from_blocks, into_blocks
+from ewa_optax.storage._blocks import from_blocks, into_blocks
 
 BLOCKS = (32, 64, 128, 256)
 CHOSEN = "powers 4 and 8"

@@ -16,7 +16,8 @@ import own
 import ewa_optax
 from ewa_optax import pieces
 from ewa_optax.storage._argument import NAMED, MomentStorages, StorageLike, for_squares
-from ewa_optax.storage._formats import Factored, Storage
+from ewa_optax.storage._formats import Factored
+from ewa_optax.storage._storage import Storage
 
 # Options of the compiler for laws that machine code of any quality keeps: it is made in a third of the time.
 ROUGHLY: dict[str, bool | int] = {"xla_backend_optimization_level": 0}

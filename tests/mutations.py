@@ -342,21 +342,21 @@ MUTATIONS = (
     # Storages.
     Mutation(
         "codes of 8 bits are rounded to nearest before they are rounded by chance",
-        "ewa_optax/storage/_formats.py",
+        "ewa_optax/storage/_blocks.py",
         "jnp.floor(root * self._top)",
         "jnp.round(root * self._top)",
         ("tests/storage/test_storage.py::test_rounding_to_codes_is_unbiased",),
     ),
     Mutation(
         "a small square has the code of 0",
-        "ewa_optax/storage/_formats.py",
-        "_as(jnp.int32, _WHOLE) + (size > 0).astype(jnp.int32)",
-        "_as(jnp.int32, _WHOLE) + (size > 1).astype(jnp.int32)",
+        "ewa_optax/storage/_blocks.py",
+        "bits_as(jnp.int32, _WHOLE) + (size > 0).astype(jnp.int32)",
+        "bits_as(jnp.int32, _WHOLE) + (size > 1).astype(jnp.int32)",
         ("tests/storage/test_storage.py::test_a_second_moment_is_never_rounded_to_zero",),
     ),
     Mutation(
         "codes of 8 bits stand for shares of 126",
-        "ewa_optax/storage/_formats.py",
+        "ewa_optax/storage/_blocks.py",
         "return 255 if self.squares else 127",
         "return 255 if self.squares else 126",
         ("tests/storage/test_storage.py::test_codes_stand_for_the_powers_that_they_should",),
@@ -364,8 +364,8 @@ MUTATIONS = (
     Mutation(
         "the last of 24 bits is cut off, not rounded",
         "ewa_optax/storage/_formats.py",
-        "_shared(round_bits(average, 8, bits))",
-        "_shared(round_bits(average, 7, bits))",
+        "shared(round_bits(average, 8, bits))",
+        "shared(round_bits(average, 7, bits))",
         ("tests/storage/test_storage.py::test_second_moments_follow_gradients_down[24bit-0.9999]",),
     ),
     Mutation(
@@ -400,17 +400,67 @@ MUTATIONS = (
     ),
     Mutation(
         "a leaf of just the least size stays float32",
-        "ewa_optax/storage/_formats.py",
+        "ewa_optax/storage/_storage.py",
         "math.prod(shape) >= max(self.min_size, 1)",
         "math.prod(shape) > max(self.min_size, 1)",
         ("tests/storage/test_storage.py::test_small_leaves_stay_float32",),
     ),
     Mutation(
         "blocks that would divide an axis are looked for below half",
-        "ewa_optax/storage/_formats.py",
+        "ewa_optax/storage/_blocks.py",
         "range(most, most // 2, -1)",
         "range(most, 0, -1)",
         ("tests/storage/test_storage.py::test_codes_keep_the_shape_and_scales_are_per_block",),
+    ),
+    # How states lie.
+    Mutation(
+        "blocks of a short axis are not made to fit shards",
+        "ewa_optax/storage/_blocks.py",
+        "n >= 64)",
+        "n >= 6400)",
+        ("tests/storage/test_storage.py::test_codes_keep_the_shape_and_scales_are_per_block",),
+    ),
+    Mutation(
+        "codes are decoded by the blocks of the storage, not by those that they were made with",
+        "ewa_optax/storage/_blocks.py",
+        "return dataclasses.replace(self, block=n // blocks)",
+        "return self",
+        ("tests/states/test_state_shardings.py::test_a_block_that_a_shard_would_cut_is_told",),
+    ),
+    Mutation(
+        "where arrays lie is not asked",
+        "ewa_optax/storage/_kept.py",
+        "return (*parts, *(1,) * (x.ndim - len(parts)))",
+        "return (1,) * x.ndim",
+        ("tests/states/test_state_shardings.py::test_a_block_that_a_shard_would_cut_is_told",),
+    ),
+    Mutation(
+        "state_shardings does not look for blocks that are cut",
+        "ewa_optax/_states/state_shardings.py",
+        "if AxisType.Explicit not in mesh.axis_types:",
+        "if AxisType.Explicit in mesh.axis_types:",
+        ("tests/states/test_state_shardings.py::test_a_block_that_a_shard_would_cut_is_told",),
+    ),
+    Mutation(
+        "boxes keep the names of axes that what is in them has not",
+        "ewa_optax/storage/_sharding.py",
+        "return tuple(names[axis] if axis is not None and axis < len(names) else None for axis in axes[0])",
+        "return tuple(names)",
+        ("tests/states/test_state_shardings.py::test_nnx_models_that_say_how_they_are_divided",),
+    ),
+    Mutation(
+        "parts in shard_map are taken for wholes in more blocks",
+        "ewa_optax/storage/_kept.py",
+        "if (axes := manual_axes()) and not _is_part(storage, arrays, axes):",
+        "if (axes := manual_axes()) and not axes:",
+        ("tests/storage/test_storage.py::test_parts_that_cut_blocks_are_told",),
+    ),
+    Mutation(
+        "checkpoints keep what stands for nothing",
+        "ewa_optax/pieces/_layerwise.py",
+        "state = without_fillers(state)",
+        "state = state",
+        ("tests/test_since_0_1_0.py::test_checkpoints_keep_states_as_they_did",),
     ),
     # Rounding by chance.
     Mutation(
@@ -492,21 +542,21 @@ MUTATIONS = (
     ),
     Mutation(
         "XLA may compute what a storage of one's own makes of zeros",
-        "ewa_optax/storage/_formats.py",
+        "ewa_optax/storage/_storage.py",
         "jax.lax.optimization_barrier((average, HALF))",
         "average, HALF",
         ("tests/storage/test_first_state.py::test_no_constant_in_its_program_has_the_size_of_a_leaf",),
     ),
     Mutation(
         "the first state is what a storage of the library encodes",
-        "ewa_optax/storage/_formats.py",
+        "ewa_optax/storage/_storage.py",
         "if type(self).encode in _ZEROS_OF_ZEROS else kept",
         "if type(self).encode in () else kept",
         ("tests/storage/test_first_state.py::test_of_the_storages_of_the_library_it_is_made_of_nothing",),
     ),
     Mutation(
         "the first state is zeros whatever a storage makes of them",
-        "ewa_optax/storage/_formats.py",
+        "ewa_optax/storage/_storage.py",
         "if type(self).encode in _ZEROS_OF_ZEROS else kept",
         "if self.encode else kept",
         ("tests/storage/test_first_state.py::test_it_is_what_the_storage_makes_of_zeros",),
@@ -514,8 +564,8 @@ MUTATIONS = (
     Mutation(
         "the first state does not lie where its parameters do",
         "ewa_optax/storage/_encoding.py",
-        "first_in_parts if like is p and len(p.devices()) > 1 else first",
-        "first",
+        "_first_in_parts if like is p and len(p.devices()) > 1 else _first",
+        "_first",
         ("tests/storage/test_first_state.py::test_it_lies_where_the_averages_of_such_parameters_lie",),
     ),
     Mutation(
@@ -527,7 +577,7 @@ MUTATIONS = (
     ),
     Mutation(
         "in shard_map it is asked of a part whether an array is small",
-        "ewa_optax/storage/_encoding.py",
+        "ewa_optax/storage/_kept.py",
         "return takes_together(_varying(x))",
         "return storage.takes(shape)",
         ("tests/storage/test_storage.py::test_parts_in_shard_map_are_kept_as_their_whole_is",),

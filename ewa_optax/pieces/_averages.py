@@ -28,7 +28,7 @@ from ewa_optax._trees import Leafwise
 from ewa_optax.pieces._recursion import advanced, averaging, moved
 from ewa_optax.storage._argument import StorageLike, resolve
 from ewa_optax.storage._encoding import AverageCodec
-from ewa_optax.storage._formats import Storage
+from ewa_optax.storage._storage import Storage
 
 FadingDecay = Annotated[
     Number, rule("in [0, 1]", lambda x: 0 <= x <= 1, "1 forgets nothing, 0.999 forgets half in 700 steps")

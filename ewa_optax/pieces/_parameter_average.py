@@ -14,8 +14,8 @@ from ewa_optax._numerics import Number, corrected_shares, increment, lerp, narro
 from ewa_optax._trees import Leafwise, map_leaves, shapes_of
 from ewa_optax.storage._argument import resolve
 from ewa_optax.storage._encoding import AverageCodec
-from ewa_optax.storage._formats import Storage
 from ewa_optax.storage._sharding import boxes_that_fit, through_boxes
+from ewa_optax.storage._storage import Storage
 
 AverageDecay = Annotated[
     Number | Callable[[jax.Array], Any],

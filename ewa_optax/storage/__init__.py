@@ -35,7 +35,9 @@ from ewa_optax.storage._argument import (
     for_squares,
     second_moment,
 )
-from ewa_optax.storage._formats import BFloat16, Blocks, EightBit, Factored, Factors, Float16, Float24, Split, Storage
+from ewa_optax.storage._blocks import Blocks, EightBit
+from ewa_optax.storage._formats import BFloat16, Factored, Factors, Float16, Float24, Split
+from ewa_optax.storage._storage import Storage
 
 __all__ = [
     "NAMED",

@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from ewa_optax.storage._formats import BFloat16, EightBit, Float16, Float24, Storage
+from ewa_optax.storage._blocks import EightBit
+from ewa_optax.storage._formats import BFloat16, Float16, Float24
+from ewa_optax.storage._storage import Storage
 
 NAMED = {"bfloat16": BFloat16(), "float16": Float16(), "8bit": EightBit(), "24bit": Float24()}
 """What the names stand for."""

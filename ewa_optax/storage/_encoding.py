@@ -3,22 +3,30 @@
 import contextlib
 import contextvars
 import dataclasses
-import functools
-import math
 from collections.abc import Iterator
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 
 from ewa_optax._numerics import Number, narrow, wide_dtype
 from ewa_optax._random_bits import HALF, fold, key_of, random_bits
 from ewa_optax._trees import Leafwise, is_in_stack, map_by_name, map_leaves
-from ewa_optax.storage._formats import Storage
+from ewa_optax.storage._kept import (
+    as_kept,
+    encoded_shape,
+    is_as_it_came,
+    kept_shapes,
+    listed,
+    manual_axes,
+    says_nothing_of,
+    shards_of,
+    structure_of,
+    takes,
+)
+from ewa_optax.storage._storage import Storage
 
 _OF_SQUARES = contextvars.ContextVar("of squares", default=False)
 
@@ -52,7 +60,7 @@ def without_fillers(state: Any) -> Any:
             return node
         first, *others = node.arrays
         empty = [
-            jax.tree.map(lambda x, other: None if _says_nothing_of(x, other) else other, first, tree) for tree in others
+            jax.tree.map(lambda x, other: None if says_nothing_of(x, other) else other, first, tree) for tree in others
         ]
         return Encoded((first, *empty))
 
@@ -67,7 +75,7 @@ def with_fillers(like: Any, state: Any) -> Any:
             return node
         first, *others = like.arrays
         full = [
-            jax.tree.map(lambda x, old, new: old if _says_nothing_of(x, old) else new, first, *trees)
+            jax.tree.map(lambda x, old, new: old if says_nothing_of(x, old) else new, first, *trees)
             for trees in zip(others, node.arrays[1:], strict=True)
         ]
         return Encoded((node.arrays[0], *full))
@@ -107,17 +115,17 @@ class AverageCodec:
             # Of an array that is there, where it lies is all that is needed: nobody holds zeros as large as it is.
             like = p if isinstance(p, jax.Array) and not isinstance(p, jax.core.Tracer) else _zeros(p)
             shape = like.shape[1:] if in_stack else like.shape
-            if not _takes(storage, like, shape):
-                return [_zeros(p), *[jnp.zeros_like(p, dtype=bool)] * (_structure(storage).num_leaves - 1)]
+            if not takes(storage, like, shape):
+                return [_zeros(p), *[jnp.zeros_like(p, dtype=bool)] * (structure_of(storage).num_leaves - 1)]
             try:
-                fitting = storage.for_shards(shape, _shards(like)[in_stack:])
+                fitting = storage.for_shards(shape, shards_of(like)[in_stack:])
             except ValueError as error:
                 raise ValueError(f"{jax.tree_util.keystr(path) or 'the root'}: {error}") from error
             of_one = Leafwise(_first_in_parts if like is p and len(p.devices()) > 1 else _first, fitting)
             arrays = jax.tree.leaves((jax.vmap(of_one) if in_stack else of_one)(like))
-            if len(arrays) > 1 and _is_as_it_came(arrays):
+            if len(arrays) > 1 and is_as_it_came(arrays):
                 raise ValueError(
-                    f"{type(storage).__name__} makes {_listed(arrays)} of an average, which stand for one that it does "
+                    f"{type(storage).__name__} makes {listed(arrays)} of an average, which stand for one that it does "
                     "not take; give them another dtype than bool."
                 )
             return arrays
@@ -139,16 +147,16 @@ class AverageCodec:
         """The average of that shape that one leaf of each tree makes up."""
         if not self.storage:
             return arrays[0]
-        encoded = _encoded_shape(self.storage, shape, arrays)
+        encoded = encoded_shape(self.storage, shape, arrays)
         if encoded is not None:
-            average = self.storage.decode(jax.tree.unflatten(_structure(self.storage), arrays))
+            average = self.storage.decode(jax.tree.unflatten(structure_of(self.storage), arrays))
             return average if encoded == shape else jax.lax.complex(average[0], average[1])
-        if not self.storage.takes(shape) and _is_as_it_came(arrays):
+        if not self.storage.takes(shape) and is_as_it_came(arrays):
             return arrays[0]
-        inside = " In jax.shard_map, a part has blocks of its own: call init there, too." if _manual_axes() else ""
+        inside = " In jax.shard_map, a part has blocks of its own: call init there, too." if manual_axes() else ""
         raise ValueError(
             f"an update of shape {shape} came for a parameter of another one, or its state was made with another "
-            f"storage than {self.storage}: its average is kept as {_listed(arrays)}. Give it a gradient of its own "
+            f"storage than {self.storage}: its average is kept as {listed(arrays)}. Give it a gradient of its own "
             f"shape, and the storage, with its options, that the state was made with.{inside}"
         )
 
@@ -169,9 +177,9 @@ class AverageCodec:
 
         def one(key, x, *old):
             # As it was kept: in jax.shard_map, the storage does not see the shape of the whole.
-            if not self.storage or _encoded_shape(self.storage, x.shape, old) is None:
+            if not self.storage or encoded_shape(self.storage, x.shape, old) is None:
                 return [narrow(x, old[0].dtype), *old[1:]]
-            return jax.tree.leaves(Leafwise(_encoded, _as_kept(self.storage, old))(chance(key), x))
+            return jax.tree.leaves(Leafwise(_encoded, as_kept(self.storage, old))(chance(key), x))
 
         structure = jax.tree.structure(averages, is_leaf=lambda x: x is None)
         new = structure.flatten_up_to(map_by_name(key, one, averages, *trees))
@@ -181,7 +189,7 @@ class AverageCodec:
     def _in_trees(self, structure, leaves):
         if not self.storage:
             return structure.unflatten([arrays[0] for arrays in leaves])
-        count = _structure(self.storage).num_leaves
+        count = structure_of(self.storage).num_leaves
         if (most := max(map(len, leaves), default=0)) > count:
             raise ValueError(
                 f"{type(self.storage).__name__} makes {most} arrays of one average and {count} of another; "
@@ -189,109 +197,6 @@ class AverageCodec:
             )
         filled = [(arrays + [None] * count)[:count] for arrays in leaves]
         return Encoded(tuple(structure.unflatten([arrays[i] for arrays in filled]) for i in range(count)))
-
-
-@functools.lru_cache(maxsize=4096)
-def _kept(storage, shape):
-    """What a storage makes of an average of that shape, as shapes and dtypes."""
-    return jax.eval_shape(storage.init, jax.ShapeDtypeStruct(shape, jnp.float32))
-
-
-def _structure(storage):
-    """Of what it makes of an average, which is one for all shapes."""
-    return jax.tree.structure(_kept(storage, (128, 128)))
-
-
-def _is_as_it_came(arrays):
-    first, *others = (x for x in arrays if x is not None)
-    return first.dtype == wide_dtype(first.dtype) and all(_says_nothing_of(first, x) for x in others)
-
-
-def _says_nothing_of(first, x):
-    return x is None or (x.dtype == bool and x.shape == first.shape)
-
-
-def _as_kept(storage, arrays):
-    if (axes := _manual_axes()) and not _is_part(storage, arrays, axes):
-        return storage
-    return storage.as_kept(jax.tree.unflatten(_structure(storage), arrays))
-
-
-def _is_part(storage, arrays, axes):
-    """Whether in `jax.shard_map` these are parts, along their last axes, of what it keeps of a whole."""
-    *rest, n = arrays[0].shape or (1,)
-    for parts in {
-        math.prod(axes[name] for name in some) for k in range(len(axes)) for some in combinations(axes, k + 1)
-    }:
-        whole = jax.tree.leaves(_kept(storage, (*rest, n * parts)))
-        if [(x.shape, x.dtype) for x in whole] == [((*x.shape[:-1], x.shape[-1] * parts), x.dtype) for x in arrays]:
-            return True
-    return False
-
-
-def _encoded_shape(storage, shape, arrays):
-    """The shape of the average, or of its two parts, that these arrays encode; None where they encode none of it."""
-    if not storage.takes(shape) and (_is_as_it_came(arrays) or not _manual_axes()):
-        return None
-    found = [(x.shape, x.dtype) for x in arrays if x is not None]
-    for with_parts in (shape, (2, *shape)):
-        try:
-            expected = jax.tree.leaves(_kept(_as_kept(storage, arrays), with_parts))
-        except Exception:  # Of shapes that it does not take, it may make anything.
-            continue
-        if [(x.shape, x.dtype) for x in expected] == found:
-            return with_parts
-    return None
-
-
-def _shards(x):
-    """In how many parts it lies along each axis, as far as that is known: of an array, or on an explicit mesh."""
-    if isinstance(x, jax.core.Tracer):
-        sharding = getattr(jax.typeof(x), "sharding", None)
-    else:
-        sharding = getattr(x, "sharding", None)
-    if not isinstance(sharding, NamedSharding):
-        return (1,) * x.ndim
-    sizes = sharding.mesh.shape
-    names = [() if entry is None else entry if isinstance(entry, tuple) else (entry,) for entry in sharding.spec]
-    parts = [math.prod(sizes.get(name, 1) for name in of_axis) for of_axis in names]
-    return (*parts, *(1,) * (x.ndim - len(parts)))
-
-
-def _listed(arrays):
-    return ", ".join(f"{x.dtype}{list(x.shape)}" for x in arrays if x is not None)
-
-
-def _takes(storage, x, shape):
-    """Whether it keeps an average of that shape, of which `x` holds all, or a part in `jax.shard_map`."""
-    axes = _manual_axes()
-
-    def takes_together(axes_of_x):
-        parts = math.prod(axes[name] for name in axes_of_x)
-        return storage.takes((parts * shape[0], *shape[1:]) if shape else (parts,))
-
-    if not axes or storage.takes(shape):
-        return storage.takes(shape)
-    if any(map(_varying, map(jax.lax.axis_index, axes))):  # Else JAX was told not to keep track.
-        return takes_together(_varying(x))
-    if takes_together(axes):
-        raise ValueError(
-            f"whether an array of shape {shape} is one of {axes} parts, or all, is not known here, and {storage} keeps "
-            "no array as small as a part: write min_size=0 (or another min_size that is that of a part), leave "
-            "check_vma=True in jax.shard_map, or call init outside of it."
-        )
-    return False
-
-
-def _manual_axes():
-    """Of the mesh of `jax.shard_map` that we are in, the names and sizes."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return {name: mesh.shape[name] for name in mesh.manual_axes}
-
-
-def _varying(x):
-    """The axes of `jax.shard_map` along which an array differs, as far as JAX keeps track."""
-    return jax.typeof(x).manual_axis_type.varying
 
 
 def _first(storage, p):
@@ -326,20 +231,20 @@ def _bits(shape, key):
 
 def _read(storage, first, *others):
     arrays = [x for x in (first, *others) if x is not None]
-    if not storage.takes(first.shape) and _is_as_it_came(arrays):
+    if not storage.takes(first.shape) and is_as_it_came(arrays):
         return first
-    structure, found = _structure(storage), [(x.shape, x.dtype) for x in arrays]
+    structure, found = structure_of(storage), [(x.shape, x.dtype) for x in arrays]
     if structure.num_leaves == len(arrays):
         kept = jax.tree.unflatten(structure, arrays)
         try:
             shape = jax.eval_shape(storage.decode, kept).shape
-            expected = jax.tree.leaves(_kept(_as_kept(storage, arrays), shape))
+            expected = jax.tree.leaves(kept_shapes(as_kept(storage, arrays), shape))
         except Exception:  # Of what another storage kept, it may make anything.
             expected = None
         if expected is not None and found == [(x.shape, x.dtype) for x in expected]:
             return storage.decode(kept)
     raise ValueError(
-        f"{storage} did not keep this average, which is kept as {_listed(arrays)}; name the storage that did."
+        f"{storage} did not keep this average, which is kept as {listed(arrays)}; name the storage that did."
     )
 
 

@@ -35,7 +35,7 @@ from ewa_optax.storage._dataflow import (
     run,
 )
 from ewa_optax.storage._encoding import Encoded
-from ewa_optax.storage._formats import SHARED
+from ewa_optax.storage._storage import SHARED
 
 Update = Callable[..., tuple[Any, Any]]
 

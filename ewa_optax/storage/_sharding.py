@@ -11,7 +11,6 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-
 _WITHIN = contextvars.ContextVar("within", default=False)
 
 
