@@ -34,13 +34,13 @@ def spec_of(shape: Any) -> PartitionSpec:
     return shape.sharding.spec if shape.sharding is not None else PartitionSpec()
 
 
-def boxes_that_fit(init: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def boxes_that_fit(init: Callable[..., Any]) -> Callable[..., Any]:
     """An `init` in whose state boxes of flax name the axes of what is in them, if the parameters are in boxes.
 
     A box is a `Variable` of nnx, or a `Partitioned` of linen. What is kept of a parameter may have fewer axes.
     """
 
-    def in_boxes(params):
+    def in_boxes(params: Any) -> Any:
         # What is made of this `init` sees to all of them, those in here among them.
         token = None if _WITHIN.get() else _WITHIN.set(True)
         try:
