@@ -32,11 +32,10 @@ def test_parameters_gradients_and_averages_are_there_at_once(optimizer, averages
     assert a_parameter(optimizer) == pytest.approx(4 * (2 + averages), abs=0.02)
 
 
-def test_the_average_of_parameters_takes_one_leaf_besides():
+def test_the_average_of_parameters_takes_new_parameters_besides():
+    """At most: whether an update moves anything is known before it is averaged."""
     optimizer = optax.chain(ewa_optax.adamw(0.1), ewa_optax.average_parameters(0.99))
-    assert a_parameter(optimizer) <= 4 * (2 + 3) + 4 + 0.02
-    eight = {f"w{i}": jax.ShapeDtypeStruct((NUMBERS,), jnp.float32) for i in range(8)}
-    assert a_parameter(optimizer, eight) <= 4 * (2 + 3) + 4 / 8 + 0.02
+    assert 4 * (2 + 3) <= a_parameter(optimizer) <= 4 * (2 + 3) + 4 + 0.02
 
 
 def test_parameters_of_16_bits_have_gradients_of_16_and_averages_of_32():
