@@ -416,8 +416,8 @@ MUTATIONS = (
     Mutation(
         "blocks of a short axis are not made to fit shards",
         "ewa_optax/storage/_blocks.py",
-        "n >= 64)",
-        "n >= 6400)",
+        "n >= _BLOCK)",
+        "n > 64 * _BLOCK)",
         ("tests/storage/test_storage.py::test_codes_keep_the_shape_and_scales_are_per_block",),
     ),
     Mutation(

@@ -60,7 +60,7 @@ def state_shardings(optimizer: optax.GradientTransformation, params: optax.Param
             f"state_shardings: all parameters must lie on one mesh, got {len(meshes)} meshes and {apart} of "
             f"{len(given)} parameters on none; give each a NamedSharding(mesh, PartitionSpec(...))."
         )
-    specs = structure.unflatten([x.spec for x in given])
+    specs = structure.unflatten([getattr(x, "spec", None) for x in given])
     placed = jax.tree.leaves(placed_shapes(optimizer.init, structure.unflatten(leaves), specs, dict(mesh.shape)))
     if AxisType.Explicit not in mesh.axis_types:
         _check_blocks(state, placed, pure, specs, dict(mesh.shape))

@@ -34,7 +34,7 @@ class EightBit(Storage):
 
     Args:
         block: the longest a block may be. A block is a whole axis if that is shorter, and up to half shorter where that
-            cuts the axis into equal blocks. None: at most 128, and shorter (32 or more) where that lets 2, 4, 8 or more
+            cuts the axis into equal blocks. None: at most 128, and shorter (64 or more) where that lets 2, 4, 8 or more
             devices share an axis of even length with no block cut: 96 of 768, 72 of 576. Where it is seen that devices
             would cut one, for parameters that lie on them or on an explicit mesh, blocks are shorter still.
         squares: what is averaged is never negative. Optimizers set it by themselves.
@@ -148,9 +148,9 @@ def _width(n, block):
 
 
 def _common_shard(n):
-    """Of an axis longer than a block: in 8 parts, or in as many as leave 32; of a long one in those that leave half."""
+    """Of an axis longer than a block: in 8 parts, or in as many as leave half a block; a long one in more."""
     parts = 1
-    while n % 2 == 0 and (n > _BLOCK or (1 < parts < 8 and n >= 64)):
+    while n % 2 == 0 and (n > _BLOCK or (1 < parts < 8 and n >= _BLOCK)):
         n, parts = n // 2, 2 * parts
     return n
 

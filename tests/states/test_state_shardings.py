@@ -147,7 +147,7 @@ def test_a_block_that_a_shard_would_cut_is_told():
     """Or, where it is seen in time, is shorter."""
     optimizer, shape = ewa_optax.adam(0.1, storage="8bit"), (64, 200)
     params = jax.ShapeDtypeStruct(shape, jnp.float32)
-    with pytest.raises(ValueError, match=r"params\['w'\].* blocks of 50 along axis 1.*shards of 25 .*block=25"):
+    with pytest.raises(ValueError, match=r"params\['w'\].* blocks of 100 along axis 1.*shards of 25 .*block=25"):
         state_shardings(optimizer, {"w": params}, along(mesh_of(8), 1))
     fitting = ewa_optax.adam(0.1, storage=storage.EightBit(block=25))
     said = state_shardings(fitting, params, along(mesh_of(8), 1))
