@@ -25,6 +25,7 @@ from ewa_optax._numerics import (
     squared_magnitude,
 )
 from ewa_optax._trees import Leafwise
+from ewa_optax.pieces._kept import first
 from ewa_optax.pieces._recursion import advanced, averaging, moved
 from ewa_optax.storage._argument import StorageLike, resolve
 from ewa_optax.storage._encoding import AverageCodec
@@ -83,7 +84,7 @@ def scale_by_ewa(decay: Decay, storage: Storage | str | None = None) -> optax.Gr
     advance = Leafwise(moved, decay)
 
     def init(params):
-        return ScaleByEwaState(codec.init(params), codec.storage and jnp.zeros([], jnp.int32))
+        return ScaleByEwaState(first(codec, params, "raw", decay), codec.storage and jnp.zeros([], jnp.int32))
 
     def update(updates, state, params=None):
         del params

@@ -132,6 +132,17 @@ class AverageCodec:
         before = zip(*(structure.flatten_up_to(tree) for tree in trees), strict=True)
         return self._in_trees(structure, [list(old) if x is None else x for x, old in zip(new, before, strict=True)])
 
+    def encode_one(self, name: str, average: jax.Array, step: Any) -> list[jax.Array]:
+        """What is kept of one average, outside of an update: the arrays of one leaf, for `together`."""
+        if not self.storage or not self.storage.takes(average.shape):
+            return [average]
+        bits = fold(key_of(int(self.storage.seed), self.piece, name), 0.0, step)
+        return jax.tree.leaves(_encoded(self.storage, bits, average))
+
+    def together(self, structure: Any, leaves: list[list[Any]]) -> Any:
+        """What is kept, of the arrays of each leaf of a tree of that structure."""
+        return self._in_trees(structure, leaves)
+
     def _in_trees(self, structure, leaves):
         if not self.storage:
             return structure.unflatten([arrays[0] for arrays in leaves])
