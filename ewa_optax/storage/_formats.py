@@ -319,11 +319,11 @@ def _upper_half(raw):
 def into_blocks(x: jax.Array, block: int) -> jax.Array:
     """`(..., n)` as `(..., blocks, width)`, the last block filled up with zeros."""
     *rest, n = _without_ones(x.shape)
-    width = _width(n, block)
+    each = width(n, block)
     x = x.reshape(*rest, n)
-    if missing := -n % width:
+    if missing := -n % each:
         x = jnp.pad(x, [(0, 0)] * len(rest) + [(0, missing)])
-    return x.reshape(*rest, -1, width)
+    return x.reshape(*rest, -1, each)
 
 
 def from_blocks(blocks: jax.Array, shape: Sequence[int]) -> jax.Array:
@@ -340,10 +340,15 @@ def _largest(x):
     return x.max(-1, keepdims=True)
 
 
-def _width(n, block):
+def blocks_in(n: int, block: int) -> int:
+    """The number of blocks that an axis is cut into."""
+    return -(-n // width(n, block))
+
+
+def width(n: int, block: int) -> int:
     """At most `block`: the largest width that divides `n`, so that nothing is filled up, but not less than half."""
     most = min(block, n)
-    return next((width for width in range(most, most // 2, -1) if n % width == 0), most)
+    return next((each for each in range(most, most // 2, -1) if n % each == 0), most)
 
 
 def _without_ones(shape):

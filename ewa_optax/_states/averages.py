@@ -1,0 +1,245 @@
+"""Averages from one form and storage into another, one leaf after the other."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ewa_optax._numerics import narrow, squared_magnitude, wide_dtype, widen
+from ewa_optax._stacks import StackKey, is_stacked
+from ewa_optax._trees import Leafwise, PartKey
+from ewa_optax.pieces._kept import Kept
+from ewa_optax.storage._encoding import AverageCodec, Encoded
+from ewa_optax.storage._formats import BFloat16, EightBit, Factored, Float16, Float24, Storage, blocks_in, width
+
+
+class Change(NamedTuple):
+    """What an average becomes: times a number, over a number, its square or its root; None for what does not change."""
+
+    times: Any = None
+    over: Any = None
+    power: str | None = None
+
+
+class Row(NamedTuple):
+    """One of the arrays in a stack, or an array of its own."""
+
+    array: Any
+    number: int | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array."""
+        shape = tuple(np.shape(self.array))
+        return shape if self.number is None else shape[1:]
+
+    @property
+    def dtype(self) -> Any:
+        """Of the array."""
+        return self.array.dtype if hasattr(self.array, "dtype") else jnp.result_type(self.array)
+
+    def read(self) -> Any:
+        """The array."""
+        return self.array if self.number is None else _row(self.array, self.number)
+
+
+@jax.jit
+def _row(x, number):
+    return jax.lax.dynamic_index_in_dim(x, number, keepdims=False)
+
+
+@jax.jit
+def _stack(*xs):
+    return jnp.stack(xs)
+
+
+def names_of(path: tuple[Any, ...]) -> tuple[str, ...] | str:
+    """The name of a leaf, its path in the tree as it was before it was stacked; of a stack, the names in it."""
+    part = "".join(key.suffix for key in path if isinstance(key, PartKey))
+    path = tuple(key for key in path if not isinstance(key, PartKey))
+    for i, key in enumerate(path):
+        if isinstance(key, StackKey):
+            before, after = jax.tree_util.keystr(path[:i]), jax.tree_util.keystr(path[i + 1 :]) + part
+            return tuple(before + name + after for name in key.names)
+    return jax.tree_util.keystr(path) + part
+
+
+def rows_of(tree: Any) -> dict[str, Row]:
+    """All arrays of a tree, those in stacks too, by their names; of these, as they are."""
+    if isinstance(tree, dict) and any(isinstance(x, Row) for x in tree.values()):
+        return tree
+    found = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        names = names_of(path)
+        found.update({names: Row(x, None)} if isinstance(names, str) else {n: Row(x, i) for i, n in enumerate(names)})
+    return found
+
+
+def places_of(params: Any) -> Mapping[str, Any]:
+    """How the parameters lie on several devices, by their names: the shape and the sharding."""
+    found = {}
+    for name, row in rows_of(params).items():
+        x = row.array
+        sharding = None if isinstance(x, jax.core.Tracer) else getattr(x, "sharding", None)
+        if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
+            continue
+        if row.number is not None:
+            sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+        found[name] = row.shape, sharding
+    return found
+
+
+def carried(path: str, source: Any, kept: Kept, change: Change, step: Any, places: Mapping[str, Any]) -> Any:
+    """What `kept` describes, of an average that is kept in another way, is changed, and lies where parameters lie."""
+    codec = kept.codec
+    if codec.storage:  # The chance of an update at that step may have rounded what is rounded again here.
+        codec = dataclasses.replace(codec, piece=f"{codec.piece} carried over to {codec.storage}")
+    given = [rows_of(tree) for tree in (source.arrays if isinstance(source, Encoded) else (source,))]
+    wanted, expected = rows_of(kept.like), [rows_of(tree) for tree in codec.trees(kept.kept)]
+    _check_names(path, given[0], wanted)
+    arrays = {name: [g[name] for g in given if name in g] for name in wanted}
+    storage_of = _storage_of(path, arrays, wanted, kept) if isinstance(source, Encoded) else lambda name: None
+    at = jnp.asarray(0 if step is None else step, jnp.int32)
+
+    def one(name):
+        like, theirs, storage = wanted[name], arrays[name], storage_of(name)
+        as_it_is = storage is None
+        if as_it_is:
+            theirs = theirs[:1]
+            if theirs[0].shape != like.shape:
+                raise ValueError(
+                    f"carry_over: {path}{name} is an array of shape {theirs[0].shape}, but the average that the "
+                    f"optimizer keeps there is of shape {like.shape}; give the params that the state is of."
+                )
+            _check_kind(f"{path}{name}", theirs[0], like)
+        ours = [e[name] for e in expected if name in e]
+        shape, sharding = places.get(name, (None, None))
+        read = [_placed(row.read(), sharding if row.shape == shape else None) for row in theirs]
+        alike = [(r.shape, r.dtype) for r in theirs] == [(r.shape, r.dtype) for r in ours][: len(theirs)]
+        same = storage == kept.codec.storage or as_it_is and not (codec.storage and codec.storage.takes(like.shape))
+        if alike and same and change == Change():
+            return [jnp.asarray(x) for x in read]
+        convert = Leafwise(_converted, codec, storage, like.shape, np.dtype(like.dtype).name, change.power)
+        made = convert(np.uint32(codec.number_of(name)), at, change.times, change.over, *read)
+        return [_placed(x, sharding if x.shape == shape else None) for x in made]
+
+    structure, leaves = jax.tree.structure(kept.like), []
+    for tree_path, _ in jax.tree_util.tree_leaves_with_path(kept.like):
+        names = names_of(tree_path)
+        if isinstance(names, str):
+            leaves.append(one(names))
+        else:
+            leaves.append([_stacked(rows) for rows in zip(*map(one, names), strict=True)])
+    return codec.together(structure, leaves)
+
+
+def _converted(codec, storage, shape, dtype, power, number, step, times, over, *arrays):
+    x = widen(AverageCodec(storage, "").decode(shape, *arrays))
+    if power is not None:
+        x = squared_magnitude(x) if power == "square" else jnp.sqrt(x)
+    x = x if times is None else x * times.astype(x.dtype)
+    x = x if over is None else x / over.astype(x.dtype)
+    return codec.encode_one(narrow(x.astype(jnp.promote_types(x.dtype, dtype)), dtype), number, step)
+
+
+def _storage_of(path, arrays, wanted, kept):
+    """For the name of a leaf, the storage that made these arrays of it; None for a leaf that is as it is."""
+    encoded = {name: rows for name, rows in arrays.items() if not _is_as_it_is(rows[0], wanted[name])}
+    if not encoded:
+        return lambda name: None
+    storage = _found(path, encoded, wanted, kept)
+    return lambda name: storage if name in encoded else None
+
+
+def _is_as_it_is(row, like):
+    return row.shape == like.shape and jnp.issubdtype(row.dtype, jnp.inexact) and row.dtype == wide_dtype(row.dtype)
+
+
+def _found(path, encoded, wanted, kept):
+    name, rows = next(iter(encoded.items()))
+    kinds = tuple(np.dtype(row.dtype).name for row in rows)
+    ours = kept.codec.storage
+    squares = kept.form in ("past", "maximum") or kept.of_squares
+    if isinstance(ours, Storage) and all(_made_by(ours, rows, wanted[name]) for name, rows in encoded.items()):
+        return ours
+    found: Storage | None = None
+    if kinds[0] == "bfloat16":
+        found = Float24(min_size=0) if len(kinds) == 2 and rows[1].shape == rows[0].shape else BFloat16(min_size=0)
+    elif kinds[0] == "float16":
+        found = Float16(min_size=0, squares=squares)
+    elif kinds[0] in ("int8", "uint8") and len(kinds) == 2:
+        block = _block(path, encoded, wanted)
+        found = EightBit(min_size=0, block=block, squares=kinds[0] == "uint8")
+    elif len(kinds) == 2:
+        found = Factored(min_size=0)
+    if found is None or not all(_made_by(found, rows, wanted[name]) for name, rows in encoded.items()):
+        listed = ", ".join(f"{row.dtype}{list(row.shape)}" for row in rows)
+        raise ValueError(
+            f"carry_over: {path}{name} is kept as {listed}, by none of the storages of this library for an array of "
+            f"shape {wanted[name].shape}; carry it over to an optimizer with the storage that it was made with, or read "
+            "it by pieces.read_average."
+        )
+    return found
+
+
+def _made_by(storage, rows, like):
+    """Whether a storage, whatever its smallest size, makes such arrays of such an average."""
+    shape = (2, *like.shape) if jnp.issubdtype(like.dtype, jnp.complexfloating) else like.shape
+    try:
+        made = jax.eval_shape(storage.init, jax.ShapeDtypeStruct(shape, jnp.float32))
+    except Exception:  # Of shapes that it does not take, it may make anything.
+        return False
+    return [(x.shape, x.dtype) for x in jax.tree.leaves(made)] == [(row.shape, row.dtype) for row in rows]
+
+
+def _block(path, encoded, wanted):
+    """The length of blocks that gives as many of them in each leaf as there are."""
+    blocks, sizes = None, set()
+    for name, rows in encoded.items():
+        n = next((size for size in reversed(wanted[name].shape) if size > 1), 1)
+        sizes.add((n, rows[1].shape[-1]))
+    longest = max(n for n, _ in sizes)
+    for n, count in sizes:
+        fits = {b for b in range(max(n // count, 1), min(2 * -(-n // count), n) + 1) if blocks_in(n, b) == count}
+        fits |= set(range(n, longest + 1)) if count == 1 else set()
+        blocks = fits if blocks is None else blocks & fits
+    ways = {tuple(width(n, b) for n, _ in sorted(sizes)): b for b in sorted(blocks or (), reverse=True)}
+    if len(ways) != 1:
+        raise ValueError(
+            f"carry_over: the length of the blocks in {path} can't be told by the number of them "
+            f"(one of {sorted(ways.values())[:5]}); carry it over to an optimizer with the storage that it was made "
+            "with, or read it by pieces.read_average."
+        )
+    return next(iter(ways.values()))
+
+
+def _placed(x, sharding):
+    if sharding is None or isinstance(x, jax.core.Tracer):
+        return x
+    return x if getattr(x, "sharding", None) == sharding else jax.device_put(x, sharding)
+
+
+def _stacked(rows):
+    stacked = _stack(*rows)
+    sharding = None if isinstance(stacked, jax.core.Tracer) else getattr(rows[0], "sharding", None)
+    if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
+        return jax.device_put(stacked, NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec)))
+    return stacked
+
+
+def _check_names(path, given, wanted):
+    for ours, theirs, what in ((given, wanted, "found no place in"), (wanted, given, "is missing in what was given for")):
+        if missing := [name for name in ours if name not in theirs]:
+            raise ValueError(
+                f"carry_over: {path}{missing[0]}, and {len(missing) - 1} more arrays, {what} the state of the "
+                "optimizer; give the params, and the masks, that the state is of."
+            )
+
+
+def _check_kind(path, given, wanted):
+    if jnp.issubdtype(given.dtype, jnp.complexfloating) and not jnp.issubdtype(wanted.dtype, jnp.complexfloating):
+        raise TypeError(f"carry_over: {path} is complex, but the optimizer keeps real numbers there; give its params.")
