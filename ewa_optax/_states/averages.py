@@ -1,7 +1,7 @@
 """Averages from one form and storage into another, one leaf after the other."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -47,6 +47,14 @@ class Row(NamedTuple):
         return self.array if self.number is None else _row(self.array, self.number)
 
 
+class Computed(NamedTuple):
+    """An array that is computed when its turn comes."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    read: Callable[[], Any]
+
+
 @jax.jit
 def _row(x, number):
     return jax.lax.dynamic_index_in_dim(x, number, keepdims=False)
@@ -70,7 +78,7 @@ def names_of(path: tuple[Any, ...]) -> tuple[str, ...] | str:
 
 def rows_of(tree: Any) -> dict[str, Row]:
     """All arrays of a tree, those in stacks too, by their names; of these, as they are."""
-    if isinstance(tree, dict) and any(isinstance(x, Row) for x in tree.values()):
+    if isinstance(tree, dict) and any(isinstance(x, Row | Computed) for x in tree.values()):
         return tree
     found = {}
     for path, x in jax.tree_util.tree_leaves_with_path(tree):

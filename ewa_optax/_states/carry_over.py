@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ewa_optax._numerics import shares, weight_sum
+from ewa_optax._numerics import shares, squared_magnitude, weight_sum, widen
 from ewa_optax._stacks import is_stacked
-from ewa_optax._states.averages import Change, carried, places_of
+from ewa_optax._states.averages import Change, Computed, carried, places_of, rows_of
 from ewa_optax._states.decays import Decays
 from ewa_optax._states.factors import carried_factors
 from ewa_optax._states.parts import (
@@ -133,8 +133,12 @@ class _Walk:
         """What is told of, from the source."""
         if _alike(source, told):
             return self._side_by_side(path, source, told)
+        if (is_state(told) and type(source) is type(told) or isinstance(told, dict) and isinstance(source, dict)) and (
+            _is_other(path, told)
+        ):
+            return self._side_by_side(path, source, told)
         for x in (source, told):
-            if isinstance(x, dict) or is_state(x) and in_parts(path, x)[1][-1:] and _is_foreign(path, x):
+            if _is_other(path, x):
                 raise ValueError(
                     f"carry_over: {path or 'the state'} is {_named(source)}, but the optimizer has {_named(told)} "
                     "there; give it the same chain and wrappers that the state was made with."
@@ -192,12 +196,17 @@ class _Walk:
         rate = next((part.value for part in values([*given, *wanted], RATE)), None)
         _check_equal(path, values(given, STEP))
         _check_equal(path, values(given, SCHEDULE))
+        means = next((part.value for part in values(given, GRADIENTS)), None)
         made: dict[Part, Any] = {}
         for role in (GRADIENTS, SQUARES, OTHER):
             theirs, ours = values(given, role), values(wanted, role)
             _check_number(role, theirs, ours)
             for a, b in zip(theirs, ours, strict=True):
-                made[b] = self.walk(b.path, a.value, b.value) if role == OTHER else self._average(a, b, step, rate)
+                made[b] = self.walk(b.path, a.value, b.value) if role == OTHER else self._average(a, b, step, rate, means)
+            for a, b in zip(theirs, ours, strict=True):
+                if b.form == "with the mean":
+                    mean = next(part for part in wanted if part.path == b.path.removesuffix("nu") + "mu")
+                    made[b] = jax.tree.map(_with_mean, made[b], made[mean])
         factors, rates = values(given, FACTOR), values(given, RATE)
         for part in wanted:
             if part.role == STEP:
@@ -210,14 +219,15 @@ class _Walk:
             _check_is_one(factors[0])
         return _filled(apart, made)
 
-    def _average(self, given, wanted, step, rate):
+    def _average(self, given, wanted, step, rate, means):
         if "factored" in (given.form, wanted.form):
             return carried_factors(given, wanted, step, self._places)
-        change = self._change(given, wanted, step, rate)
-        kept = wanted.value
+        kept, source, change = wanted.value, given.value, self._change(given, wanted, step, rate)
+        if given.form == "with the mean":
+            source = _deviations(given, means)
         if not _is_kept(kept):
             kept = Kept(kept, kept, AverageCodec(None, ""), wanted.form, None)
-        return carried(wanted.path, given.value, kept, change, step, self._places)
+        return carried(wanted.path, source, kept, change, step, self._places)
 
     def _change(self, given, wanted, step, rate):
         """Between two forms of one average, by the decay of what is to be."""
@@ -238,6 +248,10 @@ class _Walk:
             return Change(times=self._weights(wanted, step))
         if both == ("raw", "maximum"):
             return Change(power="square")
+        if both == ("with the mean", "raw"):
+            return Change(times=_number(self._decay(wanted)))
+        if both == ("raw", "with the mean"):
+            return Change(over=_number(self._decay(wanted)))
         newest = None if wanted.decay is None and not is_optax_value(wanted) else shares(self._decay(wanted))[1]
         if both in (("sum", "raw"), ("raw", "sum")):
             return Change(**{"times" if given.form == "sum" else "over": _number(newest)})
@@ -266,6 +280,26 @@ def is_optax_value(part):
     return not _is_kept(part.value)
 
 
+def _deviations(given, means):
+    """The mean squares less the squares of the means."""
+    means = rows_of(means)
+
+    def one(name, row):
+        return Computed(row.shape, row.dtype, lambda: _without_mean(row.read(), means[name].read()))
+
+    return {name: one(name, row) for name, row in rows_of(given.value).items()}
+
+
+@jax.jit
+def _without_mean(squares, mean):
+    return jnp.maximum(widen(squares) - squared_magnitude(widen(mean)), 0)
+
+
+@jax.jit
+def _with_mean(deviations, mean):
+    return (widen(deviations) + squared_magnitude(widen(mean))).astype(deviations.dtype)
+
+
 def _number(x):
     return jnp.asarray(x, float)
 
@@ -286,8 +320,9 @@ def _alike(source, told):
     return not is_state(source)
 
 
-def _is_foreign(path, x):
-    return in_parts(path, x)[1][-1].role == OTHER and in_parts(path, x)[1][-1].value is x
+def _is_other(path, x):
+    """Whether it is no chain of averages and counts, such as what a wrapper keeps."""
+    return [part.value for part in in_parts(path, x)[1] if part.role == OTHER and part.path == path] == [x]
 
 
 def _is_key(x):

@@ -30,8 +30,8 @@ class Part:
     """A part of a state: where it is, what it is, in which form, what is there; of what `init` told, its `Kept`.
 
     Forms of averages: "raw", with the weights of the recursion as it stands; "corrected" of its bias; "sum", without the
-    share of the newest value; "steps", a sum of steps, the learning rate in it; "maximum"; "factored"; any other
-    name, of what is taken over as it is.
+    share of the newest value; "steps", a sum of steps, the learning rate in it; "with the mean", of squares, where
+    this library keeps those of deviations from it; "maximum"; "factored"; any other, of what stays as it is.
     """
 
     path: str
@@ -50,8 +50,8 @@ _SIDE_BY_SIDE: Final = {
     "ScaleByLionState": dict(count=(STEP, ""), mu=(GRADIENTS, "raw")),
     "ScaleByRmsState": dict(nu=(SQUARES, "raw")),
     "ScaleByRmsWithCountState": dict(count=(STEP, ""), nu=(SQUARES, "raw")),
-    "ScaleByRStdDevState": dict(mu=(GRADIENTS, "raw"), nu=(SQUARES, "raw")),
-    "ScaleByRStdDevWithCountState": dict(count=(STEP, ""), mu=(GRADIENTS, "raw"), nu=(SQUARES, "raw")),
+    "ScaleByRStdDevState": dict(mu=(GRADIENTS, "raw"), nu=(SQUARES, "with the mean")),
+    "ScaleByRStdDevWithCountState": dict(count=(STEP, ""), mu=(GRADIENTS, "raw"), nu=(SQUARES, "with the mean")),
     "ScaleByNovogradState": dict(count=(STEP, ""), mu=(GRADIENTS, "sum"), nu=(SQUARES, "as it is")),
     "ScaleByAdanState": dict(
         t=(STEP, ""), g=(GRADIENTS, "as it is"), m=(GRADIENTS, "raw"), v=(GRADIENTS, "raw"), n=(SQUARES, "raw")
