@@ -1,6 +1,7 @@
 """Averages from one form and storage into another, one leaf after the other."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ewa_optax._numerics import narrow, squared_magnitude, wide_dtype, widen
-from ewa_optax._stacks import StackKey, is_stacked
+from ewa_optax._stacks import StackKey
 from ewa_optax._trees import Leafwise, PartKey
 from ewa_optax.pieces._kept import Kept
 from ewa_optax.storage._encoding import AverageCodec, Encoded
@@ -103,11 +104,11 @@ def places_of(params: Any) -> Mapping[str, Any]:
 
 def carried(path: str, source: Any, kept: Kept, change: Change, step: Any, places: Mapping[str, Any]) -> Any:
     """What `kept` describes, of an average that is kept in another way, is changed, and lies where parameters lie."""
-    codec = kept.codec
+    codec = kept.told.codec
     if codec.storage:  # The chance of an update at that step may have rounded what is rounded again here.
         codec = dataclasses.replace(codec, piece=f"{codec.piece} carried over to {codec.storage}")
     given = [rows_of(tree) for tree in (source.arrays if isinstance(source, Encoded) else (source,))]
-    wanted, expected = rows_of(kept.like), [rows_of(tree) for tree in codec.trees(kept.kept)]
+    wanted, expected = rows_of(kept.told.like), [rows_of(tree) for tree in codec.trees(kept.kept)]
     _check_names(path, given[0], wanted)
     arrays = {name: [g[name] for g in given if name in g] for name in wanted}
     storage_of = _storage_of(path, arrays, wanted, kept) if isinstance(source, Encoded) else lambda name: None
@@ -128,15 +129,17 @@ def carried(path: str, source: Any, kept: Kept, change: Change, step: Any, place
         shape, sharding = places.get(name, (None, None))
         read = [_placed(row.read(), sharding if row.shape == shape else None) for row in theirs]
         alike = [(r.shape, r.dtype) for r in theirs] == [(r.shape, r.dtype) for r in ours][: len(theirs)]
-        same = storage == kept.codec.storage or as_it_is and not (codec.storage and codec.storage.takes(like.shape))
+        same = storage == kept.told.codec.storage or (
+            as_it_is and not (codec.storage and codec.storage.takes(like.shape))
+        )
         if alike and same and change == Change():
             return [jnp.asarray(x) for x in read]
         convert = Leafwise(_converted, codec, storage, like.shape, np.dtype(like.dtype).name, change.power)
         made = convert(np.uint32(codec.number_of(name)), at, change.times, change.over, *read)
         return [_placed(x, sharding if x.shape == shape else None) for x in made]
 
-    structure, leaves = jax.tree.structure(kept.like), []
-    for tree_path, _ in jax.tree_util.tree_leaves_with_path(kept.like):
+    structure, leaves = jax.tree.structure(kept.told.like), []
+    for tree_path, _ in jax.tree_util.tree_leaves_with_path(kept.told.like):
         names = names_of(tree_path)
         if isinstance(names, str):
             leaves.append(one(names))
@@ -170,8 +173,8 @@ def _is_as_it_is(row, like):
 def _found(path, encoded, wanted, kept):
     name, rows = next(iter(encoded.items()))
     kinds = tuple(np.dtype(row.dtype).name for row in rows)
-    ours = kept.codec.storage
-    squares = kept.form in ("past", "maximum") or kept.of_squares
+    ours = kept.told.codec.storage
+    squares = kept.told.form in ("past", "maximum") or kept.told.of_squares
     if isinstance(ours, Storage) and all(_made_by(ours, rows, wanted[name]) for name, rows in encoded.items()):
         return ours
     found: Storage | None = None
@@ -197,11 +200,16 @@ def _found(path, encoded, wanted, kept):
 def _made_by(storage, rows, like):
     """Whether a storage, whatever its smallest size, makes such arrays of such an average."""
     shape = (2, *like.shape) if jnp.issubdtype(like.dtype, jnp.complexfloating) else like.shape
+    return _makes(storage, shape) == [(row.shape, row.dtype) for row in rows]
+
+
+@functools.lru_cache(maxsize=4096)
+def _makes(storage, shape):
     try:
         made = jax.eval_shape(storage.init, jax.ShapeDtypeStruct(shape, jnp.float32))
     except Exception:  # Of shapes that it does not take, it may make anything.
-        return False
-    return [(x.shape, x.dtype) for x in jax.tree.leaves(made)] == [(row.shape, row.dtype) for row in rows]
+        return None
+    return [(x.shape, x.dtype) for x in jax.tree.leaves(made)]
 
 
 def _block(path, encoded, wanted):
@@ -240,7 +248,10 @@ def _stacked(rows):
 
 
 def _check_names(path, given, wanted):
-    for ours, theirs, what in ((given, wanted, "found no place in"), (wanted, given, "is missing in what was given for")):
+    for ours, theirs, what in (
+        (given, wanted, "found no place in"),
+        (wanted, given, "is missing in what was given for"),
+    ):
         if missing := [name for name in ours if name not in theirs]:
             raise ValueError(
                 f"carry_over: {path}{missing[0]}, and {len(missing) - 1} more arrays, {what} the state of the "

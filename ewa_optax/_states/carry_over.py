@@ -25,13 +25,13 @@ from ewa_optax._states.parts import (
     STEP,
     Part,
     in_parts,
-    is_of_optax,
     is_state,
 )
+from ewa_optax._states.pruned import of_some
 from ewa_optax._states.state_bytes import state_of
 from ewa_optax.pieces._kept import Kept, telling
 from ewa_optax.pieces._parameter_average import AverageParametersState
-from ewa_optax.storage._encoding import AverageCodec, Encoded
+from ewa_optax.storage._encoding import Encoded
 
 
 def carry_over(state: Any, optimizer: optax.GradientTransformation, params: optax.Params) -> Any:
@@ -103,19 +103,24 @@ def _told(optimizer, params, step):
         with telling(step):
             told = optimizer.init(jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), abstract))
         leaves = jax.tree.leaves(told, is_leaf=_is_kept)
-        return [x.decay if _is_kept(x) else x if jnp.ndim(x) == 0 else None for x in leaves], told
+        return {i: x for i, x in enumerate(map(_single, leaves)) if x is not None}, told
 
-    shapes = jax.eval_shape(numbers, step)[1]
+    some, shapes = of_some(numbers, step)
     given, structure = jax.tree.flatten(shapes, is_leaf=_is_kept)
-    found = jax.jit(lambda step: numbers(step)[0])(step)
+    found = some(step)
 
     def filled(x, number):
-        if not _is_kept(x):
+        if not _is_kept(x) or number is None:
             return x if number is None else number
-        decay = x.decay if number is None or not hasattr(x.decay, "dtype") else number
-        return Kept(x.kept, x.like, x.codec, x.form, decay, x.of_squares)
+        return x.with_decay(number)
 
-    return structure.unflatten([filled(*both) for both in zip(given, found, strict=True)])
+    return structure.unflatten([filled(x, found.get(i)) for i, x in enumerate(given)])
+
+
+def _single(x):
+    """Of an average, the decay if that is an array; what is one number."""
+    number = x.decay if _is_kept(x) else x
+    return number if isinstance(number, jax.Array) and number.ndim == 0 else None
 
 
 def _is_kept(x):
@@ -133,9 +138,9 @@ class _Walk:
         """What is told of, from the source."""
         if _alike(source, told):
             return self._side_by_side(path, source, told)
-        if (is_state(told) and type(source) is type(told) or isinstance(told, dict) and isinstance(source, dict)) and (
-            _is_other(path, told)
-        ):
+        if (
+            (is_state(told) and type(source) is type(told)) or (isinstance(told, dict) and isinstance(source, dict))
+        ) and (_is_other(path, told)):
             return self._side_by_side(path, source, told)
         for x in (source, told):
             if _is_other(path, x):
@@ -154,7 +159,9 @@ class _Walk:
             fields = zip(told._fields, source, told, strict=True)
             return type(told)(*(self.walk(f"{path}.{name}", s, t) for name, s, t in fields))
         if type(told) in (tuple, list):
-            return type(told)(self.walk(f"{path}[{i}]", s, t) for i, (s, t) in enumerate(zip(source, told, strict=True)))
+            return type(told)(
+                self.walk(f"{path}[{i}]", s, t) for i, (s, t) in enumerate(zip(source, told, strict=True))
+            )
         if isinstance(told, dict):
             if source.keys() != told.keys():
                 raise ValueError(
@@ -168,7 +175,7 @@ class _Walk:
         leaves = jax.tree.leaves(told)
         if len(leaves) == 1 and jax.tree.structure(told) == jax.tree.structure(source) and _is_key(leaves[0]):
             return source
-        kept = Kept(told, told, AverageCodec(None, ""), "as it is", None)
+        kept = Kept.as_it_is(told)
         return carried(path, source, kept, Change(), None, self._places)
 
     def _with_hyperparameters(self, path, source, told):
@@ -179,6 +186,7 @@ class _Walk:
             )
         mine = {name: x for name, x in told.hyperparams.items() if name not in source.hyperparams}
         taken = {name: jnp.asarray(x, told.hyperparams[name].dtype) for name, x in source.hyperparams.items()}
+        self._decays.hyperparameters[path] = {**mine, **taken}
         rest = [name for name in told._fields if name != "hyperparams"]
         walked = {name: self.walk(f"{path}.{name}", getattr(source, name), getattr(told, name)) for name in rest}
         return type(told)(hyperparams={**mine, **taken}, **walked)
@@ -202,7 +210,9 @@ class _Walk:
             theirs, ours = values(given, role), values(wanted, role)
             _check_number(role, theirs, ours)
             for a, b in zip(theirs, ours, strict=True):
-                made[b] = self.walk(b.path, a.value, b.value) if role == OTHER else self._average(a, b, step, rate, means)
+                made[b] = (
+                    self.walk(b.path, a.value, b.value) if role == OTHER else self._average(a, b, step, rate, means)
+                )
             for a, b in zip(theirs, ours, strict=True):
                 if b.form == "with the mean":
                     mean = next(part for part in wanted if part.path == b.path.removesuffix("nu") + "mu")
@@ -226,7 +236,7 @@ class _Walk:
         if given.form == "with the mean":
             source = _deviations(given, means)
         if not _is_kept(kept):
-            kept = Kept(kept, kept, AverageCodec(None, ""), wanted.form, None)
+            kept = Kept.as_it_is(kept)
         return carried(wanted.path, source, kept, change, step, self._places)
 
     def _change(self, given, wanted, step, rate):
@@ -322,7 +332,7 @@ def _alike(source, told):
 
 def _is_other(path, x):
     """Whether it is no chain of averages and counts, such as what a wrapper keeps."""
-    return [part.value for part in in_parts(path, x)[1] if part.role == OTHER and part.path == path] == [x]
+    return any(part.value is x for part in in_parts(path, x)[1] if part.role == OTHER)
 
 
 def _is_key(x):

@@ -13,7 +13,6 @@ import numpy as np
 from ewa_optax._states.averages import Change, Row, carried, rows_of
 from ewa_optax._states.parts import Part
 from ewa_optax.pieces._kept import Kept
-from ewa_optax.storage._encoding import AverageCodec
 
 ROWS, COLUMNS = ".rows", ".columns"
 
@@ -21,10 +20,10 @@ ROWS, COLUMNS = ".rows", ".columns"
 def carried_factors(given: Part, wanted: Part, step: Any, places: Mapping[str, Any]) -> Any:
     """What optax keeps of Adafactor as what this library does, or the other way round."""
     if isinstance(wanted.value, Kept):
-        rows = _rows_and_columns(given, rows_of(wanted.value.like))
+        rows = _rows_and_columns(given, rows_of(wanted.value.told.like))
         return carried(wanted.path, rows, wanted.value, Change(), step, places)
-    kept = Kept(wanted.value, wanted.value, AverageCodec(None, ""), wanted.form, None)
-    return carried(wanted.path, _as_in_optax(given, rows_of(kept.like)), kept, Change(), step, places)
+    kept = Kept.as_it_is(wanted.value)
+    return carried(wanted.path, _as_in_optax(given, rows_of(kept.told.like)), kept, Change(), step, places)
 
 
 def _rows_and_columns(given, wanted):

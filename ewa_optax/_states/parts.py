@@ -152,8 +152,8 @@ class _Taking:
         part = Part(path, role, form, value)
         if isinstance(value, Kept):
             part.decay = value.decay
-            if not (value.form == "raw" and form == "steps"):
-                part.form = value.form
+            if not (value.told.form == "raw" and form == "steps"):
+                part.form = value.told.form
         self.parts.append(part)
         return part
 

@@ -6,13 +6,14 @@ A state has no hyperparameters, and closures hide them. But every wrapper hands 
 
 import contextlib
 import contextvars
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ewa_optax._numerics import Number
+from ewa_optax._numerics import Number, wide_dtype
 from ewa_optax.storage._encoding import AverageCodec, are_of_squares
 
 _STEP: contextvars.ContextVar[Any] = contextvars.ContextVar("the step at which states tell what they are", default=None)
@@ -28,27 +29,42 @@ def telling(step: Any) -> Iterator[None]:
         _STEP.reset(token)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Told:
+    """Of averages: the shapes that they have, what keeps them, their form ("raw", ...), and whether of squares."""
+
+    like: Any
+    codec: AverageCodec
+    form: str
+    of_squares: bool
+
+
 @jax.tree_util.register_pytree_node_class
 class Kept:
-    """What is kept, as which codec keeps it, and the averages it is made of; their form ("raw", ...) and decay."""
+    """What is kept of averages, and what a piece tells of them, their decay among it."""
 
-    def __init__(
-        self, kept: Any, like: Any, codec: AverageCodec, form: str, decay: Number | None, of_squares: bool = False
-    ) -> None:
-        self.kept, self.like, self.codec, self.form, self.decay = kept, like, codec, form, decay
-        self.of_squares = of_squares
+    def __init__(self, kept: Any, told: Told, decay: Number | None) -> None:
+        self.kept, self.told, self.decay = kept, told, decay
+
+    @classmethod
+    def as_it_is(cls, tree: Any) -> "Kept":
+        """Arrays that are averages themselves, and of which nothing more is known."""
+        return cls(tree, Told(tree, AverageCodec(None, ""), "as it is", False), None)
+
+    def with_decay(self, decay: Number) -> "Kept":
+        """The same, with the decay as a number."""
+        return Kept(self.kept, self.told, decay)
 
     def tree_flatten(self):
         """For JAX."""
         traced = isinstance(self.decay, jax.Array)
-        rest = self.codec, self.form, None if traced else self.decay, self.of_squares
-        return (self.kept, self.like, self.decay if traced else None), rest
+        return (self.kept, self.decay if traced else None), (self.told, None if traced else self.decay)
 
     @classmethod
     def tree_unflatten(cls, rest, children):
         """For JAX."""
-        (kept, like, traced), (codec, form, decay, of_squares) = children, rest
-        return cls(kept, like, codec, form, decay if traced is None else traced, of_squares)
+        (kept, traced), (told, decay) = children, rest
+        return cls(kept, told, decay if traced is None else traced)
 
 
 def first(codec: AverageCodec, params: Any, form: str, decay: Number | None) -> Any:
@@ -56,7 +72,8 @@ def first(codec: AverageCodec, params: Any, form: str, decay: Number | None) -> 
     kept = codec.init(params)
     if _STEP.get() is None:
         return kept
-    return Kept(kept, AverageCodec(None, "").init(params), codec, form, decay, are_of_squares())
+    like = jax.tree.map(lambda p: jax.ShapeDtypeStruct(jnp.shape(p), wide_dtype(jnp.result_type(p))), params)
+    return Kept(kept, Told(like, codec, form, are_of_squares()), decay)
 
 
 def last_rate(rate_at: Callable[[jax.Array], jax.Array]) -> jax.Array:
