@@ -53,7 +53,7 @@ class Decays:
             traced = isinstance(averages, jax.core.Tracer)
             if not traced and bool(jnp.all(averages == given[0])) and bool(jnp.all(counts == 1)):
                 averages, _ = jax.jit(self._steps)(*given)
-            return averages[number] if traced else float(averages[number])
+            return averages[number].astype(jnp.float32) if traced else float(averages[number])
 
     def _small(self):
         def one(p):
