@@ -1,29 +1,30 @@
 """Averages from one form and storage into another, one leaf after the other."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ewa_optax._numerics import narrow, squared_magnitude, wide_dtype, widen
+from ewa_optax._numerics import narrow, squared_magnitude, widen
 from ewa_optax._stacks import StackKey
+from ewa_optax._states.storages import storages_of
 from ewa_optax._trees import Leafwise, PartKey
-from ewa_optax.pieces._kept import Kept
 from ewa_optax.storage._encoding import AverageCodec, Encoded
-from ewa_optax.storage._formats import BFloat16, EightBit, Factored, Float16, Float24, Storage, blocks_in, width
+from ewa_optax.storage._kept import Kept
 
 
 class Change(NamedTuple):
-    """What an average becomes: times a number, over a number, its square or its root; None for what does not change."""
+    """What an average becomes: its square, or times and over a number; unless that is False, else its root."""
 
+    squared: bool = False
     times: Any = None
     over: Any = None
-    power: str | None = None
+    unless: Any = None
 
 
 class Row(NamedTuple):
@@ -111,7 +112,7 @@ def carried(path: str, source: Any, kept: Kept, change: Change, step: Any, place
     wanted, expected = rows_of(kept.told.like), [rows_of(tree) for tree in codec.trees(kept.kept)]
     _check_names(path, given[0], wanted)
     arrays = {name: [g[name] for g in given if name in g] for name in wanted}
-    storage_of = _storage_of(path, arrays, wanted, kept) if isinstance(source, Encoded) else lambda name: None
+    storage_of = storages_of(path, arrays, wanted, kept) if isinstance(source, Encoded) else lambda name: None
     at = jnp.asarray(0 if step is None else step, jnp.int32)
 
     def one(name):
@@ -133,10 +134,10 @@ def carried(path: str, source: Any, kept: Kept, change: Change, step: Any, place
         same = storage == kept.told.codec.storage or (
             as_it_is and not (codec.storage and codec.storage.takes(like.shape))
         )
-        if alike and same and change == Change():
+        if alike and same and not any(x is not None and x is not False for x in change):
             return [jnp.asarray(x) for x in read]
-        convert = Leafwise(_converted, codec, storage, like.shape, np.dtype(like.dtype).name, change.power)
-        made = convert(np.uint32(codec.number_of(name)), at, change.times, change.over, *read)
+        convert = Leafwise(_converted, codec, storage, like.shape, np.dtype(like.dtype).name, change.squared)
+        made = convert(np.uint32(codec.number_of(name)), at, *change[1:], *read)
         return [_placed(x, sharding if x.shape == shape else None) for x in made]
 
     structure, leaves = jax.tree.structure(kept.told.like), []
@@ -149,91 +150,15 @@ def carried(path: str, source: Any, kept: Kept, change: Change, step: Any, place
     return codec.together(structure, leaves)
 
 
-def _converted(codec, storage, shape, dtype, power, number, step, times, over, *arrays):
-    x = widen(AverageCodec(storage, "").decode(shape, *arrays))
+def _converted(codec, storage, shape, dtype, squared, number, step, times, over, unless, *arrays):
+    x = given = widen(AverageCodec(storage, "").decode(shape, *arrays))
     if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
         x = x.real
-    if power is not None:
-        x = squared_magnitude(x) if power == "square" else jnp.sqrt(x)
+    x = squared_magnitude(x) if squared else x
     x = x if times is None else x * times.astype(x.dtype)
     x = x if over is None else x / over.astype(x.dtype)
+    x = x if unless is None else jnp.where(unless, x, jnp.sqrt(given))
     return codec.encode_one(narrow(x.astype(jnp.promote_types(x.dtype, dtype)), dtype), number, step)
-
-
-def _storage_of(path, arrays, wanted, kept):
-    """For the name of a leaf, the storage that made these arrays of it; None for a leaf that is as it is."""
-    encoded = {name: rows for name, rows in arrays.items() if not _is_as_it_is(rows[0], wanted[name])}
-    if not encoded:
-        return lambda name: None
-    storage = _found(path, encoded, wanted, kept)
-    return lambda name: storage if name in encoded else None
-
-
-def _is_as_it_is(row, like):
-    return row.shape == like.shape and jnp.issubdtype(row.dtype, jnp.inexact) and row.dtype == wide_dtype(row.dtype)
-
-
-def _found(path, encoded, wanted, kept):
-    name, rows = next(iter(encoded.items()))
-    kinds = tuple(np.dtype(row.dtype).name for row in rows)
-    ours = kept.told.codec.storage
-    squares = kept.told.form in ("past", "maximum") or kept.told.of_squares
-    if isinstance(ours, Storage) and all(_made_by(ours, rows, wanted[name]) for name, rows in encoded.items()):
-        return ours
-    found: Storage | None = None
-    if kinds[0] == "bfloat16":
-        found = Float24(min_size=0) if len(kinds) == 2 and rows[1].shape == rows[0].shape else BFloat16(min_size=0)
-    elif kinds[0] == "float16":
-        found = Float16(min_size=0, squares=squares)
-    elif kinds[0] in ("int8", "uint8") and len(kinds) == 2:
-        block = _block(path, encoded, wanted)
-        found = EightBit(min_size=0, block=block, squares=kinds[0] == "uint8")
-    elif len(kinds) == 2:
-        found = Factored(min_size=0)
-    if found is None or not all(_made_by(found, rows, wanted[name]) for name, rows in encoded.items()):
-        listed = ", ".join(f"{row.dtype}{list(row.shape)}" for row in rows)
-        raise ValueError(
-            f"carry_over: {path}{name} is kept as {listed}, by none of the storages of this library for an array of "
-            f"shape {wanted[name].shape}; carry it over to an optimizer with the storage that it was made with, or read "
-            "it by pieces.read_average."
-        )
-    return found
-
-
-def _made_by(storage, rows, like):
-    """Whether a storage, whatever its smallest size, makes such arrays of such an average."""
-    shape = (2, *like.shape) if jnp.issubdtype(like.dtype, jnp.complexfloating) else like.shape
-    return _makes(storage, shape) == [(row.shape, row.dtype) for row in rows]
-
-
-@functools.lru_cache(maxsize=4096)
-def _makes(storage, shape):
-    try:
-        made = jax.eval_shape(storage.init, jax.ShapeDtypeStruct(shape, jnp.float32))
-    except Exception:  # Of shapes that it does not take, it may make anything.
-        return None
-    return [(x.shape, x.dtype) for x in jax.tree.leaves(made)]
-
-
-def _block(path, encoded, wanted):
-    """The length of blocks that gives as many of them in each leaf as there are."""
-    blocks, sizes = None, set()
-    for name, rows in encoded.items():
-        n = next((size for size in reversed(wanted[name].shape) if size > 1), 1)
-        sizes.add((n, rows[1].shape[-1]))
-    longest = max(n for n, _ in sizes)
-    for n, count in sizes:
-        fits = {b for b in range(max(n // count, 1), min(2 * -(-n // count), n) + 1) if blocks_in(n, b) == count}
-        fits |= set(range(n, longest + 1)) if count == 1 else set()
-        blocks = fits if blocks is None else blocks & fits
-    ways = {tuple(width(n, b) for n, _ in sorted(sizes)): b for b in sorted(blocks or (), reverse=True)}
-    if len(ways) != 1:
-        raise ValueError(
-            f"carry_over: the length of the blocks in {path} can't be told by the number of them "
-            f"(one of {sorted(ways.values())[:5]}); carry it over to an optimizer with the storage that it was made "
-            "with, or read it by pieces.read_average."
-        )
-    return next(iter(ways.values()))
 
 
 def _placed(x, sharding):

@@ -1,20 +1,19 @@
 """Taking over a training: what one optimizer has learned, as the state of another one."""
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.core
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from ewa_optax._numerics import shares, squared_magnitude, weight_sum, widen
 from ewa_optax._stacks import is_stacked
-from ewa_optax._states.averages import Change, Computed, carried, places_of, rows_of
+from ewa_optax._states.averages import Change, carried, places_of
+from ewa_optax._states.checks import check_equal, check_is_one, check_number, check_one_rate
 from ewa_optax._states.decays import Decays
 from ewa_optax._states.factors import carried_factors
+from ewa_optax._states.forms import change, deviations, with_mean
 from ewa_optax._states.parts import (
     FACTOR,
     GRADIENTS,
@@ -27,15 +26,15 @@ from ewa_optax._states.parts import (
     in_parts,
     is_state,
 )
-from ewa_optax._states.pruned import of_some
 from ewa_optax._states.state_bytes import state_of
-from ewa_optax.pieces._kept import Kept, telling
+from ewa_optax._states.told import is_kept, last_step, told_by
 from ewa_optax.pieces._parameter_average import AverageParametersState
 from ewa_optax.storage._encoding import Encoded
+from ewa_optax.storage._kept import Kept
 
 
 def carry_over(state: Any, optimizer: optax.GradientTransformation, params: optax.Params) -> Any:
-    """The state of `optimizer` with what another one has learned, to go on from there.
+    r"""The state of `optimizer` with what another one has learned, to go on from there.
 
     From optax to this library, and back; from one storage to another; from stacks to leaves, and back. Both optimizers
     are the same algorithm with the same hyperparameters: what is kept is converted (of its bias corrected or not, a sum
@@ -67,64 +66,17 @@ def carry_over(state: Any, optimizer: optax.GradientTransformation, params: opta
         [0.004 0.004 0.004]
         >>> optimizer = ewa_optax.adamw(1e-3)
         >>> state = ewa_optax.carry_over(state, optimizer, w)
-        >>> print(state[1].second_moment.average, state[1].second_moment.step)
+        >>> print(state[1].second_moment.average.round(3), state[1].second_moment.step)
         [4. 4. 4.] 1
-        >>> print(ewa_optax.carry_over(state, old, w)[0].nu)
+        >>> print(ewa_optax.carry_over(state, old, w)[0].nu.round(6))
         [0.004 0.004 0.004]
 
     Reference:
-        Kingma and Ba, "Adam", 2015, section 3: $1 - \\beta^t$, the bias, which optax keeps in its averages.
+        Kingma and Ba, "Adam", 2015, section 3: $1 - \beta^t$, the bias, which optax keeps in its averages.
     """
     state_of(optimizer, params, "carry_over")
     walk = _Walk(optimizer, params)
-    return walk.walk("", state, _told(optimizer, params, _last_step(state)))
-
-
-def _last_step(state):
-    steps = [part.value for part in _all_parts(state) if part.role == SCHEDULE]
-    steps += [part.value for part in _all_parts(state) if part.role == STEP]
-    return jnp.asarray(steps[0] if steps else 0, jnp.int32)
-
-
-def _all_parts(state):
-    for x in in_parts("", state)[1]:
-        if x.role == OTHER and isinstance(x.value, tuple | dict):
-            inner = x.value.values() if isinstance(x.value, dict) else x.value
-            yield from itertools.chain.from_iterable(map(_all_parts, inner))
-        else:
-            yield x
-
-
-def _told(optimizer, params, step):
-    """What `init` tells, as shapes; single numbers, such as rates and decays, as they are."""
-    abstract = jax.eval_shape(lambda params: params, params)
-
-    def numbers(step):
-        with telling(step):
-            told = optimizer.init(jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), abstract))
-        leaves = jax.tree.leaves(told, is_leaf=_is_kept)
-        return {i: x for i, x in enumerate(map(_single, leaves)) if x is not None}, told
-
-    some, shapes = of_some(numbers, step)
-    given, structure = jax.tree.flatten(shapes, is_leaf=_is_kept)
-    found = some(step)
-
-    def filled(x, number):
-        if not _is_kept(x) or number is None:
-            return x if number is None else number
-        return x.with_decay(number)
-
-    return structure.unflatten([filled(x, found.get(i)) for i, x in enumerate(given)])
-
-
-def _single(x):
-    """Of an average, the decay if that is an array; what is one number."""
-    number = x.decay if _is_kept(x) else x
-    return number if isinstance(number, jax.Array) and number.ndim == 0 else None
-
-
-def _is_kept(x):
-    return isinstance(x, Kept)
+    return walk.walk("", state, told_by(optimizer, params, last_step(state)))
 
 
 class _Walk:
@@ -138,9 +90,8 @@ class _Walk:
         """What is told of, from the source."""
         if _alike(source, told):
             return self._side_by_side(path, source, told)
-        if (
-            (is_state(told) and type(source) is type(told)) or (isinstance(told, dict) and isinstance(source, dict))
-        ) and (_is_other(path, told)):
+        same = type(source) is type(told) if is_state(told) else isinstance(told, dict) and isinstance(source, dict)
+        if same and _is_other(path, told):
             return self._side_by_side(path, source, told)
         for x in (source, told):
             if _is_other(path, x):
@@ -151,10 +102,10 @@ class _Walk:
         return self._by_parts(path, source, told)
 
     def _side_by_side(self, path, source, told):
-        if _is_kept(told):
+        if is_kept(told):
             return carried(path, source, told, Change(), None, self._places)
         if is_state(told):
-            if isinstance(told, optax.InjectHyperparamsState) or hasattr(told, "hyperparams"):
+            if hasattr(told, "hyperparams"):
                 return self._with_hyperparameters(path, source, told)
             fields = zip(told._fields, source, told, strict=True)
             return type(told)(*(self.walk(f"{path}.{name}", s, t) for name, s, t in fields))
@@ -202,21 +153,23 @@ class _Walk:
         step = next(iter([*steps, *schedules]), None)
         schedule = next(iter([*schedules, *steps]), None)
         rate = next((part.value for part in values([*given, *wanted], RATE)), None)
-        _check_equal(path, values(given, STEP))
-        _check_equal(path, values(given, SCHEDULE))
+        for parts, others in ((given, wanted), (wanted, given)):
+            check_one_rate([x for x in values(parts, GRADIENTS) if x.form == "steps"], values(parts, SCHEDULE), others)
+        check_equal(values(given, STEP))
+        check_equal(values(given, SCHEDULE))
         means = next((part.value for part in values(given, GRADIENTS)), None)
         made: dict[Part, Any] = {}
         for role in (GRADIENTS, SQUARES, OTHER):
             theirs, ours = values(given, role), values(wanted, role)
-            _check_number(role, theirs, ours)
+            check_number(role, theirs, ours)
             for a, b in zip(theirs, ours, strict=True):
-                made[b] = (
-                    self.walk(b.path, a.value, b.value) if role == OTHER else self._average(a, b, step, rate, means)
-                )
-            for a, b in zip(theirs, ours, strict=True):
+                if role == OTHER:
+                    made[b] = self.walk(b.path, a.value, b.value)
+                    continue
+                made[b] = self._average(a, b, step, rate, means)
                 if b.form == "with the mean":
                     mean = next(part for part in wanted if part.path == b.path.removesuffix("nu") + "mu")
-                    made[b] = jax.tree.map(_with_mean, made[b], made[mean])
+                    made[b] = jax.tree.map(with_mean, made[b], made[mean])
         factors, rates = values(given, FACTOR), values(given, RATE)
         for part in wanted:
             if part.role == STEP:
@@ -226,97 +179,23 @@ class _Walk:
             elif part.role in (FACTOR, RATE):
                 made[part] = _as(part.value, next((x.value for x in (factors if part.role == FACTOR else rates)), None))
         if factors and not values(wanted, FACTOR):
-            _check_is_one(factors[0])
+            check_is_one(factors[0])
         return _filled(apart, made)
 
     def _average(self, given, wanted, step, rate, means):
         if "factored" in (given.form, wanted.form):
             return carried_factors(given, wanted, step, self._places)
-        kept, source, change = wanted.value, given.value, self._change(given, wanted, step, rate)
+        kept, source, becomes = wanted.value, given.value, change(given, wanted, step, rate, self._decays)
         if given.form == "with the mean":
-            source = _deviations(given, means)
-        if not _is_kept(kept):
+            source = deviations(given, means)
+        if not is_kept(kept):
             kept = Kept.as_it_is(kept)
-        return carried(wanted.path, source, kept, change, step, self._places)
-
-    def _change(self, given, wanted, step, rate):
-        """Between two forms of one average, by the decay of what is to be."""
-        both = given.form, wanted.form
-        if both in (("raw", "corrected"), ("sum", "corrected"), ("average", "raw")):
-            if step is None:
-                raise ValueError(
-                    f"carry_over: {wanted.path} corrects its bias, but what was given counts no steps; "
-                    "its own optimizer is one without a correction."
-                )
-        if both == ("raw", "corrected"):
-            return Change(over=self._weights(wanted, step))
-        if both == ("average", "raw") and is_optax_value(wanted):
-            if wanted.role == SQUARES and not self._decays.is_of_squares(wanted.path):
-                return Change(power="root")  # AdaMax: here, squares are kept.
-            return Change(times=self._weights(wanted, step))
-        if both == ("average", "raw"):
-            return Change(times=self._weights(wanted, step))
-        if both == ("raw", "maximum"):
-            return Change(power="square")
-        if both == ("with the mean", "raw"):
-            return Change(times=_number(self._decay(wanted)))
-        if both == ("raw", "with the mean"):
-            return Change(over=_number(self._decay(wanted)))
-        newest = None if wanted.decay is None and not is_optax_value(wanted) else shares(self._decay(wanted))[1]
-        if both in (("sum", "raw"), ("raw", "sum")):
-            return Change(**{"times" if given.form == "sum" else "over": _number(newest)})
-        if both in (("steps", "raw"), ("raw", "steps")):
-            if rate is None:
-                return Change(**{"times" if given.form == "steps" else "over": _number(newest)})
-            times = _number(-newest / rate) if given.form == "steps" else _number(-rate / newest)
-            return Change(times=times)
-        return Change()
-
-    def _weights(self, part, step):
-        decay = self._decay(part)
-        if not isinstance(decay, jax.core.Tracer) and float(decay) == 1:
-            return None
-        step = jnp.asarray(step, jnp.int32)
-        return jnp.where(step == 0, 1, weight_sum(decay, jnp.maximum(step, 1)))
-
-    def _decay(self, part):
-        if not is_optax_value(part):
-            return part.decay
-        return self._decays.of(part.path)
-
-
-def is_optax_value(part):
-    """Whether a part is of optax, which tells no decay."""
-    return not _is_kept(part.value)
-
-
-def _deviations(given, means):
-    """The mean squares less the squares of the means."""
-    means = rows_of(means)
-
-    def one(name, row):
-        return Computed(row.shape, row.dtype, lambda: _without_mean(row.read(), means[name].read()))
-
-    return {name: one(name, row) for name, row in rows_of(given.value).items()}
-
-
-@jax.jit
-def _without_mean(squares, mean):
-    return jnp.maximum(widen(squares) - squared_magnitude(widen(mean)), 0)
-
-
-@jax.jit
-def _with_mean(deviations, mean):
-    return (widen(deviations) + squared_magnitude(widen(mean))).astype(deviations.dtype)
-
-
-def _number(x):
-    return jnp.asarray(x, float)
+        return carried(wanted.path, source, kept, becomes, step, self._places)
 
 
 def _alike(source, told):
     """Whether two states are of one kind, so that each part of one is that of the other."""
-    if _is_kept(told):
+    if is_kept(told):
         return not is_state(source) or isinstance(source, Encoded)
     if is_stacked(source) or is_stacked(told):
         return True
@@ -362,38 +241,3 @@ def _filled(apart, made):
 
 def _is_factored(x):
     return isinstance(x, optax.FactoredState)
-
-
-def _check_equal(path, parts):
-    values = [x.value for x in parts]
-    if any(isinstance(x, jax.core.Tracer) for x in values):
-        return
-    if len({int(x) for x in values}) > 1:
-        listed = ", ".join(f"{x.path} is {int(x.value)}" for x in parts)
-        raise ValueError(
-            f"carry_over: counts of steps of one chain differ ({listed}), and which one is meant is unclear; "
-            "make them equal in the state that you give."
-        )
-
-
-def _check_number(role, theirs, ours):
-    if len(theirs) > len(ours):
-        part = theirs[len(ours)]
-        raise ValueError(
-            f"carry_over: {part.path}, {role} ({_named(part.value)}), found no place: the optimizer keeps "
-            f"{len(ours)} of these, and the state has {len(theirs)}; give an optimizer of the same algorithm."
-        )
-    if len(ours) > len(theirs):
-        raise ValueError(
-            f"carry_over: the optimizer keeps {role} at {ours[len(theirs)].path}, but the state has only "
-            f"{len(theirs)} of these; give the state of an optimizer of the same algorithm."
-        )
-
-
-def _check_is_one(part):
-    if isinstance(part.value, jax.core.Tracer) or np.any(np.asarray(part.value) != 1):
-        raise ValueError(
-            f"carry_over: {part.path}, by which rescale_learning_rate multiplies learning rates, must be 1 for an "
-            f"optimizer that has no such factor, got {part.value}; multiply its learning rate instead, and give a "
-            "state that was rescaled back to 1."
-        )

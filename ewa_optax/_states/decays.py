@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import optax
 
@@ -32,10 +33,10 @@ class Decays:
             self._known[path] = self._once(path, 1.0, 0.0)
         return self._known[path]
 
-    def is_of_squares(self, path: str) -> bool:
+    def is_of_squares(self, path: str) -> Any:
         """Whether the average at a path grows as the square of gradients, and not as they do."""
         small, large = (self._once(path, 0.0, g) for g in (2.0**-11, 2.0**-10))
-        return bool(large > 3 * small)
+        return large > 3 * small
 
     def _once(self, path, average, gradient):
         """What a step makes of that average, where the others are 0."""

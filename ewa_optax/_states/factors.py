@@ -12,7 +12,7 @@ import numpy as np
 
 from ewa_optax._states.averages import Change, Row, carried, rows_of
 from ewa_optax._states.parts import Part
-from ewa_optax.pieces._kept import Kept
+from ewa_optax.storage._kept import Kept
 
 ROWS, COLUMNS = ".rows", ".columns"
 

@@ -13,11 +13,11 @@ import optax
 
 from ewa_optax.pieces._averages import ScaleByEwaState
 from ewa_optax.pieces._combining import DivideState, StepCount
-from ewa_optax.pieces._kept import Kept
 from ewa_optax.pieces._learning_rate import ScaleByLearningRateState
 from ewa_optax.pieces._recursion import AverageState
 from ewa_optax.pieces._rms import ScaleByRmsState
 from ewa_optax.pieces._weight_decay import ProximalWeightDecayState
+from ewa_optax.storage._kept import Kept
 
 GRADIENTS, SQUARES, STEP, SCHEDULE, FACTOR, RATE, OTHER = (
     "an average of gradients", "an average of squares", "a count of steps", "the step of a schedule",
@@ -29,8 +29,8 @@ GRADIENTS, SQUARES, STEP, SCHEDULE, FACTOR, RATE, OTHER = (
 class Part:
     """A part of a state: where it is, what it is, in which form, what is there; of what `init` told, its `Kept`.
 
-    Forms of averages: "raw", with the weights of the recursion as it stands; "corrected" of its bias; "sum", without the
-    share of the newest value; "steps", a sum of steps, the learning rate in it; "with the mean", of squares, where
+    Forms of averages: "raw", with the weights of its recursion; "corrected" of its bias; "sum", without the share
+    of the newest value; "steps", a sum of steps, the learning rate in it; "with the mean", of squares, where
     this library keeps those of deviations from it; "maximum"; "factored"; any other, of what stays as it is.
     """
 
@@ -86,11 +86,14 @@ def in_parts(path: str, state: Any) -> tuple[Any, list[Part]]:
 
 
 class _Taking:
+    """What takes a chain apart, in order."""
+
     def __init__(self):
         self.parts: list[Part] = []
         self._behind_rate = False
 
-    def apart(self, path, node, role):
+    def apart(self, path: str, node: Any, role: str) -> Any:
+        """The node with parts in place of what is there."""
         if isinstance(node, ScaleByEwaState):
             form = "steps" if self._behind_rate else "raw"
             average = self._part(f"{path}.average", role, form, node.average)
@@ -127,11 +130,9 @@ class _Taking:
         done = []
         for i, x in enumerate(node):
             # optax ends a chain with momentum where the learning rate is in its sum.
-            last = isinstance(x, optax.TraceState) and i == len(node) - 1 > 0
-            made = self.apart(f"{path}[{i}]", x, role)
-            if last:
-                made.trace.form = "steps"
-            done.append(made)
+            done.append(self.apart(f"{path}[{i}]", x, role))
+            if isinstance(x, optax.TraceState) and i == len(node) - 1 > 0:
+                self.parts[-1].form = "steps"
         return tuple(done)
 
     def _of_optax(self, path, node, role):
@@ -148,7 +149,7 @@ class _Taking:
             fields.update(dict.fromkeys(names, whole))
         return node._replace(**fields)
 
-    def _part(self, path, role, form, value):
+    def _part(self, path, role, form, value) -> Any:
         part = Part(path, role, form, value)
         if isinstance(value, Kept):
             part.decay = value.decay

@@ -25,11 +25,11 @@ from ewa_optax._numerics import (
     squared_magnitude,
 )
 from ewa_optax._trees import Leafwise
-from ewa_optax.pieces._kept import first
 from ewa_optax.pieces._recursion import advanced, averaging, moved
 from ewa_optax.storage._argument import StorageLike, resolve
 from ewa_optax.storage._encoding import AverageCodec
 from ewa_optax.storage._formats import Storage
+from ewa_optax.storage._kept import first
 
 FadingDecay = Annotated[
     Number, rule("in [0, 1]", lambda x: 0 <= x <= 1, "1 forgets nothing, 0.999 forgets half in 700 steps")

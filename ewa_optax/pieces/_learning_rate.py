@@ -13,7 +13,7 @@ import optax
 from ewa_optax._checks import Positive, Rate, checked, transformation
 from ewa_optax._numerics import increment, narrow, widen
 from ewa_optax._trees import map_leaves
-from ewa_optax.pieces._kept import last_rate
+from ewa_optax.storage._kept import last_rate
 
 
 class ScaleByLearningRateState(NamedTuple):

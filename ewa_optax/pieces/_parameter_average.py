@@ -12,10 +12,10 @@ import optax
 from ewa_optax._checks import Count, Whole, checked, rule
 from ewa_optax._numerics import Number, corrected_shares, increment, lerp, narrow, shares, widen
 from ewa_optax._trees import Leafwise, map_leaves, shapes_of
-from ewa_optax.pieces._kept import Kept, first
 from ewa_optax.storage._argument import resolve
 from ewa_optax.storage._encoding import AverageCodec
 from ewa_optax.storage._formats import Storage
+from ewa_optax.storage._kept import Kept, first
 
 AverageDecay = Annotated[
     Number | Callable[[jax.Array], Any],

@@ -13,9 +13,9 @@ from ewa_optax._checks import check_function
 from ewa_optax._numerics import Number, check_alike, increment, lerp, narrow, widen
 from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.pieces._combining import returned
-from ewa_optax.pieces._kept import first
 from ewa_optax.storage._argument import StorageLike, resolve
 from ewa_optax.storage._encoding import AverageCodec
+from ewa_optax.storage._kept import first
 
 Advance = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, jax.Array]]
 
