@@ -1,6 +1,7 @@
 """A training that is taken over goes on as it would have: from optax and back, between storages, stacked or not."""
 
 import functools
+import inspect
 
 import cases
 import jax
@@ -12,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import ewa_optax
 from ewa_optax import pieces, storage
+from ewa_optax._optimizers import OPTIMIZERS
 
 SHAPES = {"a": (8, 10), "b": (5,), "c": (10, 8)}
 BEFORE, AFTER = 7, 20
@@ -194,6 +196,50 @@ def test_storages_into_each_other(first, second):
     for i, of in enumerate((storage.first_moment, storage.second_moment)):
         was, now = (pieces.read_average(s[1][i].average, of(kept)) for s, kept in ((old, first), (state, second)))
         np.testing.assert_allclose(now, was, rtol=0.15)
+
+
+KEPT = storage.BFloat16(min_size=0)
+STORED = [name for name, make in OPTIMIZERS.items() if "storage" in inspect.signature(make).parameters]
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_every_optimizer_changes_its_storage_in_stacks_too(name):
+    """By structure, which needs no program."""
+    rate = {} if name == "adadelta" else dict(learning_rate=0.1)
+    plain, kept = OPTIMIZERS[name](**rate), OPTIMIZERS[name](**rate, storage=KEPT)
+    stacked = ewa_optax.stack_leaves(PARAMS)
+    wanted = jax.eval_shape(kept.init, stacked)
+    there = jax.eval_shape(lambda s: ewa_optax.carry_over(s, kept, stacked), jax.eval_shape(plain.init, PARAMS))
+    assert kinds(there) == kinds(wanted)
+    back = jax.eval_shape(lambda s: ewa_optax.carry_over(s, plain, PARAMS), there)
+    assert kinds(back) == kinds(jax.eval_shape(plain.init, PARAMS))
+
+
+def test_nothing_learned_is_nothing_taken_over():
+    there, here = optax.adamw(RATE), ewa_optax.adamw(RATE)
+    first = ewa_optax.carry_over(there.init(PARAMS), here, PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, first, here.init(PARAMS))
+    jax.tree.map(np.testing.assert_array_equal, ewa_optax.carry_over(first, there, PARAMS), there.init(PARAMS))
+
+
+def test_averages_of_parameters_and_recursions_of_ones_own_go_along():
+    def summed(kept, update, step):
+        return kept + update, update
+
+    def chain(of, kept):
+        mine = pieces.optimizer(pieces.recursion(summed, kept), pieces.scale_by_learning_rate(0.1))
+        return optax.chain(of(RATE), mine, ewa_optax.average_parameters(0.9, storage=kept))
+
+    old = chain(ewa_optax.adam, None)
+    _, state = old.update(NUMBERS, old.init(NUMBERS), NUMBERS)
+    with pytest.raises(ValueError, match="RecursionState"):
+        ewa_optax.carry_over(state, ewa_optax.adam(RATE), NUMBERS)
+    new = chain(ewa_optax.adam, "24bit")
+    mine = ewa_optax.carry_over(state, new, NUMBERS)
+    assert jax.tree.structure(mine) == jax.tree.structure(new.init(NUMBERS))
+    np.testing.assert_allclose(ewa_optax.get_average(mine), ewa_optax.get_average(state), rtol=1e-4)
+    kept = pieces.read_average(mine[1][1].kept, "24bit")
+    np.testing.assert_allclose(kept, state[1][1].kept, rtol=1e-4)
 
 
 def test_stacked_and_not_without_a_change():
