@@ -166,17 +166,21 @@ def learned(kept=None, params=NUMBERS):
 @pytest.mark.parametrize("kept", ["bfloat16", "8bit"])
 def test_what_is_rounded_is_in_the_mean_what_it_was(kept):
     optimizer, exact = ewa_optax.adamw(1e-3, storage=kept), NUMBERS
-    state = learned()
-    for chosen in (kept, storage.EightBit(block=32)):  # The second rounding is of rounded numbers, by another chance.
+    state, before = learned(), []
+    for chosen in (kept, storage.EightBit(block=32)):
         optimizer = ewa_optax.adamw(1e-3, storage=chosen)
         state = ewa_optax.carry_over(state, optimizer, NUMBERS)
         read = pieces.read_average(state[1].numerator.average, storage.first_moment(chosen))
         errors = np.asarray(read - exact) / np.asarray(exact)
         assert np.abs(errors).max() > 1e-4
+        before.append(errors)
         assert abs(errors.mean()) < 5 * errors.std() / np.sqrt(errors.size)
         read = pieces.read_average(state[1].second_moment.average, storage.second_moment(chosen))
         errors = np.asarray(read / exact**2) - 1
         assert abs(errors.mean()) < 5 * errors.std() / np.sqrt(errors.size)
+    # The second rounding is of rounded numbers, by another chance.
+    correlation = np.corrcoef(before[0].ravel(), (before[1] - before[0]).ravel())[0, 1]
+    assert abs(correlation) < 5 / np.sqrt(NUMBERS.size)
 
 
 @pytest.mark.parametrize(
