@@ -20,6 +20,7 @@ Learning rates while training runs: get_learning_rate, rescale_learning_rate.
 Averages of parameters: average_parameters, get_average.
 Gradients of several micro-batches: accumulate.
 Memory: state_bytes, peak_bytes. Several devices: state_shardings.
+Taking over a training from optax, or from another storage, and back: carry_over.
 Many leaves: stack_leaves, which makes a Stacked, unstack_leaves, stack_leaves_like.
 Training: fit, and what it returns, Fitted, with its History.
 Namespaces: pieces (all that optimizers are made of), series (averages of series), storage (averages in 8 to 24 bits),
@@ -49,6 +50,7 @@ from ewa_optax._optimizers.momentum import gradient_descent, heavy_ball, lion, m
 from ewa_optax._optimizers.rmsprop import adadelta, laprop, rmsprop, rmsprop_centered, rmsprop_momentum
 from ewa_optax._schedules import schedule_exponential, schedule_inverse_sqrt, schedule_inverse_time, schedule_staircase
 from ewa_optax._stacks import Stacked, stack_leaves, stack_leaves_like, unstack_leaves
+from ewa_optax._states.carry_over import carry_over
 from ewa_optax._states.peak_bytes import peak_bytes
 from ewa_optax._states.state_bytes import state_bytes
 from ewa_optax._states.state_shardings import state_shardings
@@ -78,6 +80,7 @@ __all__ = [
     "amsgrad",
     "average_parameters",
     "bias_correct",
+    "carry_over",
     "fit",
     "get_average",
     "get_learning_rate",

@@ -33,6 +33,9 @@ would pass a quarter of the largest number of their dtype, at least float32's. `
 leaves them as they are.
 Norms of parameters and of steps are right however large or small these are, up to a quarter of that largest number.
 
+What is kept: the averages that each docstring names, with a hat where their bias is corrected as they are kept, and
+without one where they are raw; of a sum, the average. optax keeps raw ones, and sums; `carry_over` converts them.
+
 None leaves: a leaf whose gradient is None gets no step, and its averages stay as they are. But what corrects their bias
 counts the steps of the optimizer, not those of the leaf. A leaf whose first gradient comes at the second step begins
 with 0.74 of Adam's first step, and one whose first comes after 1000 with 2.5 times of it. Leaves that have gradients at

@@ -89,7 +89,7 @@ def adamw(
             one): True where weights decay. All do by default.
 
     Returns:
-        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters.
+        An optimizer that keeps two numbers per parameter, $\hat m_t$, $\hat v_t$. Its `update` needs the parameters.
 
     Raises:
         As in `adam`, and ValueError for a weight decay that is negative or not finite, or no parameters.
@@ -156,7 +156,7 @@ def amsgrad(
             the longer it runs (steps 16 % shorter after 20 000 of them in 8 bits, 2 % in bfloat16).
 
     Returns:
-        An optimizer that keeps three numbers per parameter.
+        An optimizer that keeps three numbers per parameter: $m_t$, $v_t$ and $\hat v_t$, a maximum of raw ones.
 
     Raises:
         As in `adam`.
@@ -190,7 +190,7 @@ def yogi(
         learning_rate, b1, b2, eps, eps_root, storage: as in `adam`.
 
     Returns:
-        An optimizer that keeps two numbers per parameter.
+        An optimizer that keeps two numbers per parameter: $m_t$ and $v_t$.
 
     Raises:
         As in `adam`.
@@ -225,7 +225,7 @@ def radam(
         threshold: of $\rho_t$, which is about $t$ at first, 4 or more. 4 is the paper's.
 
     Returns:
-        An optimizer that keeps two numbers per parameter.
+        An optimizer that keeps two numbers per parameter: $m_t$ and $\hat v_t$.
 
     Raises:
         As in `adam`, and ValueError for a threshold below 4.
@@ -290,7 +290,7 @@ def nadamw(
         learning_rate, b1, b2, eps, eps_root, weight_decay, mask, storage: as in `adamw`.
 
     Returns:
-        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters.
+        An optimizer that keeps two numbers per parameter, $m_t$, $\hat v_t$. Its `update` needs the parameters.
 
     Raises:
         As in `adamw`.

@@ -113,7 +113,7 @@ def lamb(
         learning_rate, b1, b2, eps, eps_root, weight_decay, mask, storage: as in `adamw`.
 
     Returns:
-        An optimizer that keeps two numbers per parameter. Its `update` needs the parameters.
+        An optimizer that keeps two numbers per parameter, $\hat m_t$, $\hat v_t$. Its `update` needs the parameters.
 
     Raises:
         As in `adamw`.

@@ -95,7 +95,7 @@ def laprop(
         learning_rate, b1, b2, eps, storage: as in `adam`, of the average of steps in place of that of gradients.
 
     Returns:
-        An optimizer that keeps two numbers per parameter.
+        An optimizer that keeps two numbers per parameter, averages whose bias is corrected.
 
     Raises:
         As in `adam`.
@@ -167,7 +167,7 @@ def rmsprop_centered(
         eps_root: as in `rmsprop`. Steady gradients have a deviation of 0: without it they would be divided by 0.
 
     Returns:
-        An optimizer that keeps three numbers per parameter.
+        An optimizer that keeps three numbers per parameter: $m_t$, the average of $(g_t - m_t)^2$, and $v_t$.
 
     Raises:
         As in `rmsprop`.

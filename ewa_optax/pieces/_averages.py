@@ -29,6 +29,7 @@ from ewa_optax.pieces._recursion import advanced, averaging, moved
 from ewa_optax.storage._argument import StorageLike, resolve
 from ewa_optax.storage._encoding import AverageCodec
 from ewa_optax.storage._storage import Storage
+from ewa_optax.storage._telling import first
 
 FadingDecay = Annotated[
     Number, rule("in [0, 1]", lambda x: 0 <= x <= 1, "1 forgets nothing, 0.999 forgets half in 700 steps")
@@ -83,7 +84,7 @@ def scale_by_ewa(decay: Decay, storage: Storage | str | None = None) -> optax.Gr
     advance = Leafwise(moved, decay)
 
     def init(params):
-        return ScaleByEwaState(codec.init(params), codec.storage and jnp.zeros([], jnp.int32))
+        return ScaleByEwaState(first(codec, params, "raw", decay), codec.storage and jnp.zeros([], jnp.int32))
 
     def update(updates, state, params=None):
         del params

@@ -13,6 +13,7 @@ import optax
 from ewa_optax._checks import Positive, Rate, checked, transformation
 from ewa_optax._numerics import increment, narrow, widen
 from ewa_optax._trees import map_leaves
+from ewa_optax.storage._telling import last_rate
 
 
 class ScaleByLearningRateState(NamedTuple):
@@ -59,7 +60,7 @@ def scale_by_learning_rate(learning_rate: Rate) -> optax.GradientTransformation:
     def init(params):
         del params
         step = jnp.zeros([], jnp.int32)
-        return ScaleByLearningRateState(step, jnp.ones([], float), jnp.array(rate_at(step)))
+        return ScaleByLearningRateState(step, jnp.ones([], float), jnp.array(last_rate(rate_at)))
 
     def update(updates, state, params=None):
         del params

@@ -16,6 +16,7 @@ from ewa_optax.storage._argument import resolve
 from ewa_optax.storage._encoding import AverageCodec
 from ewa_optax.storage._sharding import boxes_that_fit, through_boxes
 from ewa_optax.storage._storage import Storage
+from ewa_optax.storage._telling import Kept, first
 
 AverageDecay = Annotated[
     Number | Callable[[jax.Array], Any],
@@ -118,8 +119,8 @@ def average_parameters(
             complex_numbers = jnp.issubdtype(jnp.result_type(x), jnp.complexfloating)
             if codec.storage and complex_numbers and codec.storage.takes(jnp.shape(x)):
                 raise TypeError(f"{codec.storage} keeps no complex parameters here; leave storage=None for those.")
-        kept = codec.init(params)
-        if debias:
+        kept = first(codec, params, "of parameters", None)
+        if debias and not isinstance(kept, Kept):
             # Copies: nothing in a state is the parameters themselves.
             kept = codec.encode(map_leaves(jnp.array, map_leaves(widen, params)), codec.trees(kept), jnp.int32(0), 0.0)
         return state_type(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), jnp.zeros(2), kept)

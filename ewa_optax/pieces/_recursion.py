@@ -15,6 +15,7 @@ from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.pieces._combining import returned
 from ewa_optax.storage._argument import StorageLike, resolve
 from ewa_optax.storage._encoding import AverageCodec
+from ewa_optax.storage._telling import first
 
 Advance = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, jax.Array]]
 
@@ -75,7 +76,7 @@ def recursion(advance: Advance, storage: StorageLike = None) -> optax.GradientTr
 
     def init(params):
         zero = jnp.zeros([], jnp.int32)
-        return RecursionState(zero, jnp.zeros([], jnp.int32), codec.init(params))
+        return RecursionState(zero, jnp.zeros([], jnp.int32), first(codec, params, "own", None))
 
     def update(updates, state, params=None):
         del params
@@ -165,7 +166,7 @@ def averaging(
     codec = AverageCodec(resolve(storage), name)
 
     def init(params):
-        return AverageState(jnp.zeros([], jnp.int32), codec.init(jax.tree.map(like, params)))
+        return AverageState(jnp.zeros([], jnp.int32), first(codec, jax.tree.map(like, params), name, decay))
 
     def update(updates, state, params=None):
         del params

@@ -141,18 +141,21 @@ def _largest(x):
 def _width(n, block):
     """At most `block`: the largest width that divides `n`, so that nothing is filled up, but not less than half."""
     if block is None:
-        shard = _common_shard(n)
-        return width if shard % (width := _width(shard, _BLOCK)) == 0 else _width(n, _BLOCK)
+        return _common_width(n)
     most = min(block, n)
     return next((width for width in range(most, most // 2, -1) if n % width == 0), most)
 
 
-def _common_shard(n):
-    """Of an axis longer than a block: in 8 parts, or in as many as leave half a block; a long one in more."""
-    parts = 1
-    while n % 2 == 0 and (n > _BLOCK or (1 < parts < 8 and n >= _BLOCK)):
-        n, parts = n // 2, 2 * parts
-    return n
+def _common_width(n):
+    """One that shards of an axis in 8, 4 or 2 parts are multiples of, and that is best for vectors, if there is any."""
+    if n <= _BLOCK:
+        return n
+    for unit in (8, 1):
+        for parts in (8, 4, 2, 1):
+            for width in range(_BLOCK, _BLOCK // 2 - 1, -unit):
+                if n % (parts * width) == 0:
+                    return width
+    return _BLOCK
 
 
 def _without_ones(shape):

@@ -41,6 +41,11 @@ def only_of_squares() -> Iterator[None]:
         _OF_SQUARES.reset(token)
 
 
+def are_of_squares() -> bool:
+    """Whether averages that are initialized here are of squares."""
+    return _OF_SQUARES.get()
+
+
 class Encoded(NamedTuple):
     """What a storage keeps: for each array that it makes of an average, a tree of these, like the parameters.
 
@@ -185,6 +190,22 @@ class AverageCodec:
         new = structure.flatten_up_to(map_by_name(key, one, averages, *trees))
         before = zip(*(structure.flatten_up_to(tree) for tree in trees), strict=True)
         return self._in_trees(structure, [list(old) if x is None else x for x, old in zip(new, before, strict=True)])
+
+    def number_of(self, name: str) -> int:
+        """What tells a leaf of that name, and the average, apart from others: for `encode_one`."""
+        return key_of(int(self.storage.seed), self.piece, name) if self.storage else 0
+
+    def encode_one(self, average: jax.Array, number: Any, step: Any) -> list[jax.Array]:
+        """What is kept of one average, outside of an update: the arrays of one leaf, for `together`."""
+        if not self.storage or not self.storage.takes(average.shape):
+            return [average]
+        return jax.tree.leaves(_encoded(self.storage, fold(number, step), average))
+
+    def together(self, structure: Any, leaves: list[list[Any]]) -> Any:
+        """What is kept, of the arrays of each leaf of a tree of that structure; of one as it came, of that alone."""
+        count = structure_of(self.storage).num_leaves if self.storage else 1
+        rest = [[jnp.zeros_like(arrays[0], dtype=bool)] * (count - len(arrays)) for arrays in leaves]
+        return self._in_trees(structure, [[*arrays, *others] for arrays, others in zip(leaves, rest, strict=True)])
 
     def _in_trees(self, structure, leaves):
         if not self.storage:
