@@ -416,8 +416,8 @@ MUTATIONS = (
     Mutation(
         "blocks of a short axis are not made to fit shards",
         "ewa_optax/storage/_blocks.py",
-        "n >= _BLOCK)",
-        "n > 64 * _BLOCK)",
+        "for parts in (8, 4, 2, 1):",
+        "for parts in (1, 2, 4, 8):",
         ("tests/storage/test_storage.py::test_codes_keep_the_shape_and_scales_are_per_block",),
     ),
     Mutation(
@@ -430,8 +430,8 @@ MUTATIONS = (
     Mutation(
         "where arrays lie is not asked",
         "ewa_optax/storage/_kept.py",
-        "return (*parts, *(1,) * (x.ndim - len(parts)))",
-        "return (1,) * x.ndim",
+        "return (*parts, *(1,) * (len(x.shape) - len(parts)))",
+        "return (1,) * len(x.shape)",
         ("tests/states/test_state_shardings.py::test_a_block_that_a_shard_would_cut_is_told",),
     ),
     Mutation(

@@ -41,8 +41,9 @@ def carry_over(state: Any, optimizer: optax.GradientTransformation, params: opta
     or an average), and not what it is kept for. Chains and wrappers must be the same on both sides, but for pieces that
     keep nothing.
 
-    Rounded averages are rounded by chance, in the mean to what they were. Arrays that need no change are those of
-    `state`: donate one of the two states only.
+    Rounded averages are rounded by chance, in the mean to what they were. How long the blocks of 8 bits are is told by
+    their number: on an axis that they fill unevenly, those of a `block=` of your own may be taken for the usual ones.
+    Arrays that need no change are those of `state`: donate one of the two states only.
 
     Args:
         state: the state of an optimizer of optax or of this library, or of a chain or a wrapper with some in it, after

@@ -172,11 +172,6 @@ class AverageCodec:
 
     def encode(self, averages: Any, trees: tuple[Any, ...], step: jax.Array | None, decay: Number) -> Any:
         """What is kept of a tree of averages at a step; where one is None, what was kept before."""
-
-        def key(name):
-            # Not the number of the leaf: it keeps its bits when others are masked, or stacked.
-            return key_of(int(self.storage.seed), self.piece, name) if self.storage else 0
-
         # The decay, because two averages in one hand-made chain have the same storage and piece.
         chance = Leafwise(_chance, decay if isinstance(decay, jax.Array) else float(decay), step)
 
@@ -187,12 +182,13 @@ class AverageCodec:
             return jax.tree.leaves(Leafwise(_encoded, as_kept(self.storage, old))(chance(key), x))
 
         structure = jax.tree.structure(averages, is_leaf=lambda x: x is None)
-        new = structure.flatten_up_to(map_by_name(key, one, averages, *trees))
+        new = structure.flatten_up_to(map_by_name(self.number_of, one, averages, *trees))
         before = zip(*(structure.flatten_up_to(tree) for tree in trees), strict=True)
         return self._in_trees(structure, [list(old) if x is None else x for x, old in zip(new, before, strict=True)])
 
     def number_of(self, name: str) -> int:
-        """What tells a leaf of that name, and the average, apart from others: for `encode_one`."""
+        """What tells a leaf of that name, and the average, apart from others: its random bits hang on it."""
+        # Not the number of the leaf: it keeps its bits when others are masked, or stacked.
         return key_of(int(self.storage.seed), self.piece, name) if self.storage else 0
 
     def encode_one(self, average: jax.Array, number: Any, step: Any) -> list[jax.Array]:

@@ -34,16 +34,20 @@ def test_the_guide_runs(code, tmp_path, monkeypatch):
     run(code)
 
 
-@pytest.mark.parametrize("code", [NNX, pytest.param(LINEN, marks=pytest.mark.slow)], ids=["nnx", "linen"])
-def test_a_script_to_copy(code, tmp_path, capfd, monkeypatch):
+@pytest.mark.parametrize(
+    ("code", "until"),
+    [pytest.param(NNX, 1, id="nnx"), *(pytest.param(code, 10, marks=pytest.mark.slow) for code in (NNX, LINEN))],
+)
+def test_a_script_to_copy(code, until, tmp_path, capfd, monkeypatch):
     """At most 120 lines; on four devices, and on from there on two."""
     assert len(code.splitlines()) <= 120
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    small = "--layers", 1, "--width", 128, "--steps", 40
-    run(code, *small, "--until", 1, "--folder", tmp_path / "run")
-    names = run(code, *small, "--until", 10, "--devices", 2, "--folder", tmp_path / "run")
-    assert names["number"] == 19
-    assert {x.mesh.size for x in jax.tree.leaves(names["lie"])} == {2}
-    printed = capfd.readouterr().out
-    assert re.search(r"step 10: loss [23]\.\d+, norm \d\.\d+, rate 9.0e-04", printed)
-    assert float(re.findall(r"bytes of state a parameter: (.*)", printed)[-1]) < 6.6
+    small = "--layers", 1, "--width", 128, "--steps", 40, "--folder", tmp_path / "run"
+    names = run(code, *small, "--until", 1)
+    assert {x.sharding.mesh.size for x in jax.tree.leaves(names["state"]) if x.ndim} == {4}
+    if until > 1:
+        names = run(code, *small, "--until", until, "--devices", 2)
+        assert {x.sharding.mesh.size for x in jax.tree.leaves(names["state"]) if x.ndim} == {2}
+        assert re.search(r"step 10: loss [234]\.\d+, norm \d\.\d+, rate 9.0e-04", capfd.readouterr().out)
+    assert names["number"] == 2 * until - 1
+    assert 4 * names["kept"] / names["params"] < 6.2
