@@ -7,7 +7,8 @@ import os
 import sys
 
 folder, result, loop, devices, *whole = sys.argv[1:]
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} --xla_llvm_disable_expensive_passes=true"
+flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
+os.environ["XLA_FLAGS"] = " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"])
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
