@@ -43,7 +43,7 @@ def validation_loss(params, batch):
 
 def train(checkpoint, result):
     run = ewa_optax.fit(
-        loss, optimizer, params, data, batch_size=24, epochs=60, key=jax.random.key(1), has_key=True,
+        loss, optimizer, params, data, batch_size=24, epochs=40, key=jax.random.key(1), has_key=True,
         loop=loop, callbacks=[halved], validation=data, validation_loss=validation_loss,
         checkpoint=checkpoint, checkpoint_every=70, progress=False,
     )  # fmt: skip
