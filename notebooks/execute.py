@@ -31,8 +31,12 @@ STRICT = ["import warnings", "warnings.simplefilter('error')", "warnings.filterw
 CHANGES_RESULTS = ("JAX_", "XLA_", "MPL", "PYTHONWARNINGS")
 
 
-def executed(notebook: nbformat.NotebookNode, cell_seconds: int = CELL_SECONDS) -> nbformat.NotebookNode:
+def executed(
+    notebook: nbformat.NotebookNode, cell_seconds: int = CELL_SECONDS, xla_flags: str = ""
+) -> nbformat.NotebookNode:
     """A notebook with what a run from top to bottom puts out, which is where warnings are errors.
+
+    Its programs are compiled as a reader's are, but for `xla_flags`.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell raised an error or a warning.
@@ -52,7 +56,7 @@ def executed(notebook: nbformat.NotebookNode, cell_seconds: int = CELL_SECONDS) 
         record_timing=False,
     )
     with tempfile.TemporaryDirectory() as profile:
-        client.execute(cwd=str(FOLDER), env=_environment(profile))
+        client.execute(cwd=str(FOLDER), env=_environment(profile) | {"XLA_FLAGS": xla_flags})
     for cell in fresh.cells:
         for output in cell.get("outputs", ()):
             if output.get("name") == "stderr":

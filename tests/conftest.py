@@ -6,12 +6,12 @@ import os
 import resource
 import sys
 
-# Programs are those of users up to the last stage of compiling, LLVM's, without its passes that take longest, and in
-# one part each: all cores are at work on tests anyhow. Flags that are set already are kept.
+# Programs are those of users up to the last stage of compiling, LLVM's, which does not optimize them, and makes one
+# part of each: all cores are at work on tests anyhow. Flags that are set already are kept.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=8 --xla_cpu_parallel_codegen_split_count=1 "
-    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0",
 )
 os.environ.setdefault("MPLBACKEND", "agg")
 

@@ -7,7 +7,8 @@ import os
 import sys
 
 folder, result, loop, devices, *whole = sys.argv[1:]
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} --xla_llvm_disable_expensive_passes=true"
+flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
+os.environ["XLA_FLAGS"] = " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"])
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -42,7 +43,7 @@ def validation_loss(params, batch):
 
 def train(checkpoint, result):
     run = ewa_optax.fit(
-        loss, optimizer, params, data, batch_size=24, epochs=60, key=jax.random.key(1), has_key=True,
+        loss, optimizer, params, data, batch_size=24, epochs=40, key=jax.random.key(1), has_key=True,
         loop=loop, callbacks=[halved], validation=data, validation_loss=validation_loss,
         checkpoint=checkpoint, checkpoint_every=70, progress=False,
     )  # fmt: skip

@@ -836,7 +836,7 @@ def test_a_past_that_has_faded_away_has_been(decay, times):
 
 
 def test_a_piece_after_a_gap():
-    x = np.float32([1.0, np.nan, np.nan, 5.0, 6.0])
+    x = np.float32([1.0, np.nan, np.nan, 5.0, 6.0, 8.0])
     keywords = dict(debias=False, initial=np.nan)
     whole = series.ewa(x, 0.5, **keywords)
     _, state = series.ewa_with_state(x[:3], 0.5, **keywords)
@@ -850,6 +850,6 @@ def test_the_average_of_nothing_is_nan():
 def test_unbiased_and_undebiased():
     import pandas as pd
 
-    x = np.random.default_rng(0).standard_normal(50).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal(300).astype(np.float32)
     expected = pd.Series(x.astype(np.float64)).ewm(alpha=0.1, adjust=False).var()
     np.testing.assert_allclose(series.ewa_var(x, 0.9, debias=False), expected, rtol=1e-4)
