@@ -5,6 +5,7 @@ import re
 from collections import Counter
 
 import chex
+import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -304,3 +305,24 @@ def test_linen_models_in_boxes(name):
     assert jax.tree.structure(updates) == jax.tree.structure(params)
     expected = update(pure, plain, pure)
     chex.assert_trees_all_equal(jax.tree.leaves((updates, stepped)), jax.tree.leaves(expected))
+
+
+def test_equinox_models_in_shards():
+    mesh = mesh_of(4)
+    model = equinox.filter_shard(equinox.nn.MLP(64, 64, 128, 1, key=jax.random.key(0)), along(mesh, 0, 1))
+    params, static = equinox.partition(model, equinox.is_array)
+    optimizer = ewa_optax.adamw(1e-3, storage="8bit")
+    state, said = optimizer.init(params), state_shardings(optimizer, params)
+    assert alike(state[1].numerator.average, said[1].numerator.average)
+
+    @equinox.filter_jit
+    def step(model, state):
+        gradients = equinox.filter_grad(lambda m: jnp.mean(jax.vmap(m)(jnp.ones((8, 64))) ** 2))(model)
+        updates, state = optimizer.update(gradients, state, equinox.filter(model, equinox.is_array))
+        return equinox.apply_updates(model, updates), state
+
+    model, state = step(equinox.combine(params, static), state)
+    kept = state[1].numerator.average.arrays
+    assert kept[0].layers[0].weight.dtype == jnp.int8
+    assert all(len(x.sharding.device_set) == 4 for x in jax.tree.leaves(kept))
+    assert alike(kept, jax.tree.map(lambda x: along(mesh, 0, x.ndim), kept))
