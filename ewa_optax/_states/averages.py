@@ -185,9 +185,10 @@ def _check_names(path, given, wanted):
         (wanted, given, "is missing in what was given for"),
     ):
         if missing := [name for name in ours if name not in theirs]:
+            more = f", and {len(missing) - 1} more arrays," if len(missing) > 1 else ""
             raise ValueError(
-                f"carry_over: {path}{missing[0]}, and {len(missing) - 1} more arrays, {what} the state of the "
-                "optimizer; give the params, and the masks, that the state is of."
+                f"carry_over: {path}{missing[0]}{more} {what} the state of the optimizer; give the params, and the "
+                "masks, that the state is of."
             )
 
 

@@ -165,7 +165,7 @@ def test_of_what_is_traced_nothing_is_kept():
         def scaled_loss(w, batch):
             return scale * loss(w, batch)
 
-        trained = minibatch.train(scaled_loss, ewa_optax.adam(0.01), START, DATA, batch_size=23, epochs=3, key=KEY)
+        trained = minibatch.train(scaled_loss, ewa_optax.adam(0.01), START, DATA, batch_size=5, epochs=1, key=KEY)
         return trained.params["b"]
 
     with jax.checking_leaks():

@@ -25,7 +25,7 @@ LARGEST_FILE = 300_000
 TIMING = "timing"  # Tags cells that put out what only the reader's machine can know.
 # How tests compile, but for the number of devices, and not where running would take longer for it than compiling does.
 QUICKLY = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
-OPTIMIZED = {"01_mini_batches", "06_low_precision"}
+OPTIMIZED = {"06_low_precision"}
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 
 

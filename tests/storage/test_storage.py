@@ -13,6 +13,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from cases import ROUGHLY
+from runs import well_compiled
 
 import ewa_optax
 from benchmarks import maps
@@ -91,7 +92,7 @@ def ratchet(decay, elements=4096, loud=3000, quiet=5000):
         true_of_optax += 0.001 * (narrow.astype(jnp.float32) ** 2 - true_of_optax)
         return (states, adam.update(narrow, of_optax)[1], true + (1 - decay) * (g**2 - true), true_of_optax), None
 
-    @jax.jit
+    @well_compiled
     def run(scales):
         zeros = jnp.zeros(elements)
         start = {way: average.init(zeros) for way, average in averages.items()}, adam.init(zeros.astype(jnp.bfloat16))
@@ -142,7 +143,7 @@ def constant_gradient(storages, decay, steps, elements=4096):
         kept = [x.decode((elements,), *x.trees(s[0].average)) for x, s in zip(codecs, states, strict=True)]
         return states, [x.mean() for x in kept]
 
-    @jax.jit
+    @well_compiled
     def run():
         return jax.lax.scan(step, [x.init(jnp.zeros(elements)) for x in averages], length=steps)[1]
 
