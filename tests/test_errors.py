@@ -52,7 +52,7 @@ BAD_CALLS = [
         "Factored keeps .* squares only.*; use it in rmsprop",
     ),
     (lambda: ewa_optax.scale_by_ewa(0.9, "bf16"), ValueError, "storage must be None .*got 'bf16'"),
-    (lambda: storage.EightBit(block=0), ValueError, "EightBit: block must be a whole number, 1 or more, got 0; 128"),
+    (lambda: storage.EightBit(block=0), ValueError, "EightBit: block must be a whole number, 1 or more, got 0; None"),
     (lambda: storage.BFloat16(min_size=-1), ValueError, "BFloat16: min_size must be .*0 or more, got -1; 0 encodes"),
     (lambda: storage.Float16(seed=0.5), ValueError, "Float16: seed must be a whole number.*got 0.5"),
     (
@@ -297,6 +297,7 @@ STORAGES = [
     storage.EightBit(min_size=0),
     ("8bit", storage.Factored()),
 ]
+BLOCKS = ["8bit", storage.EightBit(block=64)]
 
 
 @pytest.mark.parametrize("made", STORAGES, ids=str)
@@ -304,7 +305,8 @@ def test_a_state_of_another_storage_is_an_error(made):
     params = {"w": jnp.ones((128, 128)), "b": jnp.ones(128)}
     state = jax.eval_shape(ewa_optax.adam(0.1, storage=made).init, params)
     for other in STORAGES:
-        if other != made:
+        in_blocks = other in BLOCKS and made in BLOCKS  # Which are as long as the state says.
+        if other != made and not in_blocks:
             with pytest.raises(ValueError, match=r"state was made with.* storage.*that (it|the state) was made with"):
                 jax.eval_shape(ewa_optax.adam(0.1, storage=other).update, params, state, params)
 

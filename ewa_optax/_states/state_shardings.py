@@ -41,8 +41,8 @@ def state_shardings(optimizer: optax.GradientTransformation, params: optax.Param
         >>> optimizer = ewa_optax.adam(1e-3, storage="8bit")
         >>> shardings = ewa_optax.state_shardings(optimizer, params, NamedSharding(mesh, PartitionSpec("fsdp")))
         >>> codes, scales = shardings[1].second_moment.average.arrays
-        >>> print(codes["w"].spec, scales["w"].spec)
-        PartitionSpec('fsdp', None) PartitionSpec('fsdp', None)
+        >>> print(tuple(codes["w"].spec), tuple(scales["w"].spec))
+        ('fsdp', None) ('fsdp', None)
 
     Reference:
         "Explicit sharding", docs.jax.dev: types that tell how arrays lie, from which this is read.
