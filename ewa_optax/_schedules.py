@@ -361,7 +361,7 @@ def _check_shape(shape):
     with jax.ensure_compile_time_eval():
         ends = [(at, shape(jnp.asarray(at, float))) for at in (0.0, 1.0)]
     for at, value in ends:
-        if jnp.shape(value) != () or not (isinstance(value, jax.core.Tracer) or abs(value - (1 - at)) < 1e-3):
+        if jnp.shape(value) != () or not (isinstance(value, jax.core.Tracer) or abs(float(value) - (1 - at)) < 1e-3):
             raise ValueError(
                 f"schedule_cooldown: shape must be what is left of the rate, 1 at 0 and 0 at 1, got {value} at "
                 f"{at:.0f}; write {remedy}."
