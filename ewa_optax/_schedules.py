@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
