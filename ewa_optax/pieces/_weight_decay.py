@@ -49,7 +49,7 @@ def add_decayed_weights(weight_decay: WeightDecay, mask: Mask = None) -> optax.G
         weight_decay: $\lambda$, 0 or more: a number, a scalar array or a schedule, called with the number of updates
             before this one.
         mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
-            one): True where weights decay. All do by default.
+            one, such as `pieces.ndim_at_least(2)`): True where weights decay. All do by default.
 
     Returns:
         A transformation whose state is the step count, and whose `update` needs the parameters, but for a decay of the
@@ -236,8 +236,8 @@ def path_matches(pattern: str | re.Pattern[str]) -> Callable[[optax.Params], Any
         chosen = _mask(lambda name, leaf: names.append(name) or bool(found(name)), params)
         if names and not any(map(found, names)):
             raise ValueError(
-                f"path_matches: {pattern!r} is in no path of the parameters, {', '.join(names[:4])}, ...; write one "
-                "that is, or mask=False."
+                f"path_matches: {pattern!r} is in no path of the parameters, such as {names[:3]}; write one that is, "
+                "or mask=False."
             )
         return chosen
 
