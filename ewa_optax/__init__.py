@@ -15,7 +15,8 @@ Divided by the size of gradients: rmsprop, adadelta, laprop, rmsprop_momentum, r
 An average by an average: adamax, amsgrad, yogi, adam, adamw, radam, nadam, nadamw, adabelief, ademamix, adan.
 By layers: lars, novograd, lamb, adafactor.
 Pieces: scale_by_ewa, bias_correct, scale_by_rms, scale_by_learning_rate, add_decayed_weights, round_stochastically.
-Schedules: schedule_inverse_time, schedule_exponential, schedule_inverse_sqrt, schedule_staircase.
+Schedules: schedule_inverse_time, schedule_exponential, schedule_inverse_sqrt, schedule_staircase; around any of them:
+schedule_warmup, schedule_cooldown, the latter as shape_linear, shape_cosine, shape_one_minus_sqrt.
 Learning rates while training runs: get_learning_rate, rescale_learning_rate.
 Averages of parameters: average_parameters, get_average.
 Gradients of several micro-batches: accumulate.
@@ -48,7 +49,17 @@ from ewa_optax._optimizers.adam import (
 from ewa_optax._optimizers.layerwise import adafactor, lamb, lars, novograd
 from ewa_optax._optimizers.momentum import gradient_descent, heavy_ball, lion, momentum, nesterov, signum
 from ewa_optax._optimizers.rmsprop import adadelta, laprop, rmsprop, rmsprop_centered, rmsprop_momentum
-from ewa_optax._schedules import schedule_exponential, schedule_inverse_sqrt, schedule_inverse_time, schedule_staircase
+from ewa_optax._schedules import (
+    schedule_cooldown,
+    schedule_exponential,
+    schedule_inverse_sqrt,
+    schedule_inverse_time,
+    schedule_staircase,
+    schedule_warmup,
+    shape_cosine,
+    shape_linear,
+    shape_one_minus_sqrt,
+)
 from ewa_optax._stacks import Stacked, stack_leaves, stack_leaves_like, unstack_leaves
 from ewa_optax._states.carry_over import carry_over
 from ewa_optax._states.peak_bytes import peak_bytes
@@ -109,11 +120,16 @@ __all__ = [
     "scale_by_ewa",
     "scale_by_learning_rate",
     "scale_by_rms",
+    "schedule_cooldown",
     "schedule_exponential",
     "schedule_inverse_sqrt",
     "schedule_inverse_time",
     "schedule_staircase",
+    "schedule_warmup",
     "series",
+    "shape_cosine",
+    "shape_linear",
+    "shape_one_minus_sqrt",
     "signum",
     "stack_leaves",
     "stack_leaves_like",

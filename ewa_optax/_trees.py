@@ -132,6 +132,11 @@ def shapes_of(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.shapes() if is_stacked(x) else x, tree, is_leaf=is_stacked)
 
 
+def path_name(path: tuple[Any, ...]) -> str:
+    """A path of JAX as people write it, such as "layers/0/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 class PartKey(jax.tree_util.GetAttrKey):
     """One of several trees, each with a part of each leaf; `suffix` is what is added to the names of leaves."""
 

@@ -11,7 +11,8 @@ What combines pieces: add, divide; beside, which hands on a Beside, and behind i
 optax.scale, optax.masked.
 Division by a size: scale_by_rms, root_mean_square, rectify.
 By arrays: scale_by_trust_ratio, clip_by_rms, scale_by_parameter_rms, of_arrays, of_rows, of_rows_and_columns.
-Rates and weight decay: scale_by_learning_rate, scale_once, add_decayed_weights, proximal_weight_decay.
+Rates and weight decay: scale_by_learning_rate, scale_once, add_decayed_weights, cautious_weight_decay, decay_weights
+(which the rate has no part in), proximal_weight_decay; for their masks, path_matches, ndim_at_least.
 Parameters: average_parameters, round_stochastically (onto the grid of 16 bits).
 Pieces of your own: recursion (what keeps an array), elementwise, elementwise_by_step (what keeps none).
 Arguments of your own, checked where users write them: checked, rule; Number, and the kinds of numbers that have rules:
@@ -67,7 +68,16 @@ from ewa_optax.pieces._parameter_average import average_parameters
 from ewa_optax.pieces._parameter_rounding import round_stochastically
 from ewa_optax.pieces._recursion import read_average, recursion
 from ewa_optax.pieces._rms import Threshold, rectify, root_mean_square, scale_by_rms
-from ewa_optax.pieces._weight_decay import Mask, WeightDecay, add_decayed_weights, proximal_weight_decay
+from ewa_optax.pieces._weight_decay import (
+    Mask,
+    WeightDecay,
+    add_decayed_weights,
+    cautious_weight_decay,
+    decay_weights,
+    ndim_at_least,
+    path_matches,
+    proximal_weight_decay,
+)
 
 __all__ = [
     "Beside",
@@ -94,19 +104,23 @@ __all__ = [
     "beside",
     "bias_correct",
     "bias_correct_ahead",
+    "cautious_weight_decay",
     "checked",
     "clip_by_rms",
     "combine",
+    "decay_weights",
     "difference",
     "divide",
     "elementwise",
     "elementwise_by_step",
     "growing",
     "look_ahead",
+    "ndim_at_least",
     "of_arrays",
     "of_rows",
     "of_rows_and_columns",
     "optimizer",
+    "path_matches",
     "proximal_weight_decay",
     "read_average",
     "rectify",

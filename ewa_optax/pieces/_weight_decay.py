@@ -1,17 +1,24 @@
-"""Weight decay: coupled, decoupled or proximal, by a number or a schedule, in float32 or wider."""
+"""Weight decay: coupled, decoupled, cautious, independent of the rate, or proximal to it; and masks, for which weights.
 
+By a number or a schedule, in float32 or wider.
+"""
+
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from ewa_optax._checks import Rate, checked, rule
+from ewa_optax._checks import Rate, check_integer, checked, rule
 from ewa_optax._numerics import increment, is_just
-from ewa_optax._trees import Leafwise, map_chosen, shapes_of, wide
+from ewa_optax._stacks import is_stacked
+from ewa_optax._trees import Leafwise, map_chosen, path_name, shapes_of, wide
 from ewa_optax.pieces._combining import by_step
 from ewa_optax.pieces._learning_rate import scale_by_learning_rate, scale_leaves, scaled
+from ewa_optax.storage._sharding import is_box
 
 WeightDecay = Annotated[
     optax.ScalarOrSchedule,
@@ -42,7 +49,7 @@ def add_decayed_weights(weight_decay: WeightDecay, mask: Mask = None) -> optax.G
         weight_decay: $\lambda$, 0 or more: a number, a scalar array or a schedule, called with the number of updates
             before this one.
         mask: a tree of booleans like the parameters or a prefix of theirs (or a function of the parameters that gives
-            one): True where weights decay. All do by default.
+            one, such as `pieces.ndim_at_least(2)`): True where weights decay. All do by default.
 
     Returns:
         A transformation whose state is the step count, and whose `update` needs the parameters, but for a decay of the
@@ -63,18 +70,79 @@ def add_decayed_weights(weight_decay: WeightDecay, mask: Mask = None) -> optax.G
         Krogh and Hertz, "A simple weight decay can improve generalization", 1991; Loshchilov and Hutter, "Decoupled
         weight decay regularization", 2019.
     """
+    return _by_rule(_decayed, weight_decay, mask)
 
-    def decayed(updates, step, params):
-        if is_just(weight_decay, 0):
-            return updates
-        decay = wide(_decayed, weight_decay_at(weight_decay, step - 1))
 
-        def of(decays):
-            return decay if decays else _untouched
+@checked
+def cautious_weight_decay(weight_decay: WeightDecay, mask: Mask = None) -> optax.GradientTransformationExtraArgs:
+    r"""`add_decayed_weights` of those weights alone which the step shrinks anyway.
 
-        return with_parameters("weight decay", of, updates, params, mask)
+    $$u_t = g_t + \lambda_t w\, \mathbb{1}[g_t w > 0]$$
 
-    return by_step(decayed)
+    So decay never works against the step. It stands behind the averages and before the learning rate, where
+    `add_decayed_weights` stands in `adamw`. Of complex weights, the real part of $g_t \bar w$ decides.
+
+    Args:
+        weight_decay: $\lambda$, 0 or more: a number, a scalar array or a schedule, as in `add_decayed_weights`.
+        mask: True where weights decay, as in `add_decayed_weights`.
+
+    Returns:
+        A transformation as `add_decayed_weights`.
+
+    Raises:
+        ValueError: a weight decay that is negative or not finite, or no parameters.
+        TypeError: a weight decay that is neither a number nor a schedule.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from ewa_optax import pieces
+        >>> decay = pieces.cautious_weight_decay(0.5)
+        >>> w = jnp.array([2.0, -2.0])
+        >>> print(decay.update(jnp.array([1.0, 1.0]), decay.init(w), w)[0])
+        [2. 1.]
+
+    Reference:
+        Chen et al., "Cautious weight decay", 2025. Where the step is exactly 0, as of a row of an embedding without a
+        gradient, nothing decays; others decay there ($g_t w \ge 0$).
+    """
+    return _by_rule(_decayed_if_shrunk, weight_decay, mask)
+
+
+@checked
+def decay_weights(weight_decay: WeightDecay, mask: Mask = None) -> optax.GradientTransformationExtraArgs:
+    r"""Takes a share of the parameters from the updates: $u_t = g_t - \lambda_t w$.
+
+    Behind the learning rate it is a decay that the rate has no part in, $w \leftarrow (1 - \lambda_t) w + g_t$: the
+    weights forget over $1/\lambda$ steps, whatever the rate is, and `rescale_learning_rate` leaves that as it is. To
+    follow the course of the rate but not its height, give it the same schedule with a height of its own.
+
+    Args:
+        weight_decay: $\lambda$, 0 or more, per step: a number, a scalar array or a schedule, called with the number of
+            updates before this one.
+        mask: True where weights decay, as in `add_decayed_weights`.
+
+    Returns:
+        A transformation as `add_decayed_weights`.
+
+    Raises:
+        ValueError: a weight decay that is negative or not finite, or no parameters.
+        TypeError: a weight decay that is neither a number nor a schedule.
+
+    Examples:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> from ewa_optax import pieces
+        >>> adam = ewa_optax.adam(ewa_optax.schedule_warmup(3e-4, 4))
+        >>> decay = pieces.decay_weights(ewa_optax.schedule_warmup(0.1, 4))
+        >>> adamw = pieces.optimizer(adam, decay, guard=None)
+        >>> w = jnp.array([2.0])
+        >>> print(adamw.update(jnp.array([0.0]), adamw.init(w), w)[0])
+        [-0.05]
+
+    Reference:
+        Loshchilov and Hutter, "Decoupled weight decay regularization", 2019, algorithm 2, where the course multiplies
+        both; Wortsman et al., "Small-scale proxies for large-scale transformer training instabilities", 2023.
+    """
+    return _by_rule(_without_share, weight_decay, mask)
 
 
 @checked
@@ -131,6 +199,98 @@ def proximal_weight_decay(
     return optax.GradientTransformation(init, update)
 
 
+def path_matches(pattern: str | re.Pattern[str]) -> Callable[[optax.Params], Any]:
+    r"""A mask of the parameters in whose path a regular expression is found.
+
+    Args:
+        pattern: searched for in paths such as `"layers/0/kernel"`, their keys joined by slashes: `"kernel$"` is in it,
+            and so is `"^layers/"`. Where bias and scale are left out, `r"^(?!.*(bias|scale)$)"`.
+
+    Returns:
+        A function of the parameters for a `mask` of this library or of optax. For parameters in boxes of flax the path
+        ends at the box, and for parameters in stacks it is that of each leaf.
+
+    Raises:
+        ValueError: what is no regular expression; by the mask, one that is in no path at all.
+        TypeError: neither a string nor a compiled expression.
+
+    Examples:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> from ewa_optax import pieces
+        >>> pieces.path_matches("kernel$")({"layers": [{"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}]})
+        {'layers': [{'bias': False, 'kernel': True}]}
+        >>> optimizer = ewa_optax.adamw(1e-3, weight_decay=0.1, mask=pieces.path_matches("kernel$"))
+    """
+    if not isinstance(pattern, str | re.Pattern):
+        raise TypeError(f"path_matches: pattern must be a regular expression, got {pattern!r}; such as 'kernel$'.")
+    try:
+        found = re.compile(pattern).search
+    except re.error as error:
+        raise ValueError(
+            f"path_matches: pattern must be a regular expression, got {pattern!r} ({error}); re.escape makes one of a "
+            "path."
+        ) from error
+
+    def mask(params):
+        names = []
+        chosen = _mask(lambda name, leaf: names.append(name) or bool(found(name)), params)
+        if names and not any(map(found, names)):
+            raise ValueError(
+                f"path_matches: {pattern!r} is in no path of the parameters, such as {names[:3]}; write one that is, "
+                "or mask=False."
+            )
+        return chosen
+
+    return mask
+
+
+def ndim_at_least(axes: int) -> Callable[[optax.Params], Any]:
+    """A mask of the parameters with so many axes or more: with 2, of all but biases, scales and other vectors.
+
+    Args:
+        axes: 0 or more. Of layers that are scanned, one more than a layer alone has.
+
+    Returns:
+        A function of the parameters for a `mask` of this library or of optax. For parameters in stacks it counts the
+        axes of each leaf.
+
+    Raises:
+        ValueError: a number below 0.
+        TypeError: no integer.
+
+    Examples:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> from ewa_optax import pieces
+        >>> pieces.ndim_at_least(2)({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)})
+        {'bias': False, 'kernel': True}
+        >>> optimizer = ewa_optax.adamw(1e-3, weight_decay=0.1, mask=pieces.ndim_at_least(2))
+    """
+    check_integer("ndim_at_least: axes", axes, 0, remedy="2 leaves out biases and scales")
+    return lambda params: _mask(lambda name, leaf: np.ndim(leaf) >= axes, params)
+
+
+def _mask(holds: Callable[[str, Any], bool], params: Any) -> Any:
+    """Of each leaf, whether it holds of its path and itself; of stacks, those of what is in them."""
+
+    def said(path, x):
+        return jax.tree.map(lambda leaf: holds(path_name(path), leaf), x)
+
+    each = jax.tree_util.tree_map_with_path(said, shapes_of(params), is_leaf=is_box)
+    return jax.tree.map(lambda p, m: p.like(m) if is_stacked(p) else m, params, each, is_leaf=is_stacked)
+
+
+def _by_rule(rule: Callable[..., jax.Array], weight_decay: Any, mask: Mask) -> optax.GradientTransformationExtraArgs:
+    """`rule(what the decay is at this step, update, parameter)` where the mask says so."""
+
+    def decayed(updates, step, params):
+        if is_just(weight_decay, 0):
+            return updates
+        decay = wide(rule, weight_decay_at(weight_decay, step - 1))
+        return with_parameters("weight decay", lambda decays: decay if decays else _untouched, updates, params, mask)
+
+    return by_step(decayed)
+
+
 def with_parameters(
     what: str, of: Callable[[bool], Callable[[Any, Any], Any]], updates: Any, params: Any, mask: Mask
 ) -> Any:
@@ -174,3 +334,13 @@ def _scale(number, u, p):
 
 def _decayed(rate, u, p):
     return u + jnp.asarray(rate, p.dtype) * p
+
+
+def _decayed_if_shrunk(rate, u, p):
+    # Signs, since a product of small numbers would be 0.
+    agree = (jnp.sign(u) * jnp.sign(p).conj()).real > 0
+    return jnp.where(agree, _decayed(rate, u, p), u)
+
+
+def _without_share(rate, u, p):
+    return u - jnp.asarray(rate, p.dtype) * p

@@ -48,6 +48,9 @@ FAMILIES = {
     "adam": ewa_optax.adam,
     "a decay": lambda rate: ewa_optax.adam(0.01, b1=1 - 10 * rate, b2=1 - rate, eps=rate),
     "a schedule": lambda rate: ewa_optax.momentum(ewa_optax.schedule_inverse_time(rate, rate, steps_per_epoch=5)),
+    "a warm-up": lambda rate: ewa_optax.momentum(
+        ewa_optax.schedule_cooldown(ewa_optax.schedule_warmup(rate, 3), 5, 9, rate / 2)
+    ),
     "storage": lambda rate: ewa_optax.adamw(rate, weight_decay=rate, storage="bfloat16"),
     "optax": lambda rate: optax.chain(optax.clip_by_global_norm(100 * rate), optax.adamw(rate)),
 }

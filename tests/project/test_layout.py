@@ -163,6 +163,7 @@ def test_the_public_names():
         *("stack_leaves", "unstack_leaves", "stack_leaves_like", "Stacked"),
         *("fit", "Fitted", "History"),
         *("schedule_inverse_time", "schedule_exponential", "schedule_inverse_sqrt", "schedule_staircase"),
+        *("schedule_warmup", "schedule_cooldown", "shape_linear", "shape_cosine", "shape_one_minus_sqrt"),
         *("get_learning_rate", "rescale_learning_rate"),
         *OPTIMIZERS,
     }
