@@ -55,7 +55,7 @@ def boxes_that_fit(init: Callable[..., Any]) -> Callable[..., Any]:
         specs = jax.tree.map(lambda p: PartitionSpec(*names[: p.ndim]), pure)
         shapes = placed_shapes(init, pure, specs, dict.fromkeys(names, 1))
         axes = iter([[None if x is None else int(x) for x in spec_of(s)] for s in jax.tree.leaves(shapes)])
-        nodes, structure = jax.tree.flatten(state, is_leaf=_is_box)
+        nodes, structure = jax.tree.flatten(state, is_leaf=is_box)
         return structure.unflatten([_fitted(node, [next(axes) for _ in jax.tree.leaves(node)]) for node in nodes])
 
     return in_boxes
@@ -63,7 +63,7 @@ def boxes_that_fit(init: Callable[..., Any]) -> Callable[..., Any]:
 
 def unboxed(tree: Any) -> Any:
     """The tree with what is in boxes in their place."""
-    return jax.tree.map(lambda x: _content(x) if _is_box(x) else x, tree, is_leaf=_is_box)
+    return jax.tree.map(lambda x: _content(x) if is_box(x) else x, tree, is_leaf=is_box)
 
 
 def through_boxes(update: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,10 +80,11 @@ def through_boxes(update: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _has_boxes(tree):
-    return any(map(_is_box, jax.tree.leaves(tree, is_leaf=_is_box)))
+    return any(map(is_box, jax.tree.leaves(tree, is_leaf=is_box)))
 
 
-def _is_box(x):
+def is_box(x: Any) -> bool:
+    """Whether it is a `Variable` of nnx, or a `Partitioned` of linen."""
     return callable(getattr(x, "replace", None)) and (hasattr(x, "get_metadata") or hasattr(x, "replace_boxed"))
 
 
@@ -94,7 +95,7 @@ def _content(box):
 
 def _fitted(box, axes):
     """With the names of those axes of the parameter that the axes of the content are; an empty box is none."""
-    if not _is_box(box) or not axes:
+    if not is_box(box) or not axes:
         return box if axes else None
 
     def of_content(names):
