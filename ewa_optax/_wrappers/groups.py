@@ -98,13 +98,16 @@ def groups(rules: Rules) -> Groups:
     optimizers = _checked(rules)
     rules = dict(rules)
 
+    def by_labels_of(params):
+        labels = _labels(rules, params)
+        return optax.partition(optimizers, lambda _: labels)  # Since models, and so their labels, may be callable.
+
     def init(params):
-        return optax.partition(optimizers, _labels(rules, params)).init(params)
+        return by_labels_of(params).init(params)
 
     def update(updates, state, params=None, **extra_args):
         # Not of updates, if it can be: rules may go by dtype.
-        labels = _labels(rules, updates if params is None else params)
-        return optax.partition(optimizers, labels).update(updates, state, params, **extra_args)
+        return by_labels_of(updates if params is None else params).update(updates, state, params, **extra_args)
 
     as_leaves = all(optimizer is None or isinstance(optimizer, TreatsStacksAsLeaves) for _, optimizer in rules.values())
     made = (_OfStacks if as_leaves else Groups)(init, update)
@@ -127,7 +130,8 @@ def _checked(rules):
     for name, rule in rules.items():
         if not isinstance(name, str):
             raise TypeError(f"groups: the name of a group must be a string, got {name!r}; write {str(name)!r}.")
-        if not (isinstance(rule, tuple) and len(rule) == 2):
+        # A transformation is a pair, too.
+        if not (isinstance(rule, tuple) and len(rule) == 2) or isinstance(rule, optax.GradientTransformation):
             raise TypeError(
                 f"groups: the rule of {name!r} must be a pair, got {rule!r}; such as ('kernel$', adam(1e-3))."
             )
@@ -208,19 +212,15 @@ def _check_all_take(rules, leaves):
     if not unused:
         return
     where, paths = rules[unused[0]][0], [path for path, *_ in leaves]
+    shown = "..." if where is ... else repr(getattr(where, "pattern", where))
     before = {group for path, leaf, group in leaves if _takes(where, path, leaf)}
     if where is ...:
         why = "the others take all; leave it out"
     elif before:
         why = f"{', '.join(map(repr, sorted(before)))} before it takes all that it would; put it in front"
     else:
-        near = difflib.get_close_matches(_shown(where), paths, cutoff=0.4) or paths
-        why = f"the nearest paths are {_listed(near)}"
-    raise ValueError(f"groups: the rule of {unused[0]!r}, {_shown(where)}, takes no leaf; {why}.")
-
-
-def _shown(where):
-    return where if isinstance(where, str) else getattr(where, "pattern", "..." if where is ... else repr(where))
+        why = f"the nearest paths are {_listed(difflib.get_close_matches(shown, paths, cutoff=0.4) or paths)}"
+    raise ValueError(f"groups: the rule of {unused[0]!r}, {shown}, takes no leaf; {why}.")
 
 
 def _listed(paths):
