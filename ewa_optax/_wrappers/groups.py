@@ -1,6 +1,5 @@
 """Groups of parameters by their paths, each with an optimizer of its own."""
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from types import EllipsisType
@@ -36,7 +35,7 @@ class Groups(optax.GradientTransformationExtraArgs):
         """Of each group the leaves, the parameters, the learning rate at the start and the bytes of its state.
 
         Nothing is allocated, and `params` may be of `jax.ShapeDtypeStruct`s. A rate is "not told" by what keeps none
-        that `get_learning_rates` could read, such as optimizers of optax. No state has a weight decay.
+        that `get_learning_rates` could read, such as optimizers of optax. No state tells a weight decay.
         """
         return _table(self, params)
 
@@ -170,8 +169,9 @@ def _labels(rules, params):
     leaves = {i: _shape(x) for i, (_, box) in enumerate(boxes) for x in jax.tree.leaves(box)}  # Some boxes are empty.
     for i, leaf in leaves.items():
         labels[i] = next((name for name, (where, _) in rules.items() if _takes(where, names[i], leaf)), None)
-    _check_all_taken([(names[i], labels[i]) for i in leaves])
+    # First, since a rule that has a slip in it leaves leaves behind.
     _check_all_take(rules, [(names[i], leaf, labels[i]) for i, leaf in leaves.items()])
+    _check_all_taken([(names[i], labels[i]) for i in leaves])
     whole = structure.unflatten(labels)
     return jax.tree.map(_of_stack, params, whole, is_leaf=lambda x: is_stacked(x) or is_box(x))
 
@@ -199,7 +199,7 @@ def _check_all_taken(groups):
     """Raises ValueError if there are leaves that nobody takes."""
     left, taken = [path for path, group in groups if group is None], {path: group for path, group in groups if group}
     if left:
-        near = [f"{path!r} in {taken[path]!r}" for path in difflib.get_close_matches(left[0], taken, cutoff=0.5)]
+        near = [f"{path!r} in {taken[path]!r}" for path in _near(left[0], taken)]
         raise ValueError(
             f"groups: no rule takes {_listed(left)}{' (the nearest are ' + ', '.join(near) + ')' if near else ''}; "
             "add one, or 'rest': (..., None), which leaves the rest as it is."
@@ -212,15 +212,27 @@ def _check_all_take(rules, leaves):
     if not unused:
         return
     where, paths = rules[unused[0]][0], [path for path, *_ in leaves]
-    shown = "..." if where is ... else repr(getattr(where, "pattern", where))
+    pattern = getattr(where, "pattern", where)
+    shown = "..." if where is ... else repr(pattern)
     before = {group for path, leaf, group in leaves if _takes(where, path, leaf)}
     if where is ...:
         why = "the others take all; leave it out"
     elif before:
         why = f"{', '.join(map(repr, sorted(before)))} before it takes all that it would; put it in front"
     else:
-        why = f"the nearest paths are {_listed(difflib.get_close_matches(shown, paths, cutoff=0.4) or paths)}"
+        why = f"the nearest paths are {_listed(_near(str(pattern), paths) or paths)}"
     raise ValueError(f"groups: the rule of {unused[0]!r}, {shown}, takes no leaf; {why}.")
+
+
+def _near(text, paths):
+    """The paths that are like the text, or have a word in them that is."""
+    import difflib  # Which a tree without errors does not need.
+
+    words = {}
+    for path in paths:
+        for word in (path, *path.split("/")):
+            words.setdefault(word, path)
+    return [*dict.fromkeys(words[word] for word in difflib.get_close_matches(text.strip("^$/"), words))]
 
 
 def _listed(paths):

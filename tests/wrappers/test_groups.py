@@ -307,15 +307,6 @@ def test_rules_see_shapes_and_dtypes_of_parameters_and_not_of_gradients():
     assert {type(x) for x in seen} == {jax.ShapeDtypeStruct}
 
 
-def test_what_is_frozen_stays_and_has_no_state():
-    optimizer = groups(SMALL)
-    state = optimizer.init(PARAMS)
-    assert not jax.tree.leaves(state.inner_states["frozen"])
-    updates, _ = optimizer.update(PARAMS, state, PARAMS)
-    assert not np.any(updates["scale"])
-    assert np.all(updates["layers"][0]["bias"])
-
-
 ADAM = ewa_optax.adam(0.1)
 
 
@@ -348,9 +339,16 @@ def test_bad_rules(rules, kind, message):
             {"first": ("layers/[01]|embed|scale", ADAM)},
             r"no rule takes 'layers/2/bias', 'layers/2/kernel' \(the nearest are 'layers/1/bias' in 'first'",
         ),
-        ({"tables": ("embeds/table", ADAM), "rest": (..., None)}, "'embeds/table', takes no leaf; .* 'embed/table'"),
+        (
+            {"tables": ("embeds/table", ADAM), "rest": (..., None)},
+            r"'embeds/table', takes no.* are 'embed/table'\.",
+        ),
+        ({"kernels": ("kernal$", ADAM)}, r"'kernal\$', takes no leaf; the nearest paths are 'layers/0/kernel'\."),
         ({"all": ("", ADAM), "rest": ("scale", None)}, "rule of 'rest', 'scale', takes no leaf; 'all' before it takes"),
-        ({"all": ("", ADAM), "rest": (..., None)}, "rule of 'rest', ..., takes no leaf; the others take all; leave"),
+        (
+            {"all": ("", ADAM), "rest": (..., None)},
+            "rule of 'rest', ..., takes no leaf; the others take all",
+        ),
         ({"x": (lambda path, leaf: leaf.ndim > 4, ADAM), "rest": (..., None)}, "takes no leaf; the nearest paths are"),
     ],
 )
@@ -407,6 +405,14 @@ def test_in_wrappers_the_program_is_that_of_a_partition(wrap):
     state = jax.eval_shape(ours.init, PARAMS)
     assert jax.tree.structure(state) == jax.tree.structure(jax.eval_shape(theirs.init, PARAMS))
     assert [*get_learning_rates(ours.init(PARAMS))] == ["kernels", "rest", "tables"]
+
+
+def test_the_tools_of_optax_see_what_is_like_the_parameters():
+    optimizer = groups(SMALL)
+    state = jax.eval_shape(optimizer.init, PARAMS)
+    marked = optax.tree.map_params(optimizer, lambda x: "of a parameter", state)
+    assert jax.tree.leaves(marked).count("of a parameter") == 2 + 3  # Adam of one, momentum of three.
+    assert jax.tree.structure(marked) == jax.tree.structure(state)
 
 
 def test_with_injected_hyperparameters():
@@ -481,6 +487,8 @@ def test_stacks_are_those_of_the_labels():
     chex.assert_trees_all_close(updates.unstack(), expected, rtol=1e-6)
     chex.assert_trees_all_equal_structs(ewa_optax.unstack_leaves(state), plain)
     assert equal(get_learning_rates(state), get_learning_rates(plain))
+    assert not np.any(expected["scale"])
+    assert not jax.tree.leaves(plain.inner_states["frozen"])
     # A stack may lie anywhere in the parameters.
     inner = {
         "a": stack_leaves(PARAMS["layers"], [{"kernel": "kernels", "bias": "rest"}] * 3),
@@ -561,9 +569,10 @@ def test_fit_records_and_shows_all_rates(tmp_path, capsys):
     assert run.history.learning_rates.keys() == expected.keys()
     chex.assert_trees_all_close(run.history.learning_rates, expected, rtol=1e-6)
     assert ", learning rates kernels 0.2, rest 0.06, tables 0.1, " in capsys.readouterr().err
-    trained = minibatch.train(cost, groups(SMALL), PARAMS, DATA, batch_size=6, epochs=2, key=KEY)
-    chex.assert_trees_all_equal(jax.tree.map(np.ravel, trained.learning_rates), dict(run.history.learning_rates))
-    chex.assert_trees_all_close(trained.params, run.params, rtol=1e-6)
+    trained = jax.eval_shape(
+        lambda: minibatch.train(cost, groups(SMALL), PARAMS, DATA, batch_size=6, epochs=2, key=KEY)
+    )
+    assert {name: x.shape for name, x in trained.learning_rates.items()} == dict.fromkeys(expected, (2, 2))
 
 
 def test_a_record_without_rates_goes_on_with_nothing_for_the_past():
