@@ -1095,7 +1095,7 @@ MUTATIONS = (
         "a path tells the learning rates of the steps after",
         "ewa_optax/landscapes/_path.py",
         "lambda rates: rates[:-1]",
-        "found.learning_rates[1:]",
+        "lambda rates: rates[1:]",
         ("tests/landscapes/test_landscapes.py::test_the_learning_rates_of_a_path_are_those_of_the_schedule",),
     ),
     Mutation(

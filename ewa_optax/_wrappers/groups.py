@@ -197,7 +197,8 @@ def _of_stack(param, labels):
 
 def _check_all_taken(groups):
     """Raises ValueError if there are leaves that nobody takes."""
-    left, taken = [path for path, group in groups if group is None], {path: group for path, group in groups if group}
+    left = [path for path, group in groups if group is None]
+    taken = {path: group for path, group in groups if group is not None}
     if left:
         near = [f"{path!r} in {taken[path]!r}" for path in _near(left[0], taken)]
         raise ValueError(
