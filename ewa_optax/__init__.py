@@ -17,8 +17,9 @@ By layers: lars, novograd, lamb, adafactor.
 Pieces: scale_by_ewa, bias_correct, scale_by_rms, scale_by_learning_rate, add_decayed_weights, round_stochastically.
 Schedules: schedule_inverse_time, schedule_exponential, schedule_inverse_sqrt, schedule_staircase; around any of them:
 schedule_warmup, schedule_cooldown, the latter as shape_linear, shape_cosine, shape_one_minus_sqrt.
-Learning rates while training runs: get_learning_rate, rescale_learning_rate.
+Learning rates while training runs: get_learning_rate, get_learning_rates, rescale_learning_rate.
 Averages of parameters: average_parameters, get_average.
+Groups of parameters by their paths, each with its own optimizer: groups.
 Gradients of several micro-batches: accumulate.
 Memory: state_bytes, peak_bytes. Several devices: state_shardings.
 Taking over a training from optax, or from another storage, and back: carry_over.
@@ -66,9 +67,15 @@ from ewa_optax._states.peak_bytes import peak_bytes
 from ewa_optax._states.state_bytes import state_bytes
 from ewa_optax._states.state_shardings import state_shardings
 from ewa_optax._wrappers.accumulate import accumulate
+from ewa_optax._wrappers.groups import groups
 from ewa_optax.pieces._averages import scale_by_ewa
 from ewa_optax.pieces._bias_correction import bias_correct
-from ewa_optax.pieces._learning_rate import get_learning_rate, rescale_learning_rate, scale_by_learning_rate
+from ewa_optax.pieces._learning_rate import (
+    get_learning_rate,
+    get_learning_rates,
+    rescale_learning_rate,
+    scale_by_learning_rate,
+)
 from ewa_optax.pieces._parameter_average import average_parameters, get_average
 from ewa_optax.pieces._parameter_rounding import round_stochastically
 from ewa_optax.pieces._rms import scale_by_rms
@@ -95,7 +102,9 @@ __all__ = [
     "fit",
     "get_average",
     "get_learning_rate",
+    "get_learning_rates",
     "gradient_descent",
+    "groups",
     "heavy_ball",
     "lamb",
     "landscapes",

@@ -8,7 +8,7 @@ call. Stacks go across the boundary of `jax.jit` as a few arrays, and the loss s
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.core
@@ -292,3 +292,18 @@ def _listed(names):
 
 class TreatsStacksAsLeaves(optax.GradientTransformationExtraArgs):
     """An optimizer of this library: it gives stacks of leaves the steps that it gives the leaves."""
+
+    def labels(self, params: Any) -> Any:
+        """Leaves with different ones must be in different stacks; None if all may be in one."""
+        return None
+
+
+def treating_stacks_as(
+    inner: optax.GradientTransformation, init: Callable[..., Any], update: Callable[..., Any]
+) -> optax.GradientTransformationExtraArgs:
+    """What is made of another optimizer, and asks of stacks what that one does."""
+    if not isinstance(inner, TreatsStacksAsLeaves):
+        return optax.GradientTransformationExtraArgs(init, update)
+    made = TreatsStacksAsLeaves(init, update)
+    made.labels = inner.labels
+    return made

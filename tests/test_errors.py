@@ -152,7 +152,7 @@ BAD_CALLS = [
     (lambda: ewa_optax.scale_by_rms("0.9"), TypeError, "scale_by_rms: second_moment must be a number .*got '0.9'"),
     (lambda: ewa_optax.scale_by_rms(0.9, eps=-1.0), ValueError, "scale_by_rms: eps must be"),
     (lambda: ewa_optax.scale_by_learning_rate(-1.0), ValueError, "scale_by_learning_rate: learning_rate must be"),
-    (lambda: ewa_optax.rescale_learning_rate((), 0), ValueError, "factor must be finite and more than 0, got 0;"),
+    (lambda: ewa_optax.rescale_learning_rate((), -1), ValueError, "factor must be finite and 0 or more, got -1;"),
     (lambda: ewa_optax.schedule_staircase(0.1, factor=0), ValueError, r"factor must be in \(0, 1\], got 0; 0.5 halves"),
     (lambda: ewa_optax.schedule_staircase(0.1, every=0), ValueError, "every must be a whole number, 1 or more, got 0"),
     (lambda: ewa_optax.schedule_staircase(0.1, steps_per_epoch=2.5), ValueError, "steps_per_epoch must be a whole"),

@@ -41,4 +41,6 @@ class FitProgress(Progress):
 
 def _rate(run):
     rates = run.history.learning_rates
+    if isinstance(rates, dict):
+        return ", learning rates " + ", ".join(f"{name} {rate[-1]:.3g}" for name, rate in rates.items())
     return "" if rates is None else f", learning rate {rates[-1]:.3g}"

@@ -15,7 +15,8 @@ class History(NamedTuple):
     Attributes:
         costs: of each mini-batch, before its step.
         examples: how many examples each mini-batch had.
-        learning_rates: of each step; None where the state of the optimizer does not tell a single one.
+        learning_rates: of each step; of several a dict of them, by their names in `get_learning_rates`; None where the
+            state of the optimizer tells none.
         aux: the auxiliary outputs of each step, stacked; None without `has_aux`.
         steps: how many steps each epoch had, of those that are over.
         epoch_costs: the mean of `costs` over the examples of each epoch, while it was trained on.
@@ -25,7 +26,7 @@ class History(NamedTuple):
 
     costs: np.ndarray
     examples: np.ndarray
-    learning_rates: np.ndarray | None
+    learning_rates: np.ndarray | dict[str, np.ndarray] | None
     aux: Any
     steps: np.ndarray
     epoch_costs: np.ndarray
@@ -69,6 +70,9 @@ def with_steps(history: History, steps: Step) -> History:
     if not len(steps.cost):
         return history
     if len(history.costs):
+        if history.learning_rates is None:  # A checkpoint of 0.1.0 has none where there are several.
+            rates = jax.tree.map(lambda x: np.full(len(history.costs), np.nan, x.dtype), steps.learning_rate)
+            history = history._replace(learning_rates=rates)
         before = jax.tree.leaves((history.costs, history.learning_rates, history.examples, history.aux))
         # Leaves, since restored auxiliary outputs of an iterable have no structure yet.
         steps = concatenate([jax.tree.unflatten(jax.tree.structure(steps), before), steps])
@@ -93,14 +97,23 @@ def with_epoch(history: History, steps: int, validation_cost: float | None, seco
 def to_arrays(history: History) -> dict[str, np.ndarray]:
     """Its arrays by name."""
     named = {name: value for name, value in history._asdict().items() if name != "aux" and value is not None}
+    if isinstance(rates := named.get("learning_rates"), dict):
+        named = {**named, **{RATES + name: rate for name, rate in rates.items()}}
+        del named["learning_rates"]
     return {**named, **{f"aux {i:06}": leaf for i, leaf in enumerate(jax.tree.leaves(history.aux))}}
+
+
+RATES = "learning_rates "
+"""In front of the name of each, where there are several."""
 
 
 def with_arrays(history: History, arrays: Mapping[str, np.ndarray]) -> History:
     """The record of those arrays, with auxiliary outputs in the structure of this one, or as a list if unknown."""
     aux = [arrays[name] for name in sorted(arrays) if name.startswith("aux ")]
+    rates = {name.removeprefix(RATES): value for name, value in arrays.items() if name.startswith(RATES)}
     structure = jax.tree.structure(history.aux)
-    named = {name: value for name, value in arrays.items() if not name.startswith("aux ")}
+    named = {name: value for name, value in arrays.items() if not name.startswith(("aux ", RATES))}
     return history._replace(
-        **named, aux=jax.tree.unflatten(structure, aux) if structure.num_leaves == len(aux) else aux
+        **{**named, **({"learning_rates": rates} if rates else {})},
+        aux=jax.tree.unflatten(structure, aux) if structure.num_leaves == len(aux) else aux,
     )

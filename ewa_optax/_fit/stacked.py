@@ -42,7 +42,8 @@ def stacked_form_for(optimizer: optax.GradientTransformation, params: Any) -> St
         map(is_stacked, jax.tree.leaves(params, is_leaf=is_stacked))
     ):
         return StackedForm(None)
-    stacked = jax.eval_shape(stack_leaves, params)
+    labels = optimizer.labels(params)
+    stacked = jax.eval_shape(lambda params: stack_leaves(params, labels), params)
     if 2 * len(stacked.stacks) > len(leaves):
         return StackedForm(None)
     return StackedForm((stacked, jax.eval_shape(optimizer.init, stacked)))

@@ -10,7 +10,7 @@ import optax
 
 from ewa_optax._checks import check, checked, rule, transformation
 from ewa_optax._numerics import Number, clip, increment, largest, lerp, narrow, widen
-from ewa_optax._stacks import TreatsStacksAsLeaves
+from ewa_optax._stacks import treating_stacks_as
 from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.storage._argument import StorageLike, for_gradients
 from ewa_optax.storage._encoding import AverageCodec
@@ -132,10 +132,7 @@ def accumulate(
             inner_state,
         )
 
-    kind = (
-        TreatsStacksAsLeaves if isinstance(optimizer, TreatsStacksAsLeaves) else optax.GradientTransformationExtraArgs
-    )
-    return kind(boxes_that_fit(init), through_boxes(update))
+    return treating_stacks_as(optimizer, boxes_that_fit(init), through_boxes(update))
 
 
 def _every_at(every, step):

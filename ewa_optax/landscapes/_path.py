@@ -8,7 +8,7 @@ import optax
 
 from ewa_optax._checks import check_function, check_functions, check_integer
 from ewa_optax.landscapes._arguments import check_value, float_tree
-from ewa_optax.pieces._learning_rate import learning_rate_or_none
+from ewa_optax.pieces._learning_rate import rates_or_none
 
 
 class Path(NamedTuple):
@@ -18,13 +18,13 @@ class Path(NamedTuple):
         points: the start and the point after each step, in the structure of the start, with an axis of `steps + 1` in
             front.
         values: of the function at those points, of shape `(steps + 1,)`.
-        learning_rates: of each step, of shape `(steps,)`; None where the state of the optimizer does not tell a single
-            one.
+        learning_rates: of each step, of shape `(steps,)`; of several a dict of them, by their names in
+            `get_learning_rates`; None where the state of the optimizer tells none.
     """
 
     points: Any
     values: jax.Array
-    learning_rates: jax.Array | None
+    learning_rates: jax.Array | dict[str, jax.Array] | None
 
 
 def path(optimizer: optax.GradientTransformation, function: Callable[[Any], Any], start: Any, steps: int) -> Path:
@@ -74,7 +74,7 @@ def path(optimizer: optax.GradientTransformation, function: Callable[[Any], Any]
             # What line searches and plateau schedules of optax ask for; others do not see it.
             told = dict(value=value, grad=gradients, value_fn=function)
             updates, state = update(gradients, state, point, **told)
-            return (optax.apply_updates(point, updates), state), Path(point, value, learning_rate_or_none(state))
+            return (optax.apply_updates(point, updates), state), Path(point, value, rates_or_none(state))
 
         # One step more than asked for, which nobody sees, gives the value at the last point without another program.
         return jax.lax.scan(visit, (point, optimizer.init(point)), length=steps + 1)[1]
@@ -82,4 +82,4 @@ def path(optimizer: optax.GradientTransformation, function: Callable[[Any], Any]
     point = float_tree("start", start)
     check_value(function, point)
     found = jax.jit(run)(point)
-    return found._replace(learning_rates=None if found.learning_rates is None else found.learning_rates[:-1])
+    return found._replace(learning_rates=jax.tree.map(lambda rates: rates[:-1], found.learning_rates))

@@ -12,7 +12,7 @@ import optax
 
 from ewa_optax._shared_programs import Shared, shared
 from ewa_optax._stacks import unstack_leaves
-from ewa_optax.pieces._learning_rate import learning_rate_or_none
+from ewa_optax.pieces._learning_rate import rates_or_none
 
 
 class Step(NamedTuple):
@@ -20,7 +20,7 @@ class Step(NamedTuple):
 
     cost: Any
     learning_rate: Any
-    """None, where the state of the optimizer does not tell a single one."""
+    """Of several a dict, by the names of their groups; None, where the state of the optimizer tells none."""
     examples: Any
     aux: Any
 
@@ -107,9 +107,7 @@ def gradient_step(loss: Callable[..., Any], update: Update, has_aux: bool) -> Ca
         told = dict(value=cost, grad=gradients, value_fn=lambda params: objective(params)[0])
         updates, opt_state = update(numbers, jax.tree.map(_uphill, gradients), opt_state, params, told)
         examples = others["mask"].sum() if "mask" in others else jnp.float32(jax.tree.leaves(batch)[0].shape[0])
-        return (optax.apply_updates(params, updates), opt_state), Step(
-            cost, learning_rate_or_none(opt_state), examples, aux
-        )
+        return (optax.apply_updates(params, updates), opt_state), Step(cost, rates_or_none(opt_state), examples, aux)
 
     return step
 

@@ -22,14 +22,15 @@ class Trained(NamedTuple):
         params: the parameters after the last step.
         opt_state: the state of the optimizer after the last step.
         costs: of each mini-batch, before its step, of shape (epochs, steps of an epoch).
-        learning_rates: of each step; None where the state of the optimizer does not tell a single one.
+        learning_rates: of each step; of several a dict of them, by their names in `get_learning_rates`; None where the
+            state of the optimizer tells none.
         aux: the auxiliary outputs, each with two more axes in front; None without `has_aux`.
     """
 
     params: Any
     opt_state: Any
     costs: jax.Array
-    learning_rates: jax.Array | None
+    learning_rates: jax.Array | dict[str, jax.Array] | None
     aux: Any
 
 

@@ -3,17 +3,22 @@
 Both live in the state, so they are saved with it, and changing them compiles nothing anew.
 """
 
+import collections
 import functools
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import Positive, Rate, checked, transformation
-from ewa_optax._numerics import increment, narrow, widen
+from ewa_optax._checks import Rate, checked, rule, transformation
+from ewa_optax._numerics import Number, increment, narrow, widen
 from ewa_optax._trees import map_leaves
 from ewa_optax.storage._telling import last_rate
+
+Factor = Annotated[
+    Number, rule("finite and 0 or more", lambda x: x >= 0, "1 changes nothing, 0.1 is a tenth, and 0 freezes for good")
+]
 
 
 class ScaleByLearningRateState(NamedTuple):
@@ -81,7 +86,7 @@ def get_learning_rate(opt_state: Any) -> jax.Array:
         A float scalar array. A change by `rescale_learning_rate` shows after the next update.
 
     Raises:
-        ValueError: there is none in the state, or more than one.
+        ValueError: there is none in the state, or more than one, which `get_learning_rates` tells.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -92,39 +97,85 @@ def get_learning_rate(opt_state: Any) -> jax.Array:
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay" (manual decay).
     """
-    found = _states(opt_state)
+    found = get_learning_rates(opt_state)
     if len(found) > 1:
         raise ValueError(
-            f"the optimizer state holds {len(found)} learning rates, so which one is meant is unclear; "
-            "pass the part of the state that holds the one you mean."
+            f"the optimizer state holds {len(found)} learning rates ({', '.join(map(repr, found))}), so which one is "
+            "meant is unclear; get_learning_rates tells all of them, by name."
         )
-    (rate,) = jax.tree.leaves(found[0].learning_rate)
+    (rate,) = found.values()
     return rate
 
 
-def learning_rate_or_none(opt_state: Any) -> jax.Array | None:
-    """The same; None where there is no one learning rate."""
-    try:
-        return get_learning_rate(opt_state)
-    except ValueError:
-        return None
+def get_learning_rates(opt_state: Any) -> dict[str, jax.Array]:
+    """All learning rates of a state, by the names of their groups: those that the last update used.
+
+    Args:
+        opt_state: the state of an optimizer with `scale_by_learning_rate` in it, however deep.
+
+    Returns:
+        A dict of float scalar arrays, in the order of the state. The name is that of the group in `ewa_optax.groups`,
+        the label in `optax.partition` or the name in `optax.named_chain`; "outer/inner" of one within the other; ""
+        where there is none. Several of one name are numbered: "adam/0", "adam/1", and "0", "1" where it is "".
+
+    Raises:
+        ValueError: there is none in the state.
+
+    Examples:
+        >>> import jax.numpy as jnp, ewa_optax
+        >>> params = {"w": jnp.ones((2, 2)), "b": jnp.zeros(2)}
+        >>> optimizer = ewa_optax.groups(
+        ...     {"matrices": ("w", ewa_optax.adam(0.01)), "rest": (..., ewa_optax.momentum(0.5))}
+        ... )
+        >>> rates = ewa_optax.get_learning_rates(optimizer.init(params))
+        >>> print({name: f"{rate:g}" for name, rate in rates.items()})
+        {'matrices': '0.01', 'rest': '0.5'}
+        >>> ewa_optax.get_learning_rates(ewa_optax.adam(0.5).init(params))
+        {'': Array(0.5, dtype=float32)}
+
+    Reference:
+        `optax.partition`.
+    """
+    found = named_rates(opt_state)
+    if not found:
+        raise ValueError(
+            f"there is no learning rate in this {type(opt_state).__name__}; pass the state of an optimizer that ends "
+            "with ewa_optax.scale_by_learning_rate, and restore checkpoints into the types of optimizer.init(params)."
+        )
+    return found
+
+
+def named_rates(opt_state: Any) -> dict[str, jax.Array]:
+    """The same; none where there is none."""
+    leaves, _, names = _by_name(opt_state)
+    # Not its field itself: flax's nnx keeps each array of a state in a variable, a tree of one leaf.
+    return {name: jax.tree.leaves(leaves[i].learning_rate)[0] for i, name in names.items()}
+
+
+def rates_or_none(opt_state: Any) -> jax.Array | dict[str, jax.Array] | None:
+    """The learning rate, or those of several by name; None where there is none."""
+    found = named_rates(opt_state)
+    return next(iter(found.values())) if len(found) == 1 else found or None
 
 
 @checked
-def rescale_learning_rate(opt_state: Any, factor: Positive) -> Any:
+def rescale_learning_rate(opt_state: Any, factor: Factor, group: str | None = None) -> Any:
     """The state in which every later learning rate is multiplied by `factor`: decay by hand, while training runs.
 
     Args:
-        opt_state: the state of an optimizer; where it holds several learning rates, all are rescaled.
-        factor: more than 0; 0.1 lowers the rate tenfold, and 10 raises it back. Factors of several calls multiply.
-            Number or schedule, the rate goes on from where it is, times `factor`.
+        opt_state: the state of an optimizer.
+        factor: 0 or more; 0.1 lowers the rate tenfold, and 10 raises it back. Factors of several calls multiply.
+            Number or schedule, the rate goes on from where it is, times `factor`. 0 freezes: averages go on, parameters
+            stay, and no later factor brings the rate back.
+        group: which learning rates are rescaled, by a name of `get_learning_rates`, or one in front of "/", which is
+            all of those within it. None: all that there are.
 
     Returns:
         A new state of the same structure, shapes and dtypes, so that no compiled step compiles again.
 
     Raises:
-        ValueError: there is no learning rate in the state, or `factor` is a number not above 0 or an array that is
-            no scalar.
+        ValueError: there is no learning rate in the state, or none of that name; or `factor` is a number below 0 or an
+            array that is no scalar.
         TypeError: `factor` is no number.
 
     Examples:
@@ -138,29 +189,38 @@ def rescale_learning_rate(opt_state: Any, factor: Positive) -> Any:
     Reference:
         Andrew Ng et al., "Improving Deep Neural Networks", week 2, "Learning rate decay" (manual decay).
     """
-    _states(opt_state)
-
-    def rescale(x):
-        if not _is_state(x):
-            return x
-        # Not x.factor itself: flax's nnx keeps each array of a state in a variable, a tree of one leaf.
-        return x._replace(factor=jax.tree.map(lambda f: (f * factor).astype(f.dtype), x.factor))
-
-    return jax.tree.map(rescale, opt_state, is_leaf=_is_state)
+    known = get_learning_rates(opt_state)
+    leaves, structure, names = _by_name(opt_state)
+    chosen = [i for i, name in names.items() if group is None or name == group or name.startswith(f"{group}/")]
+    if not chosen:
+        raise ValueError(
+            f"rescale_learning_rate: group must be one of {[*known]}, got {group!r}; None rescales all of them."
+        )
+    for i in chosen:
+        factors = jax.tree.map(lambda f: (f * factor).astype(f.dtype), leaves[i].factor)
+        leaves[i] = leaves[i]._replace(factor=factors)
+    return structure.unflatten(leaves)
 
 
 def _is_state(x):
     return isinstance(x, ScaleByLearningRateState)
 
 
-def _states(opt_state):
-    found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(x)]
-    if not found:
-        raise ValueError(
-            f"there is no learning rate in this {type(opt_state).__name__}; pass the state of an optimizer that ends "
-            "with ewa_optax.scale_by_learning_rate, and restore checkpoints into the types of optimizer.init(params)."
-        )
-    return found
+def _by_name(opt_state):
+    """The leaves and the structure of a state, and the name of each of the leaves that is a learning rate."""
+    found, structure = jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=_is_state)
+    names = {i: _name(path) for i, (path, x) in enumerate(found) if _is_state(x)}
+    several, seen = collections.Counter(names.values()), collections.Counter()
+    for i, name in names.items():
+        if several[name] > 1:
+            names[i] = f"{name}/{seen[name]}".removeprefix("/")
+            seen[name] += 1
+    return [x for _, x in found], structure, names
+
+
+def _name(path):
+    """The keys of dicts on the way, which are names that someone gave."""
+    return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
 def scale_leaves(updates: Any, number: jax.Array) -> Any:

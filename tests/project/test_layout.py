@@ -158,13 +158,13 @@ def test_the_public_names():
         *("landscapes", "minibatch", "pieces", "plots", "series", "storage"),
         *("scale_by_ewa", "bias_correct", "scale_by_rms", "scale_by_learning_rate", "add_decayed_weights"),
         *("average_parameters", "get_average", "round_stochastically", "state_bytes", "peak_bytes", "state_shardings"),
-        "accumulate",
+        *("accumulate", "groups"),
         "carry_over",
         *("stack_leaves", "unstack_leaves", "stack_leaves_like", "Stacked"),
         *("fit", "Fitted", "History"),
         *("schedule_inverse_time", "schedule_exponential", "schedule_inverse_sqrt", "schedule_staircase"),
         *("schedule_warmup", "schedule_cooldown", "shape_linear", "shape_cosine", "shape_one_minus_sqrt"),
-        *("get_learning_rate", "rescale_learning_rate"),
+        *("get_learning_rate", "get_learning_rates", "rescale_learning_rate"),
         *OPTIMIZERS,
     }
 
