@@ -21,6 +21,7 @@ class History(NamedTuple):
         epoch_costs: the mean of `costs` over the examples of each epoch, while it was trained on.
         validation_costs: after each epoch; empty without validation data.
         seconds: of each epoch, compilation included; after a resume in mid-epoch, of the rest of it.
+        norms: of each step, by name, what `ewa_optax.get_norms` reads after it; None where not one `watch` keeps them.
     """
 
     costs: np.ndarray
@@ -31,6 +32,7 @@ class History(NamedTuple):
     epoch_costs: np.ndarray
     validation_costs: np.ndarray
     seconds: np.ndarray
+    norms: dict[str, np.ndarray] | None = None
 
 
 class Fitted(NamedTuple):
@@ -69,11 +71,11 @@ def with_steps(history: History, steps: Step) -> History:
     if not len(steps.cost):
         return history
     if len(history.costs):
-        before = jax.tree.leaves((history.costs, history.learning_rates, history.examples, history.aux))
+        before = jax.tree.leaves((history.costs, history.learning_rates, history.examples, history.aux, history.norms))
         # Leaves, since restored auxiliary outputs of an iterable have no structure yet.
         steps = concatenate([jax.tree.unflatten(jax.tree.structure(steps), before), steps])
     return history._replace(
-        costs=steps.cost, examples=steps.examples, learning_rates=steps.learning_rate, aux=steps.aux
+        costs=steps.cost, examples=steps.examples, learning_rates=steps.learning_rate, aux=steps.aux, norms=steps.norms
     )
 
 
@@ -92,15 +94,20 @@ def with_epoch(history: History, steps: int, validation_cost: float | None, seco
 
 def to_arrays(history: History) -> dict[str, np.ndarray]:
     """Its arrays by name."""
-    named = {name: value for name, value in history._asdict().items() if name != "aux" and value is not None}
-    return {**named, **{f"aux {i:06}": leaf for i, leaf in enumerate(jax.tree.leaves(history.aux))}}
+    trees = ("aux", "norms")
+    named = {name: value for name, value in history._asdict().items() if name not in trees and value is not None}
+    norms = {f"norms {name}": norm for name, norm in (history.norms or {}).items()}
+    return {**named, **norms, **{f"aux {i:06}": leaf for i, leaf in enumerate(jax.tree.leaves(history.aux))}}
 
 
 def with_arrays(history: History, arrays: Mapping[str, np.ndarray]) -> History:
     """The record of those arrays, with auxiliary outputs in the structure of this one, or as a list if unknown."""
     aux = [arrays[name] for name in sorted(arrays) if name.startswith("aux ")]
     structure = jax.tree.structure(history.aux)
-    named = {name: value for name, value in arrays.items() if not name.startswith("aux ")}
+    named = {name: value for name, value in arrays.items() if not name.startswith(("aux ", "norms "))}
+    norms = {name.removeprefix("norms "): x for name, x in arrays.items() if name.startswith("norms ")}
     return history._replace(
-        **named, aux=jax.tree.unflatten(structure, aux) if structure.num_leaves == len(aux) else aux
+        **named,
+        norms=norms or None,
+        aux=jax.tree.unflatten(structure, aux) if structure.num_leaves == len(aux) else aux,
     )

@@ -1,1 +1,1 @@
-"""What is made of whole optimizers: accumulation of gradients, and the like."""
+"""What is made of whole optimizers: accumulation of gradients, watched norms, skipped spikes."""

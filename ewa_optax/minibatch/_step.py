@@ -12,6 +12,7 @@ import optax
 
 from ewa_optax._shared_programs import Shared, shared
 from ewa_optax._stacks import unstack_leaves
+from ewa_optax._wrappers.watch import norms_or_none
 from ewa_optax.pieces._learning_rate import learning_rate_or_none
 
 
@@ -23,6 +24,8 @@ class Step(NamedTuple):
     """None, where the state of the optimizer does not tell a single one."""
     examples: Any
     aux: Any
+    norms: Any = None
+    """By name; None, where not one `watch` keeps them."""
 
 
 def concatenate(parts: list[Step]) -> Step:
@@ -108,7 +111,7 @@ def gradient_step(loss: Callable[..., Any], update: Update, has_aux: bool) -> Ca
         updates, opt_state = update(numbers, jax.tree.map(_uphill, gradients), opt_state, params, told)
         examples = others["mask"].sum() if "mask" in others else jnp.float32(jax.tree.leaves(batch)[0].shape[0])
         return (optax.apply_updates(params, updates), opt_state), Step(
-            cost, learning_rate_or_none(opt_state), examples, aux
+            cost, learning_rate_or_none(opt_state), examples, aux, norms_or_none(opt_state)
         )
 
     return step
