@@ -77,7 +77,7 @@ def _added(a, b):
 
 def _root(large, others):
     of_large, of_others = _scales(large.dtype)
-    root = jnp.sqrt(others) / of_others
-    both = jnp.sqrt(large + jnp.square(root * of_large)) / of_large
-    both = jnp.where(jnp.isfinite(large), jnp.minimum(both, largest(large.dtype) / 4), both)
-    return jnp.where(large == 0, root, both)
+    roots = jnp.sqrt(large) / of_large, jnp.sqrt(others) / of_others
+    more, less = jnp.maximum(*roots), jnp.minimum(*roots)
+    root = more * jnp.sqrt(1 + jnp.square(jnp.where(more > 0, less / more, 0)))
+    return jnp.where(jnp.isfinite(large), jnp.minimum(root, largest(large.dtype) / 4), root)

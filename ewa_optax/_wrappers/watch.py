@@ -29,7 +29,7 @@ class WatchState(NamedTuple):
     step: jax.Array
     not_finite: jax.Array
     whole: jax.Array
-    groups: dict[str, jax.Array]
+    groups: Any
     inner_state: Any
 
 
@@ -79,8 +79,10 @@ def watch(
     def init(params):
         zeros = jnp.zeros(len(KINDS), _dtype_of(params))
         names = _members(groups, unboxed(params))
+        # Of what stands for parameters of any kind, as in `optax.tree.map_params`, the names are unknown.
+        known = names or not callable(groups) or jax.tree.leaves(params)
         step, not_finite = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
-        return WatchState(step, not_finite, zeros, dict.fromkeys(names, zeros), inner.init(params))
+        return WatchState(step, not_finite, zeros, dict.fromkeys(names, zeros) if known else zeros, inner.init(params))
 
     def update(updates, state, params=None, **extra_args):
         if params is None:
@@ -98,7 +100,7 @@ def watch(
 
         averages = averaged(jnp.stack([state.whole, *(state.groups[name] for name in members)]), values)
         not_finite = jnp.where(finite, state.not_finite, increment(state.not_finite))
-        of_groups = dict(zip(members, averages[1:], strict=True))
+        of_groups = dict(zip(members, averages[1:], strict=True)) if members else state.groups
         return out, WatchState(step, not_finite, averages[0], of_groups, inner_state)
 
     kind = (
@@ -165,9 +167,11 @@ def _dtype_of(params):
 
 def _members(groups: Any, params: Any) -> dict[str, list[int]]:
     """The numbers of the leaves in each group, by its name, in order."""
-    tree = shapes_of(params)
-    paths, structure = jax.tree_util.tree_flatten_with_path(tree)
-    if callable(groups):
+    paths, structure = jax.tree_util.tree_flatten_with_path(shapes_of(params))
+    found: dict[str, list[int]] = {}
+    if not paths:
+        labels = []
+    elif callable(groups):
         labels = [groups(jax.tree_util.keystr(path), leaf) for path, leaf in paths]
     else:
         try:
@@ -177,7 +181,8 @@ def _members(groups: Any, params: Any) -> dict[str, list[int]]:
                 f"watch: groups must be a tree of labels like the parameters, or a prefix of theirs: {error}; "
                 "or pass a function of path and leaf."
             ) from error
-    found: dict[str, list[int]] = {}
+    if not callable(groups):
+        found = {str(label): [] for label in jax.tree.leaves(groups)}
     for number, label in enumerate(labels):
         if label is not None:
             if not isinstance(label, Hashable):
@@ -196,7 +201,7 @@ def _values(gradients, updates, params, members, like):
     *norms, unmoved = (jnp.stack(alike(list(column))) for column in zip(*rows, strict=True))
     norms = jnp.stack([as_kept(x, like) for x in norms])
     sizes = np.array([x.size * _is_short(x) for x in jax.tree.leaves(shapes_of(params))])
-    parts = [range(len(rows))], [*members.values()]
+    parts = [[*range(len(rows))]], [*members.values()]
     return jnp.concatenate([_of_parts(norms, unmoved, sizes, x) for x in parts if x])
 
 
