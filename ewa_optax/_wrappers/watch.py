@@ -89,7 +89,9 @@ def watch(
             raise ValueError("watch needs the parameters; call update(gradients, state, params).")
         members = _members(groups, params)
         out, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        values = _values(updates, out, params, members, state.whole)
+        of_leaves = map_leaves(Leafwise(_of_leaf), params, updates, out)
+        out = map_leaves(Leafwise(_behind), out, of_leaves)
+        values = _values(of_leaves, params, members, state.whole)
         whole = values[0]
         finite, moves = jnp.isfinite(whole).all(), whole[KINDS.index("update")] > 0
         step = jnp.where(finite & moves, increment(state.step), state.step)
@@ -191,13 +193,11 @@ def _members(groups: Any, params: Any) -> dict[str, list[int]]:
     return dict(sorted(found.items()))
 
 
-def _values(gradients, updates, params, members, like):
+def _values(of_leaves, params, members, like):
     """Of one step what is averaged, in a row for all parameters, and one for each group."""
-    structure = jax.tree.structure(shapes_of(params))
-    of_leaves = unstack_leaves(map_leaves(Leafwise(_of_leaf), params, gradients, updates))
-    rows = structure.flatten_up_to(of_leaves)
-    if not rows:
+    if not jax.tree.leaves(params):
         return jnp.zeros((1 + len(members), len(KINDS)), like.dtype)
+    rows = jax.tree.structure(shapes_of(params)).flatten_up_to(unstack_leaves(of_leaves))
     *norms, unmoved = (jnp.stack(alike(list(column))) for column in zip(*rows, strict=True))
     norms = jnp.stack([as_kept(x, like) for x in norms])
     sizes = np.array([x.size * _is_short(x) for x in jax.tree.leaves(shapes_of(params))])
@@ -228,6 +228,16 @@ def _of_leaf(p, g, u):
     # As optax applies it.
     still = jnp.asarray(p + u, p.dtype) == p
     return of_gradient, *array_norms(u, p, others=(still.astype(jnp.int32),))
+
+
+def _behind(u, of_leaf):
+    """The update, on a CPU after what reads the parameters: else a step that overwrites them would copy them first."""
+
+    def after(u, size):
+        # Less 0, which no compiler finds out, and which keeps the sign of -0.
+        return u - jnp.where(size < -1, 1, 0).astype(u.dtype)
+
+    return jax.lax.platform_dependent(u, of_leaf[2], cpu=after, default=lambda u, size: u)
 
 
 def _is_short(x):

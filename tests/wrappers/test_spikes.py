@@ -343,7 +343,9 @@ def test_a_training_with_spikes_ends_where_one_without_ends():
     costs, states = ends(optimizers, np.stack([np.ones_like(spikes), bad, spikes, spikes], axis=1))
     clean, skipping, clipping, plain = costs
     spread = clean.max() - clean.min()
-    assert (get_skipped(states[1]) >= (bad != 1).sum() - 1).all()  # Of what is classified without doubt, the gradient is 0.
+    assert (
+        get_skipped(states[1]) >= (bad != 1).sum() - 1
+    ).all()  # Of what is classified without doubt, the gradient is 0.
     assert abs(skipping.mean() - clean.mean()) < spread
     assert abs(clipping.mean() - clean.mean()) < spread
     assert plain.min() > 2 * clean.max()

@@ -11,6 +11,7 @@ import optax
 import pytest
 from cases import ROUGHLY
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from runs import compiled_step
 
 import ewa_optax
 from ewa_optax import accumulate, get_norms, plots, watch
@@ -291,3 +292,18 @@ def test_errors():
     optimizer = watch(optax.sgd(0.1))
     with pytest.raises(ValueError, match="watch needs the parameters"):
         optimizer.update(PARAMS, optimizer.init(PARAMS))
+
+
+@pytest.mark.parametrize("shapes", [[(512, 512)], [(256, 64), (64, 192), (192,), (64,)]], ids=["one leaf", "layers"])
+def test_what_it_costs(shapes):
+    """Beside a step of adamw each number of gradients, updates and parameters is read once.
+
+    And in a step that adds the updates at once they are written, and read, as they are without only in registers.
+    """
+    params = [jnp.ones(shape) for shape in shapes]
+    numbers = sum(x.size for x in params)
+    inner = ewa_optax.adamw(1e-3, weight_decay=0.1)
+    plain, watched = (compiled_step(optimizer, params) for optimizer in (inner, watch(inner)))
+    more = watched.cost_analysis()["bytes accessed"] - plain.cost_analysis()["bytes accessed"]
+    assert more <= (3 + 2) * 4 * numbers * 1.03 + 20_000
+    assert watched.memory_analysis().temp_size_in_bytes <= 4 * numbers + 20_000
