@@ -21,6 +21,7 @@ Learning rates while training runs: get_learning_rate, get_learning_rates, resca
 Averages of parameters: average_parameters, get_average.
 Groups of parameters by their paths, each with its own optimizer: groups.
 Gradients of several micro-batches: accumulate.
+Norms along a training: watch, get_norms. Gradients far above those before: clip_by_past_norm, skip_spikes, get_skipped.
 Memory: state_bytes, peak_bytes. Several devices: state_shardings.
 Taking over a training from optax, or from another storage, and back: carry_over.
 Many leaves: stack_leaves, which makes a Stacked, unstack_leaves, stack_leaves_like.
@@ -68,6 +69,8 @@ from ewa_optax._states.state_bytes import state_bytes
 from ewa_optax._states.state_shardings import state_shardings
 from ewa_optax._wrappers.accumulate import accumulate
 from ewa_optax._wrappers.groups import groups
+from ewa_optax._wrappers.spikes import clip_by_past_norm, get_skipped, skip_spikes
+from ewa_optax._wrappers.watch import get_norms, watch
 from ewa_optax.pieces._averages import scale_by_ewa
 from ewa_optax.pieces._bias_correction import bias_correct
 from ewa_optax.pieces._learning_rate import (
@@ -99,10 +102,13 @@ __all__ = [
     "average_parameters",
     "bias_correct",
     "carry_over",
+    "clip_by_past_norm",
     "fit",
     "get_average",
     "get_learning_rate",
     "get_learning_rates",
+    "get_norms",
+    "get_skipped",
     "gradient_descent",
     "groups",
     "heavy_ball",
@@ -140,12 +146,14 @@ __all__ = [
     "shape_linear",
     "shape_one_minus_sqrt",
     "signum",
+    "skip_spikes",
     "stack_leaves",
     "stack_leaves_like",
     "state_bytes",
     "state_shardings",
     "storage",
     "unstack_leaves",
+    "watch",
     "yogi",
 ]
 

@@ -22,6 +22,7 @@ class History(NamedTuple):
         epoch_costs: the mean of `costs` over the examples of each epoch, while it was trained on.
         validation_costs: after each epoch; empty without validation data.
         seconds: of each epoch, compilation included; after a resume in mid-epoch, of the rest of it.
+        norms: of each step, by name, what `ewa_optax.get_norms` reads after it; None where not one `watch` keeps them.
     """
 
     costs: np.ndarray
@@ -32,6 +33,7 @@ class History(NamedTuple):
     epoch_costs: np.ndarray
     validation_costs: np.ndarray
     seconds: np.ndarray
+    norms: dict[str, np.ndarray] | None = None
 
 
 class Fitted(NamedTuple):
@@ -73,11 +75,11 @@ def with_steps(history: History, steps: Step) -> History:
         if history.learning_rates is None:  # A checkpoint of 0.1.0 has none where there are several.
             rates = jax.tree.map(lambda x: np.full(len(history.costs), np.nan, x.dtype), steps.learning_rate)
             history = history._replace(learning_rates=rates)
-        before = jax.tree.leaves((history.costs, history.learning_rates, history.examples, history.aux))
+        before = jax.tree.leaves((history.costs, history.learning_rates, history.examples, history.aux, history.norms))
         # Leaves, since restored auxiliary outputs of an iterable have no structure yet.
         steps = concatenate([jax.tree.unflatten(jax.tree.structure(steps), before), steps])
     return history._replace(
-        costs=steps.cost, examples=steps.examples, learning_rates=steps.learning_rate, aux=steps.aux
+        costs=steps.cost, examples=steps.examples, learning_rates=steps.learning_rate, aux=steps.aux, norms=steps.norms
     )
 
 
@@ -96,15 +98,17 @@ def with_epoch(history: History, steps: int, validation_cost: float | None, seco
 
 def to_arrays(history: History) -> dict[str, np.ndarray]:
     """Its arrays by name."""
-    named = {name: value for name, value in history._asdict().items() if name != "aux" and value is not None}
+    trees = ("aux", "norms")
+    named = {name: value for name, value in history._asdict().items() if name not in trees and value is not None}
     if isinstance(rates := named.get("learning_rates"), dict):
         named = {**named, **{RATES + name: rate for name, rate in rates.items()}}
         del named["learning_rates"]
-    return {**named, **{f"aux {i:06}": leaf for i, leaf in enumerate(jax.tree.leaves(history.aux))}}
+    norms = {NORMS + name: norm for name, norm in (history.norms or {}).items()}
+    return {**named, **norms, **{f"aux {i:06}": leaf for i, leaf in enumerate(jax.tree.leaves(history.aux))}}
 
 
-RATES = "learning_rates "
-"""In front of the name of each, where there are several."""
+RATES, NORMS = "learning_rates ", "norms "
+"""In front of the name of each."""
 
 
 def with_arrays(history: History, arrays: Mapping[str, np.ndarray]) -> History:
@@ -112,8 +116,10 @@ def with_arrays(history: History, arrays: Mapping[str, np.ndarray]) -> History:
     aux = [arrays[name] for name in sorted(arrays) if name.startswith("aux ")]
     rates = {name.removeprefix(RATES): value for name, value in arrays.items() if name.startswith(RATES)}
     structure = jax.tree.structure(history.aux)
-    named = {name: value for name, value in arrays.items() if not name.startswith(("aux ", RATES))}
+    named = {name: value for name, value in arrays.items() if not name.startswith(("aux ", NORMS, RATES))}
+    norms = {name.removeprefix(NORMS): value for name, value in arrays.items() if name.startswith(NORMS)}
     return history._replace(
         **{**named, **({"learning_rates": rates} if rates else {})},
+        norms=norms or None,
         aux=jax.tree.unflatten(structure, aux) if structure.num_leaves == len(aux) else aux,
     )

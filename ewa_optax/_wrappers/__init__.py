@@ -1,1 +1,1 @@
-"""What is made of whole optimizers: accumulation of gradients, groups of parameters."""
+"""What is made of whole optimizers: accumulation, groups of parameters, watched norms, skipped spikes."""

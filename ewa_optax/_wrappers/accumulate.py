@@ -120,7 +120,7 @@ def accumulate(
         def make_step(kept, inner_state):
             mean = map_leaves(Leafwise(_decoded, codec), updates, *codec.trees(kept))
             out, fresh = inner.update(mean, inner_state, params, **extra_args)
-            return jax.tree.map(_like, out, updates), jax.tree.map(_like, fresh, inner_state)
+            return jax.tree.map(like, out, updates), jax.tree.map(like, fresh, inner_state)
 
         out, inner_state = jax.lax.cond(steps, make_step, wait, kept, state.inner_state)
         return out, AccumulateState(
@@ -159,7 +159,7 @@ def _decoded(codec, u, *arrays):
     return codec.decode(jnp.shape(u), *arrays)
 
 
-def _like(x, old):
+def like(x, old):
     """A result in the dtype that it had before: of averages of 16 bits, optax would make others by the mean."""
     if x.dtype == old.dtype:
         return x

@@ -12,6 +12,7 @@ import optax
 
 from ewa_optax._shared_programs import Shared, shared
 from ewa_optax._stacks import unstack_leaves
+from ewa_optax._wrappers.watch import norms_or_none
 from ewa_optax.pieces._learning_rate import rates_or_none
 
 
@@ -23,6 +24,8 @@ class Step(NamedTuple):
     """Of several a dict, by the names of their groups; None, where the state of the optimizer tells none."""
     examples: Any
     aux: Any
+    norms: Any = None
+    """By name; None, where not one `watch` keeps them."""
 
 
 def concatenate(parts: list[Step]) -> Step:
@@ -107,7 +110,8 @@ def gradient_step(loss: Callable[..., Any], update: Update, has_aux: bool) -> Ca
         told = dict(value=cost, grad=gradients, value_fn=lambda params: objective(params)[0])
         updates, opt_state = update(numbers, jax.tree.map(_uphill, gradients), opt_state, params, told)
         examples = others["mask"].sum() if "mask" in others else jnp.float32(jax.tree.leaves(batch)[0].shape[0])
-        return (optax.apply_updates(params, updates), opt_state), Step(cost, rates_or_none(opt_state), examples, aux)
+        step = Step(cost, rates_or_none(opt_state), examples, aux, norms_or_none(opt_state))
+        return (optax.apply_updates(params, updates), opt_state), step
 
     return step
 

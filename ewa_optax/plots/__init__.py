@@ -4,7 +4,7 @@ Colours differ for colour-blind eyes too; dashes and markers do in print.
 """
 
 from ewa_optax.plots._costs import batch_sizes, epoch_costs, history, minibatch_costs
-from ewa_optax.plots._curves import averages, schedules
+from ewa_optax.plots._curves import averages, norms, schedules
 from ewa_optax.plots._landscapes import contour, path_values, race
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "epoch_costs",
     "history",
     "minibatch_costs",
+    "norms",
     "path_values",
     "race",
     "schedules",

@@ -1,4 +1,4 @@
-"""Pictures of what goes on over time: averages of a series, learning rates."""
+"""Pictures of what goes on over time: averages of a series, learning rates, norms."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ewa_optax._checks import check_choice, check_integer
-from ewa_optax.plots._axes import ONE_BY_ONE, axes_or_new, finish, line_style, make_room_for_legend, styled
+from ewa_optax.plots._axes import ONE_BY_ONE, axes_or_new, finish, legend, line_style, make_room_for_legend, styled
 from ewa_optax.series._ewa import ewa
 
 if TYPE_CHECKING:
@@ -112,6 +112,58 @@ def schedules(
     finish(ax, "mini-batch" if steps_per_epoch is None else "epochs", "learning rate", "linear")
     make_room_for_legend(ax)
     return ax
+
+
+NORMS = {
+    "gradient": "gradient",
+    "update": "update",
+    "parameters": "parameters",
+    "update_to_parameters": "update / parameters",
+}
+
+
+def norms(norms: Any, *, ax: "Axes | None" = None) -> "Axes":
+    """Draws the norms that `ewa_optax.watch` keeps.
+
+    Args:
+        norms: the `history` of what `ewa_optax.fit` returned, or for each name of `ewa_optax.get_norms` its values in
+            order, of shape `(steps,)`. Counts and the share of what did not move, which are no norms, are not drawn.
+        ax: the axes to draw on; a new figure's by default.
+
+    Returns:
+        The axes: logarithmic norms, and their ratio, over steps, from 1. What is 0, or no number, is left out.
+
+    Raises:
+        ValueError: a history without norms, names of which none is that of a norm, or values that are not
+            one-dimensional.
+
+    Examples:
+        >>> from ewa_optax import plots
+        >>> ax = plots.norms({"gradient": [2.0, 1.5, 1.2], "update_to_parameters": [1e-2, 1e-3, 1e-3]})
+        >>> print([line.get_label() for line in ax.get_lines()])
+        ['gradient', 'update / parameters']
+
+    Reference:
+        Andrej Karpathy, "A recipe for training neural networks", 2019.
+    """
+    found = norms if isinstance(norms, Mapping) else getattr(norms, "norms", None)
+    lines = {_said(name): line for name, line in (found or {}).items() if name.partition("/")[0] in NORMS}
+    if not lines:
+        raise ValueError(
+            f"norms must be a history with norms, or a dict with {' or '.join(map(repr, NORMS))} in it, got "
+            f"{type(norms).__name__}; put ewa_optax.watch around the optimizer."
+        )
+    ax = axes_or_new(ax)
+    for label, line, style in styled(lines, "norms", "pass a dict of those of one training"):
+        ax.plot(np.arange(1, len(line) + 1), np.where(line > 0, line, np.nan), label=label, **style)
+    finish(ax, "step", "norm, and ratio of norms")
+    legend(ax, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1)  # Lines cross all of a logarithmic picture.
+    return ax
+
+
+def _said(name):
+    kind, _, group = name.partition("/")
+    return f"{NORMS[kind]}, {group}" if group else NORMS[kind]
 
 
 def _rates(label, schedule, steps):

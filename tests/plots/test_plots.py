@@ -51,7 +51,9 @@ def covered(ax):
     return sum(np.sum([box.contains(*p) for p in ax.transData.transform(x.get_xydata())]) for x in ax.get_lines())
 
 
+WATCHED = {"gradient": np.linspace(2, 1, 9), "update/a": np.linspace(0, 1, 9), "unmoved": np.ones(9)}
 DRAWN = {
+    "norms": lambda ax=None: plots.norms(WATCHED, ax=ax),
     "averages": lambda ax=None: plots.averages(SERIES, [0.5, 0.9], ax=ax),
     "schedules": lambda ax=None: plots.schedules({"a": 0.1, "b": ewa_optax.schedule_exponential(0.2)}, 9, ax=ax),
     "contour": lambda ax=None: plots.contour(BOWL, walked(), ax=ax),

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "storage": set(), "series": set(),
     "pieces": {"storage"}, "plots": {"series"},
     "_optimizers": {"pieces", "storage"}, "_states": {"pieces", "storage"}, "_wrappers": {"pieces", "storage"},
-    "minibatch": {"pieces"}, "landscapes": {"pieces"},
+    "minibatch": {"pieces", "_wrappers"}, "landscapes": {"pieces"},
     "_fit": {"minibatch", "pieces"},
     "_compare": {"_optimizers", "minibatch", "plots"},
 }  # fmt: skip
@@ -158,7 +158,7 @@ def test_the_public_names():
         *("landscapes", "minibatch", "pieces", "plots", "series", "storage"),
         *("scale_by_ewa", "bias_correct", "scale_by_rms", "scale_by_learning_rate", "add_decayed_weights"),
         *("average_parameters", "get_average", "round_stochastically", "state_bytes", "peak_bytes", "state_shardings"),
-        *("accumulate", "groups"),
+        *("accumulate", "groups", "watch", "get_norms", "clip_by_past_norm", "skip_spikes", "get_skipped"),
         "carry_over",
         *("stack_leaves", "unstack_leaves", "stack_leaves_like", "Stacked"),
         *("fit", "Fitted", "History"),
