@@ -76,7 +76,8 @@ def fit(
             the learning rate, does not compile anew.
         params: a pytree of float or complex arrays. Where the data is sharded over a mesh and they are not, they are
             replicated. Many small ones are kept in stacks while steps run (see `stack_leaves`) if the optimizer is one
-            of this library or `groups` of such; for others, say `stack_leaves(params)` here. In both cases `loss` sees the tree.
+            of this library or `groups` of such; for others, say `stack_leaves(params)` here. In both cases `loss` sees
+            the tree.
         data: a pytree of arrays, examples along the first axes; or, to be read as needed, one with memory-mapped arrays
             (`numpy.load(file, mmap_mode="r")`); or any iterable of batches (a list is a pytree, not one), which is
             begun anew for each epoch and shuffles by itself; or a function from the number of the epoch to such an
