@@ -592,3 +592,35 @@ def test_fit_stacks_by_the_labels(wrap):
     like = stacked_form_for(wrap(groups(rules)), params).like[0]
     assert sorted(x.shape[0] for x in like.stacks) == [10] * 4
     assert stacked_form_for(wrap(groups(rules | {"rest": (..., optax.adam(0.1))})), params).like is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: accumulate(inner, 2)], ids=["alone", "accumulate"])
+def test_a_training_in_stacks_is_that_of_the_leaves(wrap, tmp_path):
+    """With a rate that is lowered by name after each epoch, and a checkpoint."""
+    rules = {"first": ("layer 0", ADAM), "b": ("b$", ewa_optax.momentum(0.1)), "rest": (..., OPTIMIZERS["matrices"])}
+    params = {
+        f"layer {i:02}": {"w": RNG.standard_normal((8, 8)).astype(np.float32), "b": np.zeros(8, np.float32)}
+        for i in range(20)
+    }
+
+    def loss(params, batch):
+        x = batch["x"]
+        for layer in params.values():
+            x += 0.1 * jnp.tanh(x @ layer["w"] + layer["b"][None])
+        return jnp.mean((x - 1) ** 2)
+
+    def halve(run):
+        return run._replace(opt_state=rescale_learning_rate(run.opt_state, 0.5, group="rest"))
+
+    def run(optimizer, epochs, folder=None):
+        options = dict(batch_size=6, key=KEY, callbacks=[halve], checkpoint=folder, progress=False)
+        return ewa_optax.fit(loss, wrap(optimizer), params, DATA, epochs=epochs, **options)
+
+    labels = groups(rules).labels(params)
+    expected = run(optax.partition({name: optimizer for name, (_, optimizer) in rules.items()}, labels), 3)
+    run(groups(rules), 1, tmp_path / "run")
+    found = run(groups(rules), 3, tmp_path / "run")
+    chex.assert_trees_all_close(found.params, expected.params, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal_structs(found.opt_state, expected.opt_state)
+    chex.assert_trees_all_close(found.history.learning_rates, expected.history.learning_rates, rtol=1e-6)
