@@ -1137,6 +1137,103 @@ MUTATIONS = (
             "tests/wrappers/test_accumulate.py::test_the_mean_reaches_the_optimizer_in_float32_and_updates_leave_as_gradients_came",
         ),
     ),
+    # Watched norms, and spikes.
+    *(
+        Mutation(what, f"ewa_optax/_wrappers/{file}.py", old, new, (f"tests/wrappers/test_{test}",))
+        for what, file, old, new, test in (
+            (
+                "large numbers are squared as the others are",
+                "norms",
+                "large = ~(jnp.abs(x) < LARGE)",
+                "large = jnp.zeros(x.shape, bool)",
+                "watch.py::test_no_norm_of_finite_numbers_overflows",
+            ),
+            (
+                "of large and other numbers the norm is that of the larger kind",
+                "norms",
+                "root = more * jnp.sqrt(1 + jnp.square(jnp.where(more > 0, less / more, 0)))",
+                "root = more",
+                "watch.py::test_numbers_of_all_sizes_in_one_norm",
+            ),
+            (
+                "an infinite gradient poisons the averages",
+                "watch",
+                "jnp.where(finite & moves, lerp",
+                "jnp.where(moves, lerp",
+                "watch.py::test_what_is_not_finite_is_left_out_and_counted",
+            ),
+            (
+                "steps that move nothing are averaged",
+                "watch",
+                'whole[KINDS.index("update")] > 0',
+                'whole[KINDS.index("update")] >= 0',
+                "watch.py::test_steps_of_micro_batches_that_move_nothing_are_not_counted",
+            ),
+            (
+                "the ratio is of updates to gradients",
+                "watch",
+                "update / jnp.where(parameters > 0, parameters, 1)",
+                "update / jnp.where(parameters > 0, gradient, 1)",
+                "watch.py::test_norms_are_averaged_as_the_formula_says",
+            ),
+            (
+                "a step that overwrites the parameters copies them for the norms",
+                "watch",
+                "u - jnp.where(size < -1, 1, 0).astype(u.dtype)",
+                "u",
+                "watch.py::test_what_it_costs",
+            ),
+            (
+                "one spike raises the limit of norms for long",
+                "spikes",
+                "jnp.minimum(log, limit), decay",
+                "log, decay",
+                "spikes.py::test_norms_are_clipped_as_the_formula_says",
+            ),
+            (
+                "the variance forgets how far the newest norm is",
+                "past",
+                "older * (past.variance + newest *",
+                "older * (past.variance + 0 * newest *",
+                "spikes.py::test_norms_are_clipped_as_the_formula_says",
+            ),
+            (
+                "equal norms make any larger one a spike",
+                "past",
+                "jnp.maximum(jnp.sqrt(past.variance), LEAST_DEVIATION)",
+                "jnp.sqrt(past.variance)",
+                "spikes.py::test_one_spike_does_not_raise_the_limit_for_long_and_a_lasting_rise_passes",
+            ),
+            (
+                "skipping locks up",
+                "spikes",
+                "(~spike | (state.in_a_row >= most))",
+                "~spike",
+                "spikes.py::test_a_burst_does_not_lock_it_and_what_stays_large_passes",
+            ),
+            (
+                "after enough spikes what is not finite is let through",
+                "spikes",
+                "takes = finite & (",
+                "takes = (",
+                "spikes.py::test_steps_are_skipped_as_the_rule_says",
+            ),
+            (
+                "what is not finite is among the spikes in a row",
+                "spikes",
+                "jnp.where(finite, increment(state.in_a_row), state.in_a_row)",
+                "increment(state.in_a_row)",
+                "spikes.py::test_a_burst_does_not_lock_it_and_what_stays_large_passes",
+            ),
+            (
+                "a skipped step moves the average of norms",
+                "spikes",
+                "after(past, logs[name], decay, takes)",
+                "after(past, logs[name], decay, finite)",
+                "spikes.py::test_steps_are_skipped_as_the_rule_says",
+            ),
+        )
+    ),
     # Averages and rounding of parameters.
     Mutation(
         "the average of parameters takes them a step early",

@@ -55,7 +55,9 @@ def clipped(norms, deviations, decay, warmup):
     return np.array(out)
 
 
-@pytest.mark.parametrize(("deviations", "decay", "warmup"), [(3.0, 0.9, 5), (1.5, 0.99, 0)])
+@pytest.mark.parametrize(
+    ("deviations", "decay", "warmup"), [(3.0, 0.9, 5), pytest.param(1.5, 0.99, 0, marks=pytest.mark.slow)]
+)
 def test_norms_are_clipped_as_the_formula_says(deviations, decay, warmup):
     norms = np.exp(0.3 * RNG.standard_normal(200))
     norms[[50, 120, 121]] *= 1e4
@@ -255,7 +257,9 @@ def test_stacks_and_vmap_give_what_leaves_give():
     assert type(skip_spikes(ewa_optax.adam(0.1))) is type(ewa_optax.adam(0.1))
 
 
-@pytest.mark.parametrize("types", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize(
+    "types", [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit], ids=["auto", "explicit"]
+)
 def test_on_a_mesh_all_devices_decide_alike(types):
     """Though only one of them has the large number."""
     params = {"w": np.ones((16, 4), np.float32), "b": np.ones(4, jnp.bfloat16)}
