@@ -194,6 +194,12 @@ def is_just(value: Any, number: float) -> bool:
     return isinstance(value, int | float) and value == number
 
 
+def anywhere(flag: jax.Array) -> jax.Array:
+    """Whether it is so on any device: in `jax.shard_map`, each sees but a part."""
+    axes = tuple(getattr(jax.typeof(flag).manual_axis_type, "varying", ()))
+    return jax.lax.pmax(flag.astype(jnp.int32), axes) > 0 if axes else flag
+
+
 def increment(count: jax.Array) -> jax.Array:
     """`count + 1`, which stays at the largest integer instead of wrapping round to a negative one."""
     return jnp.asarray(optax.safe_increment(count))

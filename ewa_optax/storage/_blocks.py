@@ -34,9 +34,10 @@ class EightBit(Storage):
 
     Args:
         block: the longest a block may be. A block is a whole axis if that is shorter, and up to half shorter where that
-            cuts the axis into equal blocks. None: at most 128, and shorter (64 or more) where that lets 2, 4, 8 or more
-            devices share an axis of even length with no block cut: 96 of 768, 72 of 576. Where it is seen that devices
-            would cut one, for parameters that lie on them or on an explicit mesh, blocks are shorter still.
+            cuts the axis into equal blocks. None: of 64 to 128, such that 8 devices can share the axis with no block cut,
+            or else 4 or 2, where there is such a length: 96 of 768, 72 of 576, 64 of 256 (4 devices). Where it is seen
+            that devices would cut one (parameters that lie on them, or say so in flax, or an explicit mesh), blocks are
+            shorter still.
         squares: what is averaged is never negative. Optimizers set it by themselves.
     """
 
@@ -150,8 +151,8 @@ def _common_width(n):
     """One that shards of an axis in 8, 4 or 2 parts are multiples of, and that is best for vectors, if there is any."""
     if n <= _BLOCK:
         return n
-    for unit in (8, 1):
-        for parts in (8, 4, 2, 1):
+    for parts in (8, 4, 2, 1):
+        for unit in (8, 1):
             for width in range(_BLOCK, _BLOCK // 2 - 1, -unit):
                 if n % (parts * width) == 0:
                     return width

@@ -340,7 +340,7 @@ def ends(optimizers, factors):
 def test_a_training_with_spikes_ends_where_one_without_ends():
     """One in a hundred mini-batches is ten thousand times too large, one is NaN, but not for the one that clips."""
     spikes = np.ones(STEPS, np.float32)
-    spikes[RNG.choice(np.arange(30, STEPS), STEPS // 100, replace=False)] = 1e4
+    spikes[np.random.default_rng(0).choice(np.arange(30, STEPS), STEPS // 100, replace=False)] = 1e4
     bad = np.where(np.arange(STEPS) == 150, np.nan, spikes).astype(np.float32)
     adam = optax.with_extra_args_support(ewa_optax.adam(3e-3))
     optimizers = [adam, skip_spikes(adam), optax.with_extra_args_support(optax.chain(clip_by_past_norm(), adam)), adam]
