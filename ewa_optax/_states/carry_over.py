@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._stacks import is_stacked
+from ewa_optax._states.accumulated import of_multi_steps, to_multi_steps
 from ewa_optax._states.averages import Change, carried, places_of
 from ewa_optax._states.checks import check_equal, check_is_one, check_number, check_one_rate
 from ewa_optax._states.decays import Decays
@@ -28,6 +29,7 @@ from ewa_optax._states.parts import (
 )
 from ewa_optax._states.state_bytes import state_of
 from ewa_optax._states.told import is_kept, last_step, told_by
+from ewa_optax._wrappers.accumulate import AccumulateState
 from ewa_optax.pieces._parameter_average import AverageParametersState
 from ewa_optax.storage._encoding import Encoded
 from ewa_optax.storage._telling import Kept
@@ -89,6 +91,12 @@ class _Walk:
 
     def walk(self, path: str, source: Any, told: Any) -> Any:
         """What is told of, from the source."""
+        if isinstance(source, optax.MultiStepsState) and isinstance(told, AccumulateState):
+            source = of_multi_steps(source)
+        if isinstance(source, AccumulateState) and isinstance(told, optax.MultiStepsState):
+            source = to_multi_steps(path, source, told)
+        if isinstance(source, Encoded) and not is_kept(told) and not is_state(told):
+            return carried(path, source, Kept.as_it_is(told), Change(), None, self._places)
         if _alike(source, told):
             return self._side_by_side(path, source, told)
         same = type(source) is type(told) if is_state(told) else isinstance(told, dict) and isinstance(source, dict)
@@ -114,7 +122,7 @@ class _Walk:
             return type(told)(
                 self.walk(f"{path}[{i}]", s, t) for i, (s, t) in enumerate(zip(source, told, strict=True))
             )
-        if isinstance(told, dict):
+        if isinstance(told, dict) and isinstance(source, dict):
             if source.keys() != told.keys():
                 raise ValueError(
                     f"carry_over: {path} has {sorted(map(str, source))}, but the optimizer has "

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._states.parts import GRADIENTS, SQUARES, STEP, in_parts, is_of_optax
-from ewa_optax._states.pruned import of_some
+from ewa_optax.storage._pruned import of_some
 
 MOST = 10_000
 """Updates until one is due: of `optax.MultiSteps`, most are none."""

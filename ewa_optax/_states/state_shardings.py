@@ -63,7 +63,9 @@ def state_shardings(optimizer: optax.GradientTransformation, params: optax.Param
     specs = structure.unflatten([getattr(x, "spec", None) for x in given])
     placed = jax.tree.leaves(placed_shapes(optimizer.init, structure.unflatten(leaves), specs, dict(mesh.shape)))
     if AxisType.Explicit not in mesh.axis_types:
-        _check_blocks(state, placed, pure, specs, dict(mesh.shape))
+        paths = jax.tree_util.tree_flatten_with_path(jax.eval_shape(optimizer.init, pure))[0]
+        kept = [(path, x) for (path, _), x in zip(paths, jax.tree.leaves(state), strict=True)]
+        _check_blocks(kept, placed, pure, specs, dict(mesh.shape))
     return jax.tree.unflatten(jax.tree.structure(state), [NamedSharding(mesh, spec_of(x)) for x in placed])
 
 
@@ -83,8 +85,7 @@ def _is_one(x):
 
 
 def _named(x):
-    mesh = jax.sharding.get_mesh()
-    if isinstance(x, PartitionSpec) and not mesh.empty:
+    if isinstance(x, PartitionSpec) and not (mesh := jax.sharding.get_mesh()).empty:
         return NamedSharding(mesh, x)
     if isinstance(x, Sharding):
         return x
@@ -94,9 +95,8 @@ def _named(x):
     )
 
 
-def _check_blocks(state, placed, params, specs, sizes):
+def _check_blocks(kept, placed, params, specs, sizes):
     """Raises ValueError where a shard would cut a block: there, what `init` sees of the mesh has shapes of its own."""
-    kept = jax.tree_util.tree_flatten_with_path(state)[0]
     for (path, now), fitting in zip(kept, placed, strict=True):
         if now.shape == fitting.shape:
             continue
@@ -115,6 +115,11 @@ def _parameter_at(path, params, specs):
     with_paths, structure = jax.tree_util.tree_flatten_with_path(params)
     each = structure.flatten_up_to(specs)
     ends = [(len(name), i) for i, (name, _) in enumerate(with_paths) if path[len(path) - len(name) :] == name]
+    if not ends:
+        raise ValueError(
+            f"state_shardings: shards would cut the blocks of {jax.tree_util.keystr(path)}; write a shorter "
+            "storage.EightBit(block=...), or shard its parameter along another axis."
+        )
     (name, p) = with_paths[number := max(ends)[1]]
     return (jax.tree_util.keystr(name), p), each[number]
 

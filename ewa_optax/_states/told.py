@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._states.parts import OTHER, SCHEDULE, STEP, Part, in_parts
-from ewa_optax._states.pruned import of_some
+from ewa_optax.storage._pruned import of_some
 from ewa_optax.storage._telling import Kept, telling
 
 

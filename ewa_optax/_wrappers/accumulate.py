@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import check, checked, rule, transformation
-from ewa_optax._numerics import Number, clip, increment, largest, lerp, narrow, widen
+from ewa_optax._numerics import Number, anywhere, clip, increment, largest, lerp, narrow, widen
 from ewa_optax._stacks import treating_stacks_as
 from ewa_optax._trees import Leafwise, map_leaves
 from ewa_optax.storage._argument import StorageLike, for_gradients
 from ewa_optax.storage._encoding import AverageCodec
 from ewa_optax.storage._in_turn import in_turn
 from ewa_optax.storage._sharding import boxes_that_fit, through_boxes
+from ewa_optax.storage._telling import first
 
 Every = Annotated[
     int | jax.Array | Callable[[jax.Array], Any],
@@ -94,7 +95,9 @@ def accumulate(
 
     def init(params):
         step, mini_step, skipped = (jnp.zeros([], jnp.int32) for _ in range(3))
-        return AccumulateState(step, mini_step, skipped, jnp.zeros([]), codec.init(params), inner.init(params))
+        return AccumulateState(
+            step, mini_step, skipped, jnp.zeros([]), first(codec, params, "as it is", None), inner.init(params)
+        )
 
     def average(updates, kept, params, *, shares, moves, number):
         trees = codec.trees(kept)
@@ -144,8 +147,8 @@ def _every_at(every, step):
 
 
 def _all_finite(updates):
-    flags = [jnp.isfinite(x).all() for x in jax.tree.leaves(updates)]
-    return functools.reduce(jnp.logical_and, flags, jnp.bool_(True))
+    flags = [~jnp.isfinite(x).all() for x in jax.tree.leaves(updates)]
+    return ~anywhere(functools.reduce(jnp.logical_or, flags, jnp.bool_(False)))
 
 
 def _moved(codec, past, newest, u, *arrays):
@@ -161,6 +164,7 @@ def _decoded(codec, u, *arrays):
 
 def like(x, old):
     """A result in the dtype that it had before: of averages of 16 bits, optax would make others by the mean."""
-    if x.dtype == old.dtype:
+    dtype = jnp.result_type(old)
+    if x.dtype == dtype:
         return x
-    return narrow(x, old.dtype) if jnp.issubdtype(old.dtype, jnp.inexact) else x.astype(old.dtype)
+    return narrow(x, dtype) if jnp.issubdtype(dtype, jnp.inexact) else x.astype(dtype)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import Count, Whole, checked, rule
-from ewa_optax._numerics import Number, corrected_shares, increment, lerp, narrow, shares, widen
+from ewa_optax._numerics import Number, anywhere, corrected_shares, increment, lerp, narrow, shares, widen
 from ewa_optax._trees import Leafwise, map_leaves, shapes_of
 from ewa_optax.storage._argument import resolve
 from ewa_optax.storage._encoding import AverageCodec
@@ -206,7 +206,7 @@ def _advanced(codec, larger, past, newest, p, *arrays):
 def _moves(updates):
     """Whether an update moves anything; what is no number does. A CPU would write `u != 0` down."""
     each = [~(jnp.max(jnp.abs(u), initial=0) <= 0) for u in jax.tree.leaves(updates)]
-    return functools.reduce(jnp.logical_or, each, jnp.bool_(False))
+    return anywhere(functools.reduce(jnp.logical_or, each, jnp.bool_(False)))
 
 
 def _is_state(x):

@@ -34,10 +34,10 @@ class EightBit(Storage):
 
     Args:
         block: the longest a block may be. A block is a whole axis if that is shorter, and up to half shorter where that
-            cuts the axis into equal blocks. None: of 64 to 128, such that 8 devices can share the axis with no block cut,
-            or else 4 or 2, where there is such a length: 96 of 768, 72 of 576, 64 of 256 (4 devices). Where it is seen
-            that devices would cut one (parameters that lie on them, or say so in flax, or an explicit mesh), blocks are
-            shorter still.
+            cuts the axis into equal blocks. None: of 64 to 128, such that 8 devices can share the axis and cut no
+            block, or else 4 or 2, where there is such a length: 96 of 768, 72 of 576, 64 of 256 (4 devices). Where it
+            is seen that devices would cut one (of parameters that lie on them, or say so in flax, or on an explicit
+            mesh), blocks are shorter still.
         squares: what is averaged is never negative. Optimizers set it by themselves.
     """
 

@@ -26,6 +26,7 @@ from ewa_optax.storage._kept import (
     structure_of,
     takes,
 )
+from ewa_optax.storage._sharding import parts_of_boxes
 from ewa_optax.storage._storage import Storage
 
 _OF_SQUARES = contextvars.ContextVar("of squares", default=False)
@@ -115,7 +116,10 @@ class AverageCodec:
                 "and may round a small square to 0; wrap it, or its name, in ewa_optax.storage.second_moment(...)."
             )
 
+        boxed = iter(parts_of_boxes(params))
+
         def of_leaf(path, p):
+            parts = next(boxed)
             in_stack = is_in_stack(path)
             # Of an array that is there, where it lies is all that is needed: nobody holds zeros as large as it is.
             like = p if isinstance(p, jax.Array) and not isinstance(p, jax.core.Tracer) else _zeros(p)
@@ -123,7 +127,8 @@ class AverageCodec:
             if not takes(storage, like, shape):
                 return [_zeros(p), *[jnp.zeros_like(p, dtype=bool)] * (structure_of(storage).num_leaves - 1)]
             try:
-                fitting = storage.for_shards(shape, shards_of(like)[in_stack:])
+                shards = tuple(map(max, shards_of(like), parts))
+                fitting = storage.for_shards(shape, shards[in_stack:])
             except ValueError as error:
                 raise ValueError(f"{jax.tree_util.keystr(path) or 'the root'}: {error}") from error
             of_one = Leafwise(_first_in_parts if like is p and len(p.devices()) > 1 else _first, fitting)

@@ -5,6 +5,7 @@ any optimizer, of parameters of such types, tells how its state lies with no arr
 """
 
 import contextvars
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -84,8 +85,40 @@ def _has_boxes(tree):
 
 
 def is_box(x: Any) -> bool:
-    """Whether it is a `Variable` of nnx, or a `Partitioned` of linen."""
-    return callable(getattr(x, "replace", None)) and (hasattr(x, "get_metadata") or hasattr(x, "replace_boxed"))
+    """Whether it is one of flax's that holds a parameter, or what is kept of it."""
+    boxes = callable(getattr(x, "replace", None)) and (hasattr(x, "get_metadata") or hasattr(x, "replace_boxed"))
+    return boxes and len(jax.tree.leaves(x)) <= 1
+
+
+def parts_of_boxes(params: Any) -> list[tuple[int, ...]]:
+    """Of each leaf, in how many parts it lies along each axis, as far as boxes say it of a mesh that is in use.
+
+    In `jax.jit`, and for shapes, nothing else tells.
+    """
+    parts = []
+    for node in jax.tree.leaves(params, is_leaf=is_box):
+        names, mesh = (_names(node), _mesh_of(node)) if is_box(node) else (None, None)
+        for x in jax.tree.leaves(node):
+            sizes = [1] * len(jax.numpy.shape(x))
+            for axis, name in enumerate(names or ()):
+                several = name if isinstance(name, tuple) else (name,)
+                sizes[axis] = math.prod(mesh.shape.get(each, 1) for each in several) if mesh else 1
+            parts.append(tuple(sizes))
+    return parts
+
+
+def _mesh_of(box):
+    given = box.get_metadata().get("mesh") if hasattr(box, "get_metadata") else getattr(box, "mesh", None)
+    mesh = given or jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else mesh
+
+
+def _names(box):
+    """Of the axes; None where a box names none."""
+    if not hasattr(box, "get_metadata"):
+        return getattr(box, "names", None)
+    metadata = box.get_metadata()
+    return next((metadata[key] for key in _NAMES if isinstance(metadata.get(key), _LISTS)), None)
 
 
 def _content(box):
@@ -102,10 +135,11 @@ def _fitted(box, axes):
         return tuple(names[axis] if axis is not None and axis < len(names) else None for axis in axes[0])
 
     if not hasattr(box, "get_metadata"):
-        return box.replace(names=of_content(box.names))
+        return box if _names(box) is None else box.replace(names=of_content(box.names))
     metadata = box.get_metadata()
-    names = {key: metadata[key] for key in _NAMES if isinstance(metadata.get(key), tuple | list)}
-    return box.replace(**{key: of_content(value) for key, value in names.items()}) if names else box
+    names = {key: of_content(metadata[key]) for key in _NAMES if isinstance(metadata.get(key), _LISTS)}
+    return box.replace(**names) if names else box
 
 
 _NAMES = ("out_sharding", "optimizer_sharding", "sharding_names", "sharding")
+_LISTS = tuple | list | PartitionSpec

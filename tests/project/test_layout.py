@@ -20,7 +20,8 @@ PACKAGE = Path(ewa_optax.__file__).parent
 MAY_IMPORT = {
     "storage": set(), "series": set(),
     "pieces": {"storage"}, "plots": {"series"},
-    "_optimizers": {"pieces", "storage"}, "_states": {"pieces", "storage"}, "_wrappers": {"pieces", "storage"},
+    "_optimizers": {"pieces", "storage"}, "_wrappers": {"pieces", "storage"},
+    "_states": {"_wrappers", "pieces", "storage"},
     "minibatch": {"pieces", "_wrappers"}, "landscapes": {"pieces"},
     "_fit": {"minibatch", "pieces"},
     "_compare": {"_optimizers", "minibatch", "plots"},

@@ -4,6 +4,7 @@ import functools
 import inspect
 
 import cases
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -368,3 +369,27 @@ def test_what_is_no_optimizer_or_can_not_be_told():
     odd = jnp.ones((64, 257))
     with pytest.raises(ValueError, match=r"int8\[64, 257\].*by none of the storages.*that it was made with"):
         ewa_optax.carry_over(learned(storage.EightBit(block=50), odd), ewa_optax.adamw(1e-3), odd)
+
+
+@pytest.mark.parametrize("done", [2, 4])
+def test_micro_batches_of_optax_and_back(done):
+    """In the middle of a step and behind its end: the steps that optax goes on to make."""
+    params = {"w": jnp.ones((64, 64)), "b": jnp.ones(3)}
+    old = optax.MultiSteps(optax.adam(0.1), 3)
+    new = ewa_optax.accumulate(ewa_optax.adam(0.1), 3)
+
+    def steps(optimizer, state, first, last):
+        for i in range(first, last):
+            updates, state = optimizer.update(jax.tree.map(lambda p, i=i: p * np.float32(np.sin(i)), params), state)
+        return updates, state
+
+    state = steps(old, old.init(params), 0, done)[1]
+    expected, there = steps(old, state, done, 6)
+    updates, state = steps(new, ewa_optax.carry_over(state, new, params), done, 6)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-5)
+    chex.assert_trees_all_close(ewa_optax.carry_over(state, old, params), there, rtol=1e-5, atol=1e-9)
+    small = ewa_optax.accumulate(ewa_optax.adam(0.1, storage="8bit"), 3, storage="8bit")
+    assert ewa_optax.carry_over(state, small, params).mean.arrays[0]["w"].dtype == jnp.int8
+    weighted = state._replace(weight=state.weight + 1)
+    with pytest.raises(ValueError, match=r"\.weight is .*optax.MultiSteps knows of no weights"):
+        ewa_optax.carry_over(weighted, old, params)

@@ -288,6 +288,23 @@ def test_nnx_models_that_say_how_they_are_divided(name):
     assert len(divided) >= 2 * {"novograd": 1, "adafactor": 1}.get(name, 2)
 
 
+def test_boxes_on_devices_that_would_cut_a_block():
+    """Which nothing but the boxes tells in jit: eight devices share 256 numbers, of which four keep blocks of 64."""
+    names = None, "fsdp"
+
+    def make():
+        kernel = nnx.with_partitioning(nnx.initializers.lecun_normal(), names)
+        model = nnx.Linear(64, 256, use_bias=False, kernel_init=kernel, rngs=nnx.Rngs(0))
+        return model, nnx.Optimizer(model, BOXED["8bit"], wrt=nnx.Param)
+
+    with jax.set_mesh(mesh_of(8)):
+        model, optimizer = nnx.jit(make)()
+        params, state = nnx.as_pure(nnx.state(model, nnx.Param)), nnx.as_pure(optimizer.opt_state)
+        assert shapes(nnx.as_pure(make()[1].opt_state)) == shapes(state)
+        assert state[1].numerator.average.arrays[1]["kernel"].shape == (64, 8)
+        assert not collectives(BOXED["8bit"].update, params, state, params)
+
+
 @pytest.mark.parametrize("name", BOXED)
 def test_linen_models_in_boxes(name):
     """The boxes stay, name the axes of what is in them, and steps are those of what is in them."""
