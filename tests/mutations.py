@@ -934,8 +934,8 @@ MUTATIONS = (
     Mutation(
         "epochs are counted in floats, which have no odd numbers far out",
         "ewa_optax/_schedules.py",
-        "epoch = count // steps_per_epoch",
-        "epoch = jnp.asarray(count, float) // steps_per_epoch",
+        "_whole(count, steps_per_epoch=steps_per_epoch) // steps_per_epoch",
+        "jnp.asarray(count, float) // steps_per_epoch",
         ("tests/optimizers/test_worked_numbers.py::test_epochs_are_divided_as_integers",),
     ),
     Mutation(
