@@ -51,3 +51,7 @@ def test_a_script_to_copy(code, until, tmp_path, capfd, monkeypatch):
         assert re.search(r"step 10: loss [234]\.\d+, norm \d\.\d+, rate 9.0e-04", capfd.readouterr().out)
     assert names["number"] == 2 * until - 1
     assert 4 * names["kept"] / names["params"] < 6.2
+
+
+def test_the_training_script_is_short():
+    assert len(BLOCKS["training-script"][0].splitlines()) <= 80
