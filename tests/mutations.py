@@ -430,8 +430,8 @@ MUTATIONS = (
     Mutation(
         "where arrays lie is not asked",
         "ewa_optax/storage/_kept.py",
-        "return (*parts, *(1,) * (len(x.shape) - len(parts)))",
-        "return (1,) * len(x.shape)",
+        "return (*parts, *(1,) * (len(shape) - len(parts)))",
+        "return (1,) * len(shape)",
         ("tests/states/test_state_shardings.py::test_a_block_that_a_shard_would_cut_is_told",),
     ),
     Mutation(

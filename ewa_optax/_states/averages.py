@@ -139,7 +139,9 @@ def carried(path: str, source: Any, kept: Kept, change: Change, step: Any, place
             return [jnp.asarray(x) for x in read]
         fitting = codec
         if codec.storage and sharding is not None:
-            fitting = dataclasses.replace(codec, storage=codec.storage.for_shards(like.shape, parts_of(sharding, like)))
+            fitting = dataclasses.replace(
+                codec, storage=codec.storage.for_shards(like.shape, parts_of(sharding, like.shape))
+            )
         convert = Leafwise(_converted, fitting, storage, like.shape, np.dtype(like.dtype).name, change.squared)
         made = convert(np.uint32(codec.number_of(name)), at, *change[1:], *read)
         return [_placed(x, sharding if x.shape == shape else None) for x in made]

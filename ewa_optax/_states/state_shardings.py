@@ -9,14 +9,16 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 
 from ewa_optax._stacks import broadcast
 from ewa_optax._states.state_bytes import state_of
+from ewa_optax.storage._kept import parts_of
 from ewa_optax.storage._sharding import placed_shapes, spec_of, unboxed
 
 
 def state_shardings(optimizer: optax.GradientTransformation, params: optax.Params, shardings: Any = None) -> Any:
     """How the state of `optimizer` lies on devices, if the parameters lie as `shardings` say.
 
-    What is kept of a parameter lies as it does: averages and codes have its axes; the scales of blocks, means of rows
-    or columns, and what else there is, those of its axes that they have. Counts and the like lie everywhere. It is for
+    What is kept of a parameter lies as it does, in memory of its kind too: averages and codes have its axes; the scales
+    of blocks, means of rows or columns, and what else there is, those of its axes that they have. Counts and the like,
+    and arrays that are made of a shape alone, lie everywhere. It is for
     `jax.jit(optimizer.init, out_shardings=...)`, for a restore, and for `jax.device_put`.
 
     Args:
@@ -60,13 +62,18 @@ def state_shardings(optimizer: optax.GradientTransformation, params: optax.Param
             f"state_shardings: all parameters must lie on one mesh, got {len(meshes)} meshes and {apart} of "
             f"{len(given)} parameters on none; give each a NamedSharding(mesh, PartitionSpec(...))."
         )
+    for (path, p), sharding in zip(jax.tree_util.tree_flatten_with_path(pure)[0], given, strict=True):
+        _check_fits(jax.tree_util.keystr(path), jax.numpy.shape(p), sharding)
     specs = structure.unflatten([getattr(x, "spec", None) for x in given])
     placed = jax.tree.leaves(placed_shapes(optimizer.init, structure.unflatten(leaves), specs, dict(mesh.shape)))
     if AxisType.Explicit not in mesh.axis_types:
         paths = jax.tree_util.tree_flatten_with_path(jax.eval_shape(optimizer.init, pure))[0]
         kept = [(path, x) for (path, _), x in zip(paths, jax.tree.leaves(state), strict=True)]
         _check_blocks(kept, placed, pure, specs, dict(mesh.shape))
-    return jax.tree.unflatten(jax.tree.structure(state), [NamedSharding(mesh, spec_of(x)) for x in placed])
+    kinds = {getattr(x, "memory_kind", None) for x in given}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    each = [NamedSharding(mesh, spec_of(x), memory_kind=kind if x.ndim else None) for x in placed]
+    return jax.tree.unflatten(jax.tree.structure(state), each)
 
 
 def _each(shardings, params):
@@ -93,6 +100,16 @@ def _named(x):
         "state_shardings: a sharding must be a NamedSharding, or a PartitionSpec within jax.set_mesh(mesh), got "
         f"{x!r}; write NamedSharding(mesh, PartitionSpec('fsdp'))."
     )
+
+
+def _check_fits(name, shape, sharding):
+    """Raises ValueError where a sharding divides a parameter into parts of different lengths, or has axes too many."""
+    parts = parts_of(sharding, shape)
+    if len(parts) > len(shape) or any(n % k for n, k in zip(shape, parts, strict=False)):
+        raise ValueError(
+            f"state_shardings: params{name} of shape {shape} must have axes that {sharding.spec} divides evenly, got "
+            f"{parts} parts; give it a PartitionSpec of its own, PartitionSpec() where it lies everywhere."
+        )
 
 
 def _check_blocks(kept, placed, params, specs, sizes):

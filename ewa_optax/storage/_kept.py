@@ -68,15 +68,15 @@ def encoded_shape(storage, shape, arrays):
 def shards_of(x):
     """In how many parts it lies along each axis, as far as that is known: of an array, or on an explicit mesh."""
     sharding = getattr(jax.typeof(x) if isinstance(x, jax.core.Tracer) else x, "sharding", None)
-    return parts_of(sharding, x) if isinstance(sharding, NamedSharding) else (1,) * x.ndim
+    return parts_of(sharding, x.shape) if isinstance(sharding, NamedSharding) else (1,) * x.ndim
 
 
-def parts_of(sharding, x):
-    """In how many parts an array lies along each axis."""
+def parts_of(sharding, shape):
+    """In how many parts an array of that shape lies along each axis."""
     sizes = sharding.mesh.shape
     names = [() if entry is None else entry if isinstance(entry, tuple) else (entry,) for entry in sharding.spec]
     parts = [math.prod(sizes.get(name, 1) for name in of_axis) for of_axis in names]
-    return (*parts, *(1,) * (len(x.shape) - len(parts)))
+    return (*parts, *(1,) * (len(shape) - len(parts)))
 
 
 def listed(arrays):

@@ -192,6 +192,19 @@ def test_what_is_no_sharding_is_told(shardings, error, match):
         state_shardings(ewa_optax.adam(0.1), {"w": jax.ShapeDtypeStruct((8, 8), jnp.float32)}, shardings)
 
 
+@pytest.mark.parametrize(("shape", "spec"), [((6, 8), ("fsdp",)), ((8,), (None, "fsdp"))])
+def test_what_does_not_divide_a_parameter_is_told(shape, spec):
+    params = {"w": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    with pytest.raises(ValueError, match=r"params\['w'\] of shape .* divides evenly"):
+        state_shardings(ewa_optax.adam(0.1), params, NamedSharding(mesh_of(4), PartitionSpec(*spec)))
+
+
+def test_memory_of_the_kind_of_the_parameters():
+    lie = NamedSharding(mesh_of(4), PartitionSpec("fsdp"), memory_kind="unpinned_host")
+    said = state_shardings(ewa_optax.adam(0.1), {"w": jax.ShapeDtypeStruct((8, 8), jnp.float32)}, lie)
+    assert said[1].numerator.average["w"].memory_kind == "unpinned_host"
+
+
 def test_several_meshes_are_told():
     params = {"a": jnp.ones(8), "b": jnp.ones(8)}
     several = {"a": along(mesh_of(4), 0, 1), "b": along(mesh_of(2), 0, 1)}
