@@ -6,6 +6,7 @@ Numbers of Python and NumPy are checked when a transformation is made. JAX array
 
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Callable, Sequence
 from types import UnionType
@@ -288,3 +289,13 @@ def transformation(
     if not isinstance(piece, optax.GradientTransformation):
         raise TypeError(f"{function}: {name} must be a transformation, got {piece!r}; try {such_as}.")
     return optax.with_extra_args_support(piece)
+
+
+def check_pattern(what: str, pattern: str | re.Pattern[str]) -> re.Pattern[str]:
+    """The compiled pattern; ValueError where it is no regular expression."""
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"{what} must be a regular expression, got {pattern!r} ({error}); re.escape makes one of a path."
+        ) from error

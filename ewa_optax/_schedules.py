@@ -200,10 +200,10 @@ def shape_cosine(fraction: jax.Array) -> jax.Array:
     r"""$h(f) = (1 + \cos \pi f) / 2$, half a wave.
 
     Args:
-        fraction: $f$ in [0, 1], of the steps of a `schedule_cooldown`.
+        fraction: $f$, as in `shape_linear`.
 
     Returns:
-        What is left: 1 at 0, 0 at 1.
+        What is left, as `shape_linear`.
 
     Raises:
         Nothing of its own.
@@ -224,10 +224,10 @@ def shape_one_minus_sqrt(fraction: jax.Array) -> jax.Array:
     r"""$h(f) = 1 - \sqrt f$, which falls fast, and then ever more slowly.
 
     Args:
-        fraction: $f$ in [0, 1], of the steps of a `schedule_cooldown`.
+        fraction: $f$, as in `shape_linear`.
 
     Returns:
-        What is left: 1 at 0, 0 at 1.
+        What is left, as `shape_linear`.
 
     Raises:
         Nothing of its own.

@@ -150,22 +150,26 @@ def is_in_stack(path: tuple[Any, ...]) -> bool:
     return any(isinstance(key, StackKey) for key in path)
 
 
-def map_by_name(number_of: Callable[[str], int], function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """`function(number_of(name), x, *others)` of each leaf, and of each in a stack; None where the tree has none.
+def names_of(path: tuple[Any, ...]) -> str | tuple[str, ...]:
+    """The name of a leaf: its path in the tree, and behind it which part of the leaf it is; of a stack, those in it."""
+    part = "".join(key.suffix for key in path if isinstance(key, PartKey))
+    path = tuple(key for key in path if not isinstance(key, PartKey))
+    for i, key in enumerate(path):
+        if isinstance(key, StackKey):
+            before, after = jax.tree_util.keystr(path[:i]), jax.tree_util.keystr(path[i + 1 :]) + part
+            return tuple(before + name + after for name in key.names)
+    return jax.tree_util.keystr(path) + part
 
-    The name of a leaf is its path in the tree, stacked or not; behind it stands which part of the leaf it is.
-    """
+
+def map_by_name(number_of: Callable[[str], int], function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """`function(number_of(name), x, *others)` of each leaf, and of each in a stack; None where the tree has none."""
 
     def one(path, x, *others):
         if x is None:
             return None
-        part = "".join(key.suffix for key in path if isinstance(key, PartKey))
-        path = tuple(key for key in path if not isinstance(key, PartKey))
-        for i, key in enumerate(path):
-            if isinstance(key, StackKey):
-                before, after = jax.tree_util.keystr(path[:i]), jax.tree_util.keystr(path[i + 1 :]) + part
-                numbers = np.array([number_of(before + name + after) for name in key.names], np.uint32)
-                return jax.vmap(function)(numbers, x, *others)
-        return function(np.uint32(number_of(jax.tree_util.keystr(path) + part)), x, *others)
+        names = names_of(path)
+        if isinstance(names, str):
+            return function(np.uint32(number_of(names)), x, *others)
+        return jax.vmap(function)(np.array([*map(number_of, names)], np.uint32), x, *others)
 
     return jax.tree_util.tree_map_with_path(one, tree, *rest, is_leaf=lambda x: x is None)

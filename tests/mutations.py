@@ -429,16 +429,16 @@ MUTATIONS = (
     ),
     Mutation(
         "where arrays lie is not asked",
-        "ewa_optax/storage/_kept.py",
-        "return (*parts, *(1,) * (len(shape) - len(parts)))",
-        "return (1,) * len(shape)",
+        "ewa_optax/storage/_sharding.py",
+        "return (*parts, *(1,) * (ndim - len(parts)))",
+        "return (1,) * ndim",
         ("tests/states/test_state_shardings.py::test_a_block_that_a_shard_would_cut_is_told",),
     ),
     Mutation(
         "state_shardings does not look for blocks that are cut",
         "ewa_optax/_states/state_shardings.py",
-        "if AxisType.Explicit not in mesh.axis_types:",
-        "if AxisType.Explicit in mesh.axis_types:",
+        "if cut and AxisType.Explicit not in mesh.axis_types:",
+        "if cut and AxisType.Explicit in mesh.axis_types:",
         ("tests/states/test_state_shardings.py::test_a_block_that_a_shard_would_cut_is_told",),
     ),
     Mutation(
@@ -1032,8 +1032,8 @@ MUTATIONS = (
     Mutation(
         "a pattern is looked for at the start only",
         "ewa_optax/pieces/_weight_decay.py",
-        "re.compile(pattern).search",
-        "re.compile(pattern).match",
+        'check_pattern("path_matches: pattern", pattern).search',
+        'check_pattern("path_matches: pattern", pattern).match',
         ("tests/pieces/test_weight_decay.py::test_masks_of_every_library",),
     ),
     Mutation(
@@ -1274,8 +1274,8 @@ MUTATIONS = (
     Mutation(
         "all leaves of a stack are rounded by the same chance",
         "ewa_optax/_trees.py",
-        "number_of(before + name + after)",
-        "number_of(before + after)",
+        "tuple(before + name + after for name in key.names)",
+        "tuple(before + after for name in key.names)",
         ("tests/test_stacks.py::test_no_two_leaves_of_a_stack_are_rounded_by_the_same_chance",),
     ),
     Mutation(

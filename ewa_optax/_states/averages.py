@@ -11,9 +11,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ewa_optax._numerics import narrow, squared_magnitude, widen
-from ewa_optax._stacks import StackKey
 from ewa_optax._states.storages import storages_of
-from ewa_optax._trees import Leafwise, PartKey
+from ewa_optax._trees import Leafwise, names_of
 from ewa_optax.storage._encoding import AverageCodec, Encoded
 from ewa_optax.storage._kept import parts_of
 from ewa_optax.storage._telling import Kept
@@ -66,17 +65,6 @@ def _row(x, number):
 @jax.jit
 def _stack(*xs):
     return jnp.stack(xs)
-
-
-def names_of(path: tuple[Any, ...]) -> tuple[str, ...] | str:
-    """The name of a leaf, its path in the tree as it was before it was stacked; of a stack, the names in it."""
-    part = "".join(key.suffix for key in path if isinstance(key, PartKey))
-    path = tuple(key for key in path if not isinstance(key, PartKey))
-    for i, key in enumerate(path):
-        if isinstance(key, StackKey):
-            before, after = jax.tree_util.keystr(path[:i]), jax.tree_util.keystr(path[i + 1 :]) + part
-            return tuple(before + name + after for name in key.names)
-    return jax.tree_util.keystr(path) + part
 
 
 def rows_of(tree: Any) -> dict[str, Row]:

@@ -1,6 +1,5 @@
 """How the state of an optimizer lies on devices, before any of it is made."""
 
-import math
 from typing import Any
 
 import jax
@@ -66,10 +65,11 @@ def state_shardings(optimizer: optax.GradientTransformation, params: optax.Param
         _check_fits(jax.tree_util.keystr(path), jax.numpy.shape(p), sharding)
     specs = structure.unflatten([getattr(x, "spec", None) for x in given])
     placed = jax.tree.leaves(placed_shapes(optimizer.init, structure.unflatten(leaves), specs, dict(mesh.shape)))
-    if AxisType.Explicit not in mesh.axis_types:
-        paths = jax.tree_util.tree_flatten_with_path(jax.eval_shape(optimizer.init, pure))[0]
-        kept = [(path, x) for (path, _), x in zip(paths, jax.tree.leaves(state), strict=True)]
-        _check_blocks(kept, placed, pure, specs, dict(mesh.shape))
+    cut = [i for i, x in enumerate(jax.tree.leaves(state)) if x.shape != placed[i].shape]
+    if cut and AxisType.Explicit not in mesh.axis_types:
+        # Where a shard would cut a block, what `init` sees of the mesh has shapes of its own.
+        (path, now) = jax.tree_util.tree_flatten_with_path(jax.eval_shape(optimizer.init, pure))[0][cut[0]]
+        raise _cut_block(path, now, placed[cut[0]], pure, structure.unflatten(given))
     kinds = {getattr(x, "memory_kind", None) for x in given}
     kind = kinds.pop() if len(kinds) == 1 else None
     each = [NamedSharding(mesh, spec_of(x), memory_kind=kind if x.ndim else None) for x in placed]
@@ -112,35 +112,22 @@ def _check_fits(name, shape, sharding):
         )
 
 
-def _check_blocks(kept, placed, params, specs, sizes):
-    """Raises ValueError where a shard would cut a block: there, what `init` sees of the mesh has shapes of its own."""
-    for (path, now), fitting in zip(kept, placed, strict=True):
-        if now.shape == fitting.shape:
-            continue
-        (name, p), spec = _parameter_at(path, params, specs)
-        axis = next(i for i in reversed(range(len(p.shape))) if p.shape[i] > 1 or i == 0)
-        length, shards = p.shape[axis], _parts(spec, axis, sizes)
-        raise ValueError(
-            f"state_shardings: the average of params{name} is kept in blocks of {-(-length // now.shape[-1])} along "
-            f"axis {axis}, which shards of {length // shards} ({length} on {shards} devices) would cut; write "
-            f"storage.EightBit(block={length // fitting.shape[-1]}), or shard it along another axis."
-        )
-
-
-def _parameter_at(path, params, specs):
-    """The parameter with the longest path at the end of that of what is kept of it."""
+def _cut_block(path, now, fitting, params, shardings):
+    """The error that a shard would cut a block of what is kept there."""
+    # The parameter with the longest path at the end of that of what is kept of it.
     with_paths, structure = jax.tree_util.tree_flatten_with_path(params)
-    each = structure.flatten_up_to(specs)
     ends = [(len(name), i) for i, (name, _) in enumerate(with_paths) if path[len(path) - len(name) :] == name]
     if not ends:
-        raise ValueError(
+        return ValueError(
             f"state_shardings: shards would cut the blocks of {jax.tree_util.keystr(path)}; write a shorter "
             "storage.EightBit(block=...), or shard its parameter along another axis."
         )
-    (name, p) = with_paths[number := max(ends)[1]]
-    return (jax.tree_util.keystr(name), p), each[number]
-
-
-def _parts(spec, axis, sizes):
-    names = (*spec, *(None,) * (axis + 1))[axis]
-    return math.prod(sizes[name] for name in (names if isinstance(names, tuple) else (names,)) if name is not None)
+    (name, p), sharding = with_paths[number := max(ends)[1]], structure.flatten_up_to(shardings)[number]
+    axis = next(i for i in reversed(range(len(p.shape))) if p.shape[i] > 1 or i == 0)
+    length, shards = p.shape[axis], parts_of(sharding, p.shape)[axis]
+    return ValueError(
+        f"state_shardings: the average of params{jax.tree_util.keystr(name)} is kept in blocks of "
+        f"{-(-length // now.shape[-1])} along axis {axis}, which shards of {length // shards} ({length} on {shards} "
+        f"devices) would cut; write storage.EightBit(block={length // fitting.shape[-1]}), or shard it along another "
+        "axis."
+    )

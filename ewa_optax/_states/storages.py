@@ -1,6 +1,5 @@
 """The storage that made what is kept of averages, by shapes and dtypes: a state does not name it."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from ewa_optax._numerics import wide_dtype
 from ewa_optax.storage._blocks import EightBit
 from ewa_optax.storage._formats import BFloat16, Factored, Float16, Float24
-from ewa_optax.storage._kept import as_kept
+from ewa_optax.storage._kept import as_kept, kept_shapes
 from ewa_optax.storage._storage import Storage
 from ewa_optax.storage._telling import Kept
 
@@ -62,15 +61,7 @@ def _made_by(storage, rows, like):
     shape = (2, *like.shape) if jnp.issubdtype(like.dtype, jnp.complexfloating) else like.shape
     shapes = [jax.ShapeDtypeStruct(row.shape, row.dtype) for row in rows]
     try:
-        return _makes(as_kept(storage, shapes), shape) == [(x.shape, x.dtype) for x in shapes]
-    except Exception:  # Of another number of arrays.
+        made = jax.tree.leaves(kept_shapes(as_kept(storage, shapes), shape))
+    except Exception:  # Of shapes that it does not take it may make anything, and of another number of arrays.
         return False
-
-
-@functools.lru_cache(maxsize=4096)
-def _makes(storage, shape):
-    try:
-        made = jax.eval_shape(storage.init, jax.ShapeDtypeStruct(shape, jnp.float32))
-    except Exception:  # Of shapes that it does not take, it may make anything.
-        return None
-    return [(x.shape, x.dtype) for x in jax.tree.leaves(made)]
+    return [(x.shape, x.dtype) for x in made] == [(x.shape, x.dtype) for x in shapes]

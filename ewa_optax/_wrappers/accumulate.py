@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import check, checked, rule, transformation
-from ewa_optax._numerics import Number, anywhere, clip, increment, largest, lerp, narrow, widen
+from ewa_optax._numerics import Number, anywhere, clip, increment, largest, lerp, widen
 from ewa_optax._stacks import treating_stacks_as
 from ewa_optax._trees import Leafwise, map_leaves
+from ewa_optax._wrappers.conditional import step_if
 from ewa_optax.storage._argument import StorageLike, for_gradients
 from ewa_optax.storage._encoding import AverageCodec
 from ewa_optax.storage._in_turn import in_turn
@@ -117,15 +118,11 @@ def accumulate(
         given = dict(shares=shares, moves=moves, number=(state.step, state.mini_step))
         kept = in_turn(average, updates, state.mean, None, given)[1]
 
-        def wait(kept, inner_state):
-            return jax.tree.map(jnp.zeros_like, updates), inner_state
-
-        def make_step(kept, inner_state):
+        def make_step(inner_state):
             mean = map_leaves(Leafwise(_decoded, codec), updates, *codec.trees(kept))
-            out, fresh = inner.update(mean, inner_state, params, **extra_args)
-            return jax.tree.map(like, out, updates), jax.tree.map(like, fresh, inner_state)
+            return inner.update(mean, inner_state, params, **extra_args)
 
-        out, inner_state = jax.lax.cond(steps, make_step, wait, kept, state.inner_state)
+        out, inner_state = step_if(steps, make_step, updates, state.inner_state)
         return out, AccumulateState(
             jnp.where(steps, increment(state.step), state.step),
             jnp.where(steps, 0, count),
@@ -160,11 +157,3 @@ def _moved(codec, past, newest, u, *arrays):
 
 def _decoded(codec, u, *arrays):
     return codec.decode(jnp.shape(u), *arrays)
-
-
-def like(x, old):
-    """A result in the dtype that it had before: of averages of 16 bits, optax would make others by the mean."""
-    dtype = jnp.result_type(old)
-    if x.dtype == dtype:
-        return x
-    return narrow(x, dtype) if jnp.issubdtype(dtype, jnp.inexact) else x.astype(dtype)

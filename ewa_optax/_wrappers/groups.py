@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import transformation
+from ewa_optax._checks import check_pattern, transformation
 from ewa_optax._stacks import TreatsStacksAsLeaves, is_stacked
-from ewa_optax._trees import shapes_of
+from ewa_optax._trees import path_name, shapes_of
 from ewa_optax.pieces._learning_rate import named_rates
 from ewa_optax.storage._sharding import is_box
 
@@ -114,11 +114,6 @@ def groups(rules: Rules) -> Groups:
     return made
 
 
-def path_name(path: tuple[Any, ...]) -> str:
-    """A path of JAX as people write it: "layers/3/attention/kernel"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def _checked(rules):
     """The transformations by name."""
     if not isinstance(rules, Mapping):
@@ -140,7 +135,7 @@ def _checked(rules):
         if where is ...:
             rest = name
         elif isinstance(where, str):
-            _check_pattern(name, where)
+            check_pattern(f"groups: where {name!r} is", where)
         elif not (callable(where) or isinstance(where, re.Pattern)):
             raise TypeError(
                 f"groups: where {name!r} is must be a regular expression, a function (path, leaf) -> bool or ..., got "
@@ -151,16 +146,6 @@ def _checked(rules):
         else:
             optimizers[name] = transformation("groups", f"the optimizer of {name!r}", optimizer, "adam(1e-3), or None")
     return optimizers
-
-
-def _check_pattern(name, where):
-    try:
-        re.compile(where)
-    except re.error as error:
-        raise ValueError(
-            f"groups: where {name!r} is must be a regular expression, got {where!r} ({error}); re.escape makes one of "
-            "a path."
-        ) from error
 
 
 def _labels(rules, params):

@@ -8,8 +8,9 @@ import optax
 
 from ewa_optax._checks import Count, Decay, Whole, checked, transformation
 from ewa_optax._numerics import increment
-from ewa_optax._stacks import TreatsStacksAsLeaves
-from ewa_optax._wrappers.accumulate import AccumulateState, like
+from ewa_optax._stacks import treating_stacks_as
+from ewa_optax._wrappers.accumulate import AccumulateState
+from ewa_optax._wrappers.conditional import step_if
 from ewa_optax._wrappers.found import content, states_within
 from ewa_optax._wrappers.norms import global_norm
 from ewa_optax._wrappers.past import Deviations, Past, after, log_limit, no_past
@@ -159,14 +160,10 @@ def skip_spikes(
             spike |= logs[name] > log_limit(pasts[name], deviations, warmup)
         takes = finite & (~spike | (state.in_a_row >= most))
 
-        def skip(inner_state):
-            return jax.tree.map(jnp.zeros_like, updates), inner_state
-
         def make_step(inner_state):
-            out, fresh = inner.update(updates, inner_state, params, **extra_args)
-            return jax.tree.map(like, out, updates), jax.tree.map(like, fresh, inner_state)
+            return inner.update(updates, inner_state, params, **extra_args)
 
-        out, inner_state = jax.lax.cond(takes, make_step, skip, state.inner_state)
+        out, inner_state = step_if(takes, make_step, updates, state.inner_state)
         in_a_row = jnp.where(finite, increment(state.in_a_row), state.in_a_row)
         return out, state._replace(
             skipped=jnp.where(takes, state.skipped, increment(state.skipped)),
@@ -175,10 +172,7 @@ def skip_spikes(
             **{name: after(past, logs[name], decay, takes) for name, past in pasts.items()},
         )
 
-    kind = (
-        TreatsStacksAsLeaves if isinstance(optimizer, TreatsStacksAsLeaves) else optax.GradientTransformationExtraArgs
-    )
-    return kind(boxes_that_fit(init), through_boxes(update))
+    return treating_stacks_as(optimizer, boxes_that_fit(init), through_boxes(update))
 
 
 def get_skipped(opt_state: Any) -> jax.Array:

@@ -11,8 +11,8 @@ import optax
 
 from ewa_optax._checks import Decay, checked, transformation
 from ewa_optax._numerics import corrected_shares, increment, largest, lerp, norm, wide_dtype
-from ewa_optax._stacks import TreatsStacksAsLeaves, broadcast, unstack_leaves
-from ewa_optax._trees import Leafwise, map_leaves, shapes_of
+from ewa_optax._stacks import broadcast, treating_stacks_as, unstack_leaves
+from ewa_optax._trees import Leafwise, map_leaves, path_name, shapes_of
 from ewa_optax._wrappers.found import content, states_within
 from ewa_optax._wrappers.norms import alike, array_norms, as_kept
 from ewa_optax.storage._sharding import boxes_that_fit, through_boxes, unboxed
@@ -51,8 +51,8 @@ def watch(
         decay: $\beta$ in [0, 1): averages over about $1/(1-\beta)$ steps. With 0 they are the norms of the last step.
         groups: for norms of parts of the parameters besides those of all: a tree of labels like the parameters, or a
             prefix of theirs; or a function of the path of a leaf and the leaf (an array, or its shape and dtype) that
-            gives its label. A path is as `jax.tree_util.keystr` writes it, so that `lambda path, leaf: path` makes a
-            group of each leaf. A leaf whose label is None is in no group.
+            gives its label. A path is as in `groups`, "layers/0/kernel", so `lambda path, leaf: path` makes a group of
+            each leaf. A leaf whose label is None is in no group.
 
     Returns:
         A transformation that needs the parameters, and keeps five numbers, and five for each group.
@@ -105,10 +105,7 @@ def watch(
         of_groups = dict(zip(members, averages[1:], strict=True)) if members else state.groups
         return out, WatchState(step, not_finite, averages[0], of_groups, inner_state)
 
-    kind = (
-        TreatsStacksAsLeaves if isinstance(optimizer, TreatsStacksAsLeaves) else optax.GradientTransformationExtraArgs
-    )
-    return kind(boxes_that_fit(init), through_boxes(update))
+    return treating_stacks_as(optimizer, boxes_that_fit(init), through_boxes(update))
 
 
 def get_norms(opt_state: Any) -> dict[str, jax.Array]:
@@ -174,7 +171,7 @@ def _members(groups: Any, params: Any) -> dict[str, list[int]]:
     if not paths:
         labels = []
     elif callable(groups):
-        labels = [groups(jax.tree_util.keystr(path), leaf) for path, leaf in paths]
+        labels = [groups(path_name(path), leaf) for path, leaf in paths]
     else:
         try:
             labels = broadcast(groups, structure, is_leaf=lambda x: x is None)

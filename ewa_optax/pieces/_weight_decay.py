@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ewa_optax._checks import Rate, check_integer, checked, rule
+from ewa_optax._checks import Rate, check_integer, check_pattern, checked, rule
 from ewa_optax._numerics import increment, is_just
 from ewa_optax._stacks import is_stacked
 from ewa_optax._trees import Leafwise, map_chosen, path_name, shapes_of, wide
@@ -90,8 +90,7 @@ def cautious_weight_decay(weight_decay: WeightDecay, mask: Mask = None) -> optax
         A transformation as `add_decayed_weights`.
 
     Raises:
-        ValueError: a weight decay that is negative or not finite, or no parameters.
-        TypeError: a weight decay that is neither a number nor a schedule.
+        ValueError, TypeError: as `add_decayed_weights`.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -125,8 +124,7 @@ def decay_weights(weight_decay: WeightDecay, mask: Mask = None) -> optax.Gradien
         A transformation as `add_decayed_weights`.
 
     Raises:
-        ValueError: a weight decay that is negative or not finite, or no parameters.
-        TypeError: a weight decay that is neither a number nor a schedule.
+        ValueError, TypeError: as `add_decayed_weights`.
 
     Examples:
         >>> import jax.numpy as jnp, ewa_optax
@@ -223,13 +221,7 @@ def path_matches(pattern: str | re.Pattern[str]) -> Callable[[optax.Params], Any
     """
     if not isinstance(pattern, str | re.Pattern):
         raise TypeError(f"path_matches: pattern must be a regular expression, got {pattern!r}; such as 'kernel$'.")
-    try:
-        found = re.compile(pattern).search
-    except re.error as error:
-        raise ValueError(
-            f"path_matches: pattern must be a regular expression, got {pattern!r} ({error}); re.escape makes one of a "
-            "path."
-        ) from error
+    found = check_pattern("path_matches: pattern", pattern).search
 
     def mask(params):
         names = []

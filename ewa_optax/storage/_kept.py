@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from ewa_optax._numerics import wide_dtype
+from ewa_optax.storage._sharding import parts_along
 
 
 @functools.lru_cache(maxsize=4096)
@@ -73,10 +74,7 @@ def shards_of(x):
 
 def parts_of(sharding, shape):
     """In how many parts an array of that shape lies along each axis."""
-    sizes = sharding.mesh.shape
-    names = [() if entry is None else entry if isinstance(entry, tuple) else (entry,) for entry in sharding.spec]
-    parts = [math.prod(sizes.get(name, 1) for name in of_axis) for of_axis in names]
-    return (*parts, *(1,) * (len(shape) - len(parts)))
+    return parts_along(sharding.spec, sharding.mesh.shape, len(shape))
 
 
 def listed(arrays):

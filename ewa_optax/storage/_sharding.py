@@ -6,7 +6,7 @@ any optimizer, of parameters of such types, tells how its state lies with no arr
 
 import contextvars
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -30,6 +30,13 @@ def placed_shapes(init: Callable[[Any], Any], params: Any, specs: Any, sizes: di
         return jax.eval_shape(init, jax.tree.map(place, params, specs))
 
 
+def parts_along(names: Any, sizes: Mapping[str, int], ndim: int) -> tuple[int, ...]:
+    """In how many parts an array lies along each axis, by the names of axes of a mesh; of others, in one."""
+    several = [name if isinstance(name, tuple) else (name,) for name in names]
+    parts = [math.prod(sizes.get(name, 1) for name in each) for each in several]
+    return (*parts, *(1,) * (ndim - len(parts)))
+
+
 def spec_of(shape: Any) -> PartitionSpec:
     """Of one of `placed_shapes`: how it lies; a scalar that no parameter decides lies everywhere."""
     return shape.sharding.spec if shape.sharding is not None else PartitionSpec()
@@ -42,14 +49,14 @@ def boxes_that_fit(init: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def in_boxes(params: Any) -> Any:
-        # What is made of this `init` sees to all of them, those in here among them.
-        token = None if _WITHIN.get() else _WITHIN.set(True)
+        if _WITHIN.get() or not _has_boxes(params):
+            return init(params)
+        # What is made of this `init` sees to all boxes, those of what it is made of among them.
+        token = _WITHIN.set(True)
         try:
             state = init(params)
         finally:
-            _WITHIN.reset(token) if token else None
-        if not token or not _has_boxes(params):
-            return state
+            _WITHIN.reset(token)
         pure = unboxed(params)
         longest = max((x.ndim for x in jax.tree.leaves(pure)), default=0)
         names = [str(axis) for axis in range(longest)]
@@ -97,20 +104,14 @@ def parts_of_boxes(params: Any) -> list[tuple[int, ...]]:
     """
     parts = []
     for node in jax.tree.leaves(params, is_leaf=is_box):
-        names, mesh = (_names(node), _mesh_of(node)) if is_box(node) else (None, None)
-        for x in jax.tree.leaves(node):
-            sizes = [1] * len(jax.numpy.shape(x))
-            for axis, name in enumerate(names or ()):
-                several = name if isinstance(name, tuple) else (name,)
-                sizes[axis] = math.prod(mesh.shape.get(each, 1) for each in several) if mesh else 1
-            parts.append(tuple(sizes))
+        names, sizes = (_names(node) or (), _sizes_of_mesh(node)) if is_box(node) else ((), {})
+        parts += [parts_along(names, sizes, jax.numpy.ndim(x)) for x in jax.tree.leaves(node)]
     return parts
 
 
-def _mesh_of(box):
+def _sizes_of_mesh(box):
     given = box.get_metadata().get("mesh") if hasattr(box, "get_metadata") else getattr(box, "mesh", None)
-    mesh = given or jax.sharding.get_abstract_mesh()
-    return None if mesh.empty else mesh
+    return (given or jax.sharding.get_abstract_mesh()).shape
 
 
 def _names(box):

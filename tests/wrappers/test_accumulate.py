@@ -12,6 +12,7 @@ import optax
 import pytest
 from cases import ROUGHLY
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from runs import compiled_step
 
 import ewa_optax
 from benchmarks import tasks
@@ -163,15 +164,6 @@ def test_the_optimizer_is_in_the_program_once_under_a_condition():
     state = jax.eval_shape(optimizer.init, params)
     traced = jax.make_jaxpr(optimizer.update)(params, state, params)
     assert [conditional for name, conditional in operations(traced.jaxpr) if name == "sqrt"] == [True]
-
-
-def compiled_step(optimizer, params):
-    def step(params, state, gradients):
-        updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state
-
-    state = jax.eval_shape(optimizer.init, params)
-    return jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
 
 
 def test_nothing_is_copied_through_the_condition():

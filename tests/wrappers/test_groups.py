@@ -585,7 +585,11 @@ def test_a_record_without_rates_goes_on_with_nothing_for_the_past():
     chex.assert_trees_all_equal(with_arrays(empty(), to_arrays(after)), after)
 
 
-@pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: accumulate(inner, 1)], ids=["alone", "accumulate"])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda inner: inner, lambda inner: accumulate(inner, 1), ewa_optax.watch, ewa_optax.skip_spikes],
+    ids=["alone", "accumulate", "watch", "skip_spikes"],
+)
 def test_fit_stacks_by_the_labels(wrap):
     params = {f"layer {i}": jax.tree.map(jnp.asarray, PARAMS["layers"][0]) for i in range(20)}
     rules = {"first": ("layer 1?[02468]/", ewa_optax.adam(0.1)), "frozen": ("bias$", None), "rest": (..., ADAM)}
