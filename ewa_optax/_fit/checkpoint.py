@@ -14,6 +14,7 @@ from ewa_optax._interrupts import held_back
 from ewa_optax._stacks import stack_leaves_like, unstack_leaves
 from ewa_optax.minibatch._sources import Source, fingerprint
 from ewa_optax.pieces._layerwise import for_checkpoint, from_checkpoint
+from ewa_optax.storage._checkpoints import with_means, without_means
 
 FORMAT = "ewa_optax.fit 1"
 
@@ -83,7 +84,9 @@ class Checkpoints:
             saved = at["settings"]
         except Exception as failure:
             raise ValueError(self._unreadable(number, "is none that fit wrote, or is torn")) from failure
-        now = json.loads(json.dumps(self.settings))
+        now, like = json.loads(json.dumps(self.settings)), _state(run)
+        if saved.get("opt_state") == fingerprint((before := without_means(like))["opt_state"]):
+            now["opt_state"], like = saved["opt_state"], before
         other = [
             f"{name}: {saved.get(name)!r} there, {now.get(name)!r} here"
             for name in {*saved, *now}
@@ -98,13 +101,13 @@ class Checkpoints:
             kept = self._manager.restore(
                 number,
                 args=args.Composite(
-                    state=args.StandardRestore(_filled(jax.tree.map(_abstract, _state(run)))),
+                    state=args.StandardRestore(_filled(jax.tree.map(_abstract, like))),
                     history=args.StandardRestore(),
                 ),
             )
         except Exception as failure:
             raise ValueError(self._unreadable(number, "is torn, or of another model")) from failure
-        state = jax.tree.map(_as_it_lay, _state(run), _refilled(_state(run), kept["state"]))
+        state = with_means(_state(run), jax.tree.map(_as_it_lay, like, _refilled(like, kept["state"])))
         state = stack_leaves_like(_of(run), from_checkpoint(unstack_leaves(_of(run)), state))
         empty = {name: np.zeros(shape, dtype) for name, (shape, dtype) in at["history"].items()}
         history = with_arrays(run.history, {**empty, **_refilled(empty, kept["history"])})

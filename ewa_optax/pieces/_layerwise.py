@@ -13,7 +13,7 @@ from ewa_optax._numerics import Number, is_just, largest, norm, widen
 from ewa_optax._trees import Leafwise, PartKey, map_leaves, wide
 from ewa_optax.pieces._combining import by_step
 from ewa_optax.pieces._weight_decay import Mask, WeightDecay, weight_decay_at, with_parameters
-from ewa_optax.storage._encoding import with_fillers, without_fillers
+from ewa_optax.storage._checkpoints import with_fillers, without_fillers
 from ewa_optax.storage._formats import Factored, Factors, means
 
 TrustCoefficient = Annotated[

@@ -21,7 +21,6 @@ from ewa_optax.storage._kept import (
     kept_shapes,
     listed,
     manual_axes,
-    says_nothing_of,
     shards_of,
     structure_of,
     takes,
@@ -56,41 +55,6 @@ class Encoded(NamedTuple):
     """
 
     arrays: tuple[Any, ...]
-
-
-def without_fillers(state: Any) -> Any:
-    """A state in which there is None where an `Encoded` says that there is nothing, as there was in 0.1.0."""
-
-    def emptied(node):
-        if not _is_encoded(node):
-            return node
-        first, *others = node.arrays
-        empty = [
-            jax.tree.map(lambda x, other: None if says_nothing_of(x, other) else other, first, tree) for tree in others
-        ]
-        return Encoded((first, *empty))
-
-    return jax.tree.map(emptied, state, is_leaf=_is_encoded)
-
-
-def with_fillers(like: Any, state: Any) -> Any:
-    """The inverse, for a state that is to be like another one."""
-
-    def filled(like, node):
-        if not _is_encoded(like):
-            return node
-        first, *others = like.arrays
-        full = [
-            jax.tree.map(lambda x, old, new: old if says_nothing_of(x, old) else new, first, *trees)
-            for trees in zip(others, node.arrays[1:], strict=True)
-        ]
-        return Encoded((node.arrays[0], *full))
-
-    return jax.tree.map(filled, like, state, is_leaf=_is_encoded)
-
-
-def _is_encoded(x):
-    return isinstance(x, Encoded)
 
 
 @dataclasses.dataclass(frozen=True)
