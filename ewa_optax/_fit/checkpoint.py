@@ -13,8 +13,7 @@ from ewa_optax._fit.result import Fitted, to_arrays, with_arrays
 from ewa_optax._interrupts import held_back
 from ewa_optax._stacks import stack_leaves_like, unstack_leaves
 from ewa_optax.minibatch._sources import Source, fingerprint
-from ewa_optax.pieces._layerwise import for_checkpoint, from_checkpoint
-from ewa_optax.storage._checkpoints import with_means, without_means
+from ewa_optax.pieces._layerwise import for_checkpoint, for_older_checkpoint, from_checkpoint
 
 FORMAT = "ewa_optax.fit 1"
 
@@ -85,8 +84,9 @@ class Checkpoints:
         except Exception as failure:
             raise ValueError(self._unreadable(number, "is none that fit wrote, or is torn")) from failure
         now, like = json.loads(json.dumps(self.settings)), _state(run)
-        if saved.get("opt_state") == fingerprint((before := without_means(like))["opt_state"]):
-            now["opt_state"], like = saved["opt_state"], before
+        older = for_older_checkpoint(unstack_leaves(_of(run)))
+        if saved.get("opt_state") == fingerprint(older["opt_state"]):
+            now["opt_state"], like = saved["opt_state"], older
         other = [
             f"{name}: {saved.get(name)!r} there, {now.get(name)!r} here"
             for name in {*saved, *now}
@@ -107,7 +107,7 @@ class Checkpoints:
             )
         except Exception as failure:
             raise ValueError(self._unreadable(number, "is torn, or of another model")) from failure
-        state = with_means(_state(run), jax.tree.map(_as_it_lay, like, _refilled(like, kept["state"])))
+        state = jax.tree.map(_as_it_lay, like, _refilled(like, kept["state"]))
         state = stack_leaves_like(_of(run), from_checkpoint(unstack_leaves(_of(run)), state))
         empty = {name: np.zeros(shape, dtype) for name, (shape, dtype) in at["history"].items()}
         history = with_arrays(run.history, {**empty, **_refilled(empty, kept["history"])})

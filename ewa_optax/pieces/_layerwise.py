@@ -13,7 +13,7 @@ from ewa_optax._numerics import Number, is_just, largest, norm, widen
 from ewa_optax._trees import Leafwise, PartKey, map_leaves, wide
 from ewa_optax.pieces._combining import by_step
 from ewa_optax.pieces._weight_decay import Mask, WeightDecay, weight_decay_at, with_parameters
-from ewa_optax.storage._checkpoints import with_fillers, without_fillers
+from ewa_optax.storage._checkpoints import with_fillers, with_means, without_fillers, without_means
 from ewa_optax.storage._formats import Factored, Factors, means
 
 TrustCoefficient = Annotated[
@@ -263,8 +263,14 @@ def for_checkpoint(state: Any) -> Any:
     return jax.tree.map(joined, state, is_leaf=_is_in_parts)
 
 
+def for_older_checkpoint(state: Any) -> Any:
+    """The same, as it was before `Factored` kept the mean of all."""
+    return without_means(for_checkpoint(state))
+
+
 def from_checkpoint(like: Any, state: Any) -> Any:
-    """The inverse of `for_checkpoint`, for a state that is to be like another one."""
+    """The inverse of both, for a state that is to be like another one."""
+    state = with_means(for_checkpoint(like), state)
 
     def parted(like, node):
         if not _is_in_parts(like):
