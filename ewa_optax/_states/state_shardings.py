@@ -135,9 +135,10 @@ def _cut_blocks(state, placed, params, shardings):
                 f"state_shardings: shards would cut the blocks of {jax.tree_util.keystr(path)}; write a shorter "
                 "storage.EightBit(block=...), or shard its parameter along another axis."
             )
-        if is_cut or (ends and now.dtype in (jnp.int8, jnp.uint8)):
-            name, p = with_paths[number := max(ends)[1]]
-            kept[number] = p.shape, (parts := parts_of(shardings[number], p.shape))
+        if not (is_cut or (ends and now.dtype in (jnp.int8, jnp.uint8))):
+            continue
+        name, p = with_paths[number := max(ends)[1]]
+        kept[number] = p.shape, (parts := parts_of(shardings[number], p.shape))
         if is_cut:
             axis = next(i for i in reversed(range(len(p.shape))) if p.shape[i] > 1 or i == 0)
             blocks = (-(-p.shape[axis] // x.shape[-1]) for x in (now, fitting))
