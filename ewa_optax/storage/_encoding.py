@@ -89,7 +89,7 @@ class AverageCodec:
             like = p if isinstance(p, jax.Array) and not isinstance(p, jax.core.Tracer) else _zeros(p)
             shape = like.shape[1:] if in_stack else like.shape
             if not takes(storage, like, shape):
-                return [_zeros(p), *[jnp.zeros_like(p, dtype=bool)] * (structure_of(storage).num_leaves - 1)]
+                return [_zeros(p), *_fillers(p, structure_of(storage).num_leaves - 1)]
             try:
                 shards = tuple(map(max, shards_of(like), parts))
                 fitting = storage.for_shards(shape, shards[in_stack:])
@@ -169,7 +169,7 @@ class AverageCodec:
     def together(self, structure: Any, leaves: list[list[Any]]) -> Any:
         """What is kept, of the arrays of each leaf of a tree of that structure; of one as it came, of that alone."""
         count = structure_of(self.storage).num_leaves if self.storage else 1
-        rest = [[jnp.zeros_like(arrays[0], dtype=bool)] * (count - len(arrays)) for arrays in leaves]
+        rest = [_fillers(arrays[0], count - len(arrays)) for arrays in leaves]
         return self._in_trees(structure, [[*arrays, *others] for arrays, others in zip(leaves, rest, strict=True)])
 
     def _in_trees(self, structure, leaves):
@@ -183,6 +183,11 @@ class AverageCodec:
             )
         filled = [(arrays + [None] * count)[:count] for arrays in leaves]
         return Encoded(tuple(structure.unflatten([arrays[i] for arrays in filled]) for i in range(count)))
+
+
+def _fillers(p, count):
+    # One array each, or a state could not be donated.
+    return [jnp.zeros_like(p, dtype=bool) for _ in range(count)]
 
 
 def _first(storage, p):
