@@ -14,7 +14,7 @@ from ewa_optax._numerics import corrected_shares, increment, largest, lerp, norm
 from ewa_optax._stacks import broadcast, treating_stacks_as, unstack_leaves
 from ewa_optax._trees import Leafwise, map_leaves, path_name, shapes_of
 from ewa_optax._wrappers.found import content, states_within
-from ewa_optax._wrappers.norms import alike, array_norms, as_kept
+from ewa_optax._wrappers.norms import as_kept, leaf_norms, parts_of, spread
 from ewa_optax.storage._sharding import boxes_that_fit, through_boxes, unboxed
 
 KINDS = ("gradient", "update", "parameters", "update_to_parameters", "unmoved")
@@ -89,10 +89,9 @@ def watch(
             raise ValueError("watch needs the parameters; call update(gradients, state, params).")
         members = _members(groups, params)
         out, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        of_leaves = map_leaves(Leafwise(_of_leaf), params, updates, out)
-        out = map_leaves(Leafwise(_behind), out, of_leaves)
-        values = _values(of_leaves, params, members, state.whole)
+        values = _values(params, updates, out, members, state.whole)
         whole = values[0]
+        out = map_leaves(Leafwise(_behind, whole.sum()), out)
         finite, moves = jnp.isfinite(whole).all(), whole[KINDS.index("update")] > 0
         step = jnp.where(finite & moves, increment(state.step), state.step)
         past, newest = corrected_shares(decay, jnp.maximum(step, 1))
@@ -190,51 +189,46 @@ def _members(groups: Any, params: Any) -> dict[str, list[int]]:
     return dict(sorted(found.items()))
 
 
-def _values(of_leaves, params, members, like):
+def _values(params, updates, out, members, like):
     """Of one step what is averaged, in a row for all parameters, and one for each group."""
-    if not jax.tree.leaves(params):
+    structure = jax.tree.structure(shapes_of(params))
+    count = structure.num_leaves
+    if not count:
         return jnp.zeros((1 + len(members), len(KINDS)), like.dtype)
-    rows = jax.tree.structure(shapes_of(params)).flatten_up_to(unstack_leaves(of_leaves))
-    *norms, unmoved = (jnp.stack(alike(list(column))) for column in zip(*rows, strict=True))
-    norms = jnp.stack([as_kept(x, like) for x in norms])
+    parts = [parts_of(x, count) for x in ([range(count)], [*members.values()]) if x]
+    norms = [as_kept(leaf_norms(tree, structure, parts), like) for tree in (updates, out, params)]
     sizes = np.array([x.size * _is_short(x) for x in jax.tree.leaves(shapes_of(params))])
-    parts = [[*range(len(rows))]], [*members.values()]
-    return jnp.concatenate([_of_parts(norms, unmoved, sizes, x) for x in parts if x])
+    unmoved = jnp.zeros(count, jnp.int32)
+    if sizes.any():
+        each = structure.flatten_up_to(unstack_leaves(map_leaves(Leafwise(_unmoved), params, out)))
+        unmoved = jnp.stack(each)
+    return jnp.concatenate([_of_parts(norms, unmoved, sizes, x) for x in parts])
 
 
 def _of_parts(norms, unmoved, sizes, parts):
-    # One program for all parts: the shorter are filled up with a number behind the last, which is 0.
-    longest = max(map(len, parts))
-    numbers = np.array([[*part, *[len(sizes)] * (longest - len(part))] for part in parts])
-    norms, unmoved = jnp.pad(norms, ((0, 0), (0, 1))), jnp.pad(unmoved, (0, 1))
-    gradient, update, parameters = jax.vmap(jax.vmap(norm))(norms[:, numbers])
+    gradient, update, parameters = (jax.vmap(norm)(spread(x, parts)) for x in norms)
     ratio = jnp.where(parameters > 0, update / jnp.where(parameters > 0, parameters, 1), 0)
-    still = unmoved.astype(norms.dtype)[numbers].sum(1) / np.maximum(np.append(sizes, 0)[numbers].sum(1), 1)
+    still = spread(unmoved, parts).astype(ratio.dtype).sum(1) / np.maximum(np.append(sizes, 0)[parts].sum(1), 1)
     ratio = jnp.where(jnp.isfinite(update), jnp.minimum(ratio, largest(ratio.dtype) / 4), ratio)
     return jnp.stack([gradient, update, parameters, ratio, still.astype(ratio.dtype)], axis=1)
 
 
-def _of_leaf(p, g, u):
-    """The norms of gradient, update and parameters, and how many of the parameters in 16 bits did not move."""
-    nothing = jnp.zeros([], jnp.float32)
-    of_gradient = nothing if g is None else array_norms(g)[0]
-    if u is None:
-        return of_gradient, nothing, array_norms(p)[0], jnp.int32(p.size * _is_short(p))
-    if not _is_short(p):
-        return of_gradient, *array_norms(u, p), jnp.int32(0)
+def _unmoved(p, u):
+    """How many of the parameters in 16 bits do not move."""
+    if u is None or not _is_short(p):
+        return jnp.int32(p.size * _is_short(p))
     # As optax applies it.
-    still = jnp.asarray(p + u, p.dtype) == p
-    return of_gradient, *array_norms(u, p, others=(still.astype(jnp.int32),))
+    return jnp.sum(jnp.asarray(p + u, p.dtype) == p, dtype=jnp.int32)
 
 
-def _behind(u, of_leaf):
+def _behind(seen, u):
     """The update, on a CPU after what reads the parameters: else a step that overwrites them would copy them first."""
 
-    def after(u, size):
+    def after(u, seen):
         # Less 0, which no compiler finds out, and which keeps the sign of -0.
-        return u - jnp.where(size < -1, 1, 0).astype(u.dtype)
+        return u - jnp.where(seen < -1, 1, 0).astype(u.dtype)
 
-    return jax.lax.platform_dependent(u, of_leaf[2], cpu=after, default=lambda u, size: u)
+    return jax.lax.platform_dependent(u, seen, cpu=after, default=lambda u, seen: u)
 
 
 def _is_short(x):
