@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from ewa_optax._checks import Decay, checked, transformation
-from ewa_optax._numerics import corrected_shares, increment, largest, lerp, norm, wide_dtype
+from ewa_optax._numerics import corrected_shares, increment, largest, norm, wide_dtype
 from ewa_optax._stacks import broadcast, treating_stacks_as, unstack_leaves
 from ewa_optax._trees import Leafwise, map_leaves, path_name, shapes_of
 from ewa_optax._wrappers.found import content, states_within
@@ -23,7 +23,7 @@ KINDS = ("gradient", "update", "parameters", "update_to_parameters", "unmoved")
 class WatchState(NamedTuple):
     """How many steps are in the averages, how many were left out as not finite, and the averages: see `KINDS`.
 
-    Of all parameters, and of each group by its name.
+    Of all parameters, and of each group by its name; and in a row below them what they have been rounded by.
     """
 
     step: jax.Array
@@ -55,7 +55,9 @@ def watch(
             each leaf. A leaf whose label is None is in no group.
 
     Returns:
-        A transformation that needs the parameters, and keeps five numbers, and five for each group.
+        A transformation that needs the parameters, and keeps ten numbers, and ten for each group: five averages, and
+        what each is rounded by. It costs one reading of gradients, updates and parameters each, and two more of those
+        whose norm, or that of one group, is below about 1e-12 or above 1e19.
 
     Raises:
         ValueError: a decay outside [0, 1); labels that are no prefix of the parameters; by `update`, no parameters.
@@ -77,7 +79,7 @@ def watch(
     inner = transformation("watch", "optimizer", optimizer, "adam(1e-3)")
 
     def init(params):
-        zeros = jnp.zeros(len(KINDS), _dtype_of(params))
+        zeros = jnp.zeros((2, len(KINDS)), _dtype_of(params))
         names = _members(groups, unboxed(params))
         # Of what stands for parameters of any kind, as in `optax.tree.map_params`, the names are unknown.
         known = names or not callable(groups) or jax.tree.leaves(params)
@@ -89,17 +91,18 @@ def watch(
             raise ValueError("watch needs the parameters; call update(gradients, state, params).")
         members = _members(groups, params)
         out, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
+        out = map_leaves(Leafwise(_made_once, state.step), out, params)
         values = _values(params, updates, out, members, state.whole)
         whole = values[0]
         out = map_leaves(Leafwise(_behind, whole.sum()), out)
         finite, moves = jnp.isfinite(whole).all(), whole[KINDS.index("update")] > 0
         step = jnp.where(finite & moves, increment(state.step), state.step)
-        past, newest = corrected_shares(decay, jnp.maximum(step, 1))
+        past, newest = (x.astype(values.dtype) for x in corrected_shares(decay, jnp.maximum(step, 1)))
 
         def averaged(average, value):
-            return jnp.where(finite & moves, lerp(average, value, decay, past, newest), average)
+            return jnp.where(finite & moves, _averaged(average, value, decay, past, newest), average)
 
-        averages = averaged(jnp.stack([state.whole, *(state.groups[name] for name in members)]), values)
+        averages = jax.vmap(averaged)(jnp.stack([state.whole, *(state.groups[name] for name in members)]), values)
         not_finite = jnp.where(finite, state.not_finite, increment(state.not_finite))
         of_groups = dict(zip(members, averages[1:], strict=True)) if members else state.groups
         return out, WatchState(step, not_finite, averages[0], of_groups, inner_state)
@@ -144,7 +147,7 @@ def get_norms(opt_state: Any) -> dict[str, jax.Array]:
     (state,) = found
     of_parts = {"": state.whole, **{f"/{name}": average for name, average in state.groups.items()}}
     norms = {
-        kind + name: content(average)[..., i] for i, kind in enumerate(KINDS) for name, average in of_parts.items()
+        kind + name: content(average)[..., 0, i] for i, kind in enumerate(KINDS) for name, average in of_parts.items()
     }
     return {**norms, "not_finite": content(state.not_finite)}
 
@@ -189,6 +192,17 @@ def _members(groups: Any, params: Any) -> dict[str, list[int]]:
     return dict(sorted(found.items()))
 
 
+def _averaged(average, value, decay, past, newest):
+    """`lerp` that keeps what it rounds off, which else would hold an average up to half of a rounding / newest off."""
+    high, low = average
+    forth, back = value - high - low, high - value + low
+    start = jnp.where(decay >= 0.5, high, value)
+    step = jnp.where(decay >= 0.5, newest * forth + low, past * back)
+    total = start + step
+    moved = total - start
+    return jnp.stack([total, (start - (total - moved)) + (step - moved)])
+
+
 def _values(params, updates, out, members, like):
     """Of one step what is averaged, in a row for all parameters, and one for each group."""
     structure = jax.tree.structure(shapes_of(params))
@@ -219,6 +233,18 @@ def _unmoved(p, u):
         return jnp.int32(p.size * _is_short(p))
     # As optax applies it.
     return jnp.sum(jnp.asarray(p + u, p.dtype) == p, dtype=jnp.int32)
+
+
+def _made_once(step, u, p):
+    """The update, on a CPU as an array: else it would be computed anew, from all that it is made of, where it is used.
+
+    XLA does so to what one large array is enough for. A step is never less than 0, which no compiler finds out.
+    """
+    if u.dtype != p.dtype:
+        return u
+    return jax.lax.platform_dependent(
+        step, u, p, cpu=lambda step, u, p: jnp.where(step < 0, p, u), default=lambda step, u, p: u
+    )
 
 
 def _behind(seen, u):
