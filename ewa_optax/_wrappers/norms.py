@@ -26,12 +26,11 @@ def global_norm(tree: Any) -> jax.Array:
     Of finite numbers it is at most a quarter of the largest, and so finite.
     """
     structure = jax.tree.structure(shapes_of(tree))
-    norms = leaf_norms(tree, structure, [parts_of([range(structure.num_leaves)], structure.num_leaves)])
-    return jnp.zeros([], float) if norms is None else norm(norms)
+    return norm(leaf_norms(tree, structure, [parts_of([range(structure.num_leaves)], structure.num_leaves)]))
 
 
-def leaf_norms(tree: Any, structure: Any, parts: Sequence[Parts]) -> jax.Array | None:
-    """The norms of the leaves of a tree of that structure, or 0 where it has None; None if it has no leaves.
+def leaf_norms(tree: Any, structure: Any, parts: Sequence[Parts]) -> jax.Array:
+    """The norms of the leaves of a tree of that structure, or 0 where it has None.
 
     They are those of the parts: next to a leaf in all of its parts, one that is too small to be seen may count as 0.
     """
@@ -41,7 +40,7 @@ def leaf_norms(tree: Any, structure: Any, parts: Sequence[Parts]) -> jax.Array |
         return jnp.stack(alike([jnp.zeros([]) if x is None else x for x in each]))
 
     if not structure.num_leaves:
-        return None
+        return jnp.zeros(0)
     sums = in_order(_sum_of_squares)
     sizes = np.array([0 if x is None else x.size for x in structure.flatten_up_to(shapes_of(tree))])
     right = functools.reduce(jnp.logical_and, (_are_right(sums, sizes, part) for part in parts))
