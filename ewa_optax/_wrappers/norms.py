@@ -44,7 +44,8 @@ def leaf_norms(tree: Any, structure: Any, parts: Sequence[Parts]) -> jax.Array:
     sums = in_order(_sum_of_squares)
     sizes = np.array([0 if x is None else x.size for x in structure.flatten_up_to(shapes_of(tree))])
     right = functools.reduce(jnp.logical_and, (_are_right(sums, sizes, part) for part in parts))
-    return jax.lax.cond(right, lambda: jnp.sqrt(sums), lambda: in_order(_norm))
+    roots = jnp.where(sums > 0, jnp.sqrt(jnp.where(sums > 0, sums, 1)), 0)  # With a derivative at 0.
+    return jax.lax.cond(right, lambda: roots, lambda: in_order(_norm))
 
 
 def parts_of(numbers: Sequence[Sequence[int]], count: int) -> Parts:

@@ -89,7 +89,7 @@ def clip_by_past_norm(
         log = jnp.log(global_norm(updates)).astype(state.past.mean.dtype)
         limit = log_limit(state.past, deviations, warmup)
         # In logs, since the norm may be larger than what it is multiplied by is small.
-        factor = jnp.where(jnp.isfinite(log) & (log > limit), jnp.exp(limit - log), 1)
+        factor = jnp.exp(jnp.where(jnp.isfinite(log) & (log > limit), limit - log, 0))
         past = after(state.past, jnp.minimum(log, limit), decay, jnp.isfinite(log))
         return scale_leaves(updates, factor), ClipByPastNormState(past)
 

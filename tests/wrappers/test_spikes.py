@@ -107,6 +107,20 @@ def test_clipping_keeps_dtypes_and_takes_complex_and_none_leaves():
     assert all(x.shape == (3,) for x in jax.tree.leaves(state))
 
 
+def test_clipping_is_differentiable():
+    """By the size of a gradient, of which a part is 0: the first leaves as it is, and the second is scaled to it."""
+
+    def clipped_to(size, scale):
+        gradients = {"w": size * jnp.ones(4), "b": jnp.zeros(2)}
+        optimizer = clip_by_past_norm(warmup=1)
+        _, state = optimizer.update(gradients, optimizer.init(gradients))
+        updates, _ = optimizer.update(jax.tree.map(lambda g: scale * g, gradients), state)
+        return updates["w"][0]
+
+    slopes = jax.jit(jax.vmap(jax.grad(clipped_to), (None, 0)), compiler_options=ROUGHLY)(2.0, jnp.array([1.0, 100.0]))
+    np.testing.assert_allclose(slopes, [1, np.exp(0.3)], rtol=1e-5)
+
+
 # Skipping.
 
 
