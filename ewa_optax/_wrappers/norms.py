@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ewa_optax._numerics import narrow, norm, squared_magnitude, widen
+from ewa_optax._numerics import narrow, norm, squared_magnitude, wide_dtype, widen
 from ewa_optax._stacks import unstack_leaves
 from ewa_optax._trees import Leafwise, map_leaves, shapes_of
 
@@ -80,7 +80,12 @@ def _are_right(sums, sizes, parts):
 
 
 def _sum_of_squares(x):
-    return jnp.sum(squared_magnitude(widen(x)))
+    # Else XLA on a CPU would share what is widened with others who widen it, and write it for them.
+    return jnp.sum(squared_magnitude(widen(jax.lax.optimization_barrier(x) if _is_narrow(x) else x)))
+
+
+def _is_narrow(x):
+    return wide_dtype(x.dtype) != x.dtype
 
 
 def _norm(x):
