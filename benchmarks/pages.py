@@ -1,7 +1,7 @@
 """What README and the pages of `docs/` show of `results/`, between `<!-- benchmark: epoch -->` and `<!-- end -->`.
 
-`python -m benchmarks.pages` writes it, and says "not measured" of what is not there. The table of the optimizers, which
-is made from their sources, is written in the same way.
+`python -m benchmarks.pages` writes it, and says "not measured" of what is not there. Tables that are made from the
+sources, of all optimizers and of their rates, are written in the same way.
 """
 
 import json
@@ -24,6 +24,8 @@ VIEWS: dict[str, Callable[..., list[str]]] = {
     "exactness": views.exactness,
     "in_short": views.in_short,
 }
+MADE: dict[str, Callable[[], str]] = {"periodic_table": periodic_table.table, "rates": views.rates}
+"""Tables from the sources."""
 NEEDED = {"in_short": ("memory", "low_precision", "exactness", "epoch", "step")}
 """Where a view is not of the benchmark of its name: those that it is of."""
 
@@ -39,9 +41,9 @@ def written(text: str, results: Path = RESULTS) -> str:
 
 
 def block(name: str, results: Path) -> str:
-    """What was measured, machine by machine, CPUs first; or the table of the optimizers."""
-    if name == "periodic_table":
-        return periodic_table.table()
+    """What was measured, machine by machine, CPUs first; or what is made from the sources."""
+    if name in MADE:
+        return MADE[name]()
     files = [f"{benchmark}.json" for benchmark in NEEDED.get(name, (name,))]
     machines = [
         [json.loads((folder / file).read_text()) for file in files]

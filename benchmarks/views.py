@@ -5,6 +5,7 @@ import re
 import textwrap
 
 from benchmarks.records import ratio
+from ewa_optax._compare.digits import LEARNING_RATES
 from ewa_optax.series._methods import FEW_LANES
 
 LOSS = "mean loss / float32's"
@@ -217,3 +218,12 @@ def in_short(memory: dict, low_precision: dict, exactness: dict, epoch: dict, st
         ],
     ]
     return [markdown(["", "here", "beside it", "page"], rows)]
+
+
+def rates() -> str:
+    """The rates of `python -m ewa_optax compare`, largest first, with the optimizers that have them."""
+    having: dict[float, list[str]] = {}
+    for name, rate in LEARNING_RATES.items():
+        having.setdefault(rate, []).append(f"`{name}`")
+    rows = [[f"{rate:g}", ", ".join(names)] for rate, names in sorted(having.items(), reverse=True)]
+    return markdown(["rate", "optimizers"], rows)

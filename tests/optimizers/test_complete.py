@@ -13,7 +13,7 @@ from ewa_optax._compare import digits
 from ewa_optax._optimizers import OPTIMIZERS
 
 ROOT = Path(__file__).parents[2]
-README, CHANGELOG = ((ROOT / name).read_text() for name in ("README.md", "CHANGELOG.md"))
+CHANGELOG, TABLE = ((ROOT / name).read_text() for name in ("CHANGELOG.md", "docs/guide/optimizers.md"))
 
 
 def missing(name):
@@ -25,7 +25,7 @@ def missing(name):
         "a row of cost, in PEERS or WITHOUT_A_PEER": (name in PEERS) != (name in WITHOUT_A_PEER),
         "a rate in LEARNING_RATES (python -m benchmarks.rates)": name in digits.LEARNING_RATES,
         "a line in CHANGELOG.md": f"`{name}`" in CHANGELOG,
-        "a row in the table of README.md (python -m benchmarks.periodic_table)": f"\n| `{name}` |" in README,
+        "a row in the table of docs/guide/optimizers.md (python -m benchmarks.pages)": f"\n| `{name}` |" in TABLE,
     }
     return [what for what, there in has.items() if not there]
 
