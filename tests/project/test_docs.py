@@ -125,11 +125,11 @@ def test_what_is_broken_is_seen(monkeypatch):
 [e](https://example.org) `[f](no.md)`
 """
     wrong = "[a](#two) [b](no.md) [c](choosing.md#no) [d](../LICENSE) ![e](notebooks/no.gif) [f](notebooks/no.md)"
-    monkeypatch.setitem(PAGES, "docs/page.md", text)
-    assert len(links("docs/page.md")) == 4
-    assert [*broken("docs/page.md")] == []
-    monkeypatch.setitem(PAGES, "docs/page.md", text + wrong)
-    assert len([*broken("docs/page.md")]) == 6
+    monkeypatch.setitem(PAGES, "docs/index.md", text)
+    assert len(links("docs/index.md")) == 4
+    assert [*broken("docs/index.md")] == []
+    monkeypatch.setitem(PAGES, "docs/index.md", text + wrong)
+    assert len([*broken("docs/index.md")]) == 6
 
 
 def test_one_finds_all_from_readme():
