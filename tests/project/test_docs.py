@@ -58,9 +58,11 @@ def test_the_pages_have_blocks_to_run():
 
 
 def test_blocks_say_what_they_are():
+    """What is Python runs, but for what a contributor puts into files, which says into which."""
     for page, text in PAGES.items():
         fences = re.findall(r"^[ >]*```(.*)$", text, re.MULTILINE)
-        assert {*fences[::2]} <= {"python", "text", "console", "bash"}, page
+        opening = {fence for fence in fences[::2] if not ("contributing" in page and ' title="' in fence)}
+        assert opening <= {"python", "text", "console", "bash"}, page
         assert {*fences[1::2]} <= {""}, page
 
 
