@@ -169,10 +169,10 @@ def in_short(memory: dict, low_precision: dict, exactness: dict, epoch: dict, st
     tasks = [named(table)["8bit"][LOSS] for table in low_precision["tables"] if LOSS in table["rows"][0]]
     losses = ", ".join(f"{loss:.3f}" for loss in tasks)
     ((_, logistic),) = matching(epoch, "(logistic regression), .*").items()
-    whole, loop, torch = (
-        named(logistic).get(name) for name in ("minibatch.epoch", "Python loop over a jitted step", "torch, DataLoader")
-    )
-    beside = f"{loop['seconds']:.3g}, a loop in Python" + (f"; {torch['seconds']:.3g}, torch" if torch else "")
+    seconds = {name: f"{row['seconds']:.3g}" for name, row in named(logistic).items()}
+    beside = f"{seconds['Python loop over a jitted step']}, a loop in Python"
+    if "torch, DataLoader" in seconds:
+        beside += f"; {seconds['torch, DataLoader']}, torch"
     small, leaf = (
         named(*matching(step, f"({title}), float32: update of given gradients").values())
         for title in ("3000 leaves of 64", "one leaf of 10000000")
@@ -200,7 +200,7 @@ def in_short(memory: dict, low_precision: dict, exactness: dict, epoch: dict, st
         ],
         [
             "an epoch of 5 million examples in mini-batches of 1000, seconds",
-            f"{whole['seconds']:.3g}",
+            seconds["minibatch.epoch"],
             beside,
             "[mini-batches](docs/guide/mini-batches.md)",
         ],
