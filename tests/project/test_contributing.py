@@ -1,10 +1,12 @@
 """What the pages on contributing tell to do is done, in a copy of the checkout; and the habits fit each other."""
 
+import ast
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -12,8 +14,10 @@ import numpy as np
 import oracles
 import pages
 import pytest
+import yaml
 from runs import assert_close_in_size, eight_decades, run_updates
 
+import ewa_optax
 from benchmarks import periodic_table
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +85,97 @@ def test_every_edit_of_the_pages_fits_its_file(tmp_path):
         pages.put(tmp_path, edit)
         if edit.file.endswith(".py"):
             compile((tmp_path / edit.file).read_text(), edit.file, "exec")
+    for file, name in (("ewa_optax/__init__.py", "qhm"), ("ewa_optax/pieces/__init__.py", "running_sum")):
+        assert f'\n    "{name}",\n' in (tmp_path / file).read_text().partition("__all__ = ")[2]
     with pytest.raises(ValueError, match="0 times, not once"):
         pages.put(tmp_path, pages.Edit("tests/oracles.py", "diff", "", "-def sgd():\n+def sgd2():\n"))
     assert not hasattr(oracles, "qhm")
+
+
+# The habits.
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+WORKFLOWS = {path.name: yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").glob("*.yml")}
+
+
+def sessions():
+    """The functions of the noxfile that are sessions."""
+    tree = ast.parse((ROOT / "noxfile.py").read_text())
+    return {x.name for x in tree.body if isinstance(x, ast.FunctionDef) and x.decorator_list}
+
+
+def steps(workflow):
+    """Its lines of shell, with each value of its matrix."""
+    for job in workflow["jobs"].values():
+        matrix = job.get("strategy", {}).get("matrix", {})
+        values = matrix.get("session") or [row["session"] for row in matrix.get("include", ())] or [""]
+        for step in job["steps"]:
+            for value in values:
+                yield step.get("run", "").replace("${{ matrix.session }}", value)
+
+
+def called(text):
+    """The sessions that a text calls by `nox -s`."""
+    return {name for names in re.findall(r"\bnox -s ((?:[a-z]+ ?)+)", text) for name in names.split()}
+
+
+def test_workflows_call_sessions_that_there_are():
+    assert WORKFLOWS.keys() == {"tests.yml", "docs.yml", "release.yml"}
+    found = {name: called("\n".join(steps(workflow))) for name, workflow in WORKFLOWS.items()}
+    assert found["tests.yml"] == {"tests", "oldest", "lint", "types", "slow", "benchmarks", "package"}
+    assert found["docs.yml"] == {"docs"}
+    assert found["release.yml"] == {"package"}
+    assert set().union(*found.values()) <= sessions()
+    for workflow in WORKFLOWS.values():
+        assert workflow[True]  # What YAML makes of "on".
+        assert all({"runs-on", "steps"} <= job.keys() for job in workflow["jobs"].values())
+
+
+def test_workflows_run_on_the_oldest_and_the_newest_python():
+    rows = WORKFLOWS["tests.yml"]["jobs"]["tests"]["strategy"]["matrix"]["include"]
+    known = [x.rpartition(" ")[2] for x in PYPROJECT["project"]["classifiers"] if ":: 3." in x]
+    assert {row["python"] for row in rows} == {known[0], known[-1]}
+    assert PYPROJECT["project"]["requires-python"] == f">={known[0]}"
+
+
+def test_only_the_job_that_publishes_may_sign():
+    jobs = WORKFLOWS["release.yml"]["jobs"]
+    assert {name for name, job in jobs.items() if "id-token" in job.get("permissions", ())} == {"publish"}
+    assert jobs["publish"]["needs"] == "build"
+
+
+def test_documents_name_sessions_that_there_are():
+    text = "".join((ROOT / name).read_text() for name in ("CONTRIBUTING.md", *map(str, pages.PAGES.glob("*.md"))))
+    assert {"tests", "slow", "package"} <= called(text) <= sessions()
+
+
+def test_hooks_are_local_and_their_programs_are_in_dev():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    assert {repo["repo"] for repo in config["repos"]} == {"local"}
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    needed = " ".join(extras["dev"] + extras["test"])
+    assert all(hook["language"] == "system" and hook["entry"].split()[0] in needed for hook in hooks)
+
+
+def test_the_version_is_one():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == ewa_optax.__version__
+    assert citation["license"] == PYPROJECT["project"]["license"]
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert f"\n## [{ewa_optax.__version__}] - {citation['date-released']}\n" in changelog
+    assert citation["repository-code"] == PYPROJECT["project"]["urls"]["Source"]
+
+
+def test_the_changelog_is_by_kinds_and_has_its_links():
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## \[(.+?)\]", changelog, re.MULTILINE)
+    assert versions[0] == "Unreleased" or versions[0] == ewa_optax.__version__
+    assert re.findall(r"^\[(.+?)\]: https://", changelog, re.MULTILINE) == versions
+    newest = changelog.split("\n## ")[1]
+    kinds = re.findall(r"^### (\w+)", newest, re.MULTILINE)
+    assert kinds == [kind for kind in ("Added", "Changed", "Fixed") if kind in kinds]
+
+
+def test_contributing_is_short():
+    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 60
