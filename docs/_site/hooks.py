@@ -1,22 +1,18 @@
-"""What mkdocs does besides: notebooks as pages with their stored outputs, MathJax from its package, names as links."""
+"""What mkdocs does besides: notebooks as pages, MathJax out of its package, and names in code as links to the API."""
 
-import base64
-import importlib
+import ast
 import importlib.metadata
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from notebook import as_page
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-NAMESPACES = ("", ".pieces", ".storage", ".series", ".minibatch", ".landscapes", ".plots", ".matrices")
 MATHJAX = "mathjax/static/mathjax/es5/"
-LINE = "> [Download this notebook]({name}) · [its source]({repo}/blob/main/notebooks/{name}) · outputs as stored in it\n"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -29,16 +25,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Pages and pictures of the notebooks, and what MathJax is in a browser."""
     for path in NOTEBOOKS:
-        notebook = json.loads(path.read_text())
-        pictures: dict[str, bytes] = {}
-        text = "\n\n".join(markdown(notebook["cells"], path.stem, pictures))
-        title, _, rest = text.partition("\n")
-        line = LINE.format(name=path.name, repo=config.repo_url)
-        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=f"{title}\n\n{line}\n{rest}"))
-        files.append(File.generated(config, f"notebooks/{path.name}", abs_src_path=str(path)))
+        page, pictures = as_page(path, config.repo_url)
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page))
         for name, picture in pictures.items():
             files.append(File.generated(config, f"notebooks/{name}", content=picture))
-    for path in (ROOT / "notebooks").glob("*.gif"):
+    for path in (*NOTEBOOKS, *(ROOT / "notebooks").glob("*.gif")):
         files.append(File.generated(config, f"notebooks/{path.name}", abs_src_path=str(path)))
     for path in importlib.metadata.files("django-static-mathjax") or ():
         name = path.as_posix().removeprefix(MATHJAX)
@@ -47,51 +38,38 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def markdown(cells: list[dict], stem: str, pictures: dict[str, bytes]) -> Iterator[str]:
-    """The cells of a notebook, with what they wrote and drew; pictures by their names beside the page."""
-    for cell in cells:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            yield source
-        elif source:
-            yield f"```python\n{source}\n```"
-        for output in cell.get("outputs", ()):
-            data = output.get("data", {})
-            if "image/png" in data:
-                name = f"{stem}-{len(pictures) + 1}.png"
-                pictures[name] = base64.b64decode(data["image/png"])
-                yield f"![What this cell draws]({name})"
-            elif text := "".join(output.get("text", data.get("text/plain", ""))).rstrip():
-                yield f'```{{.text .output}}\n{text}\n```'
+def public_names() -> dict[str, list[str]]:
+    """What `ewa_optax`, and each of its public packages, have in `__all__`; packages themselves apart."""
+    found = {}
+    for path in (ROOT / "ewa_optax" / "__init__.py", *(ROOT / "ewa_optax").glob("[a-z]*/__init__.py")):
+        (names,) = (
+            ast.literal_eval(x.value)
+            for x in ast.parse(path.read_text()).body
+            if isinstance(x, ast.Assign) and x.targets[0].id == "__all__"
+        )
+        found[".".join(path.parent.relative_to(ROOT).parts)] = names
+    return {package: [x for x in names if f"{package}.{x}" not in found] for package, names in found.items()}
 
 
-def places() -> dict[str, str]:
-    """Where each public name is told of, by the words that documents use for it."""
-    found: dict[str, str] = {}
-    for namespace in NAMESPACES:
-        try:
-            module = importlib.import_module(f"ewa_optax{namespace}")
-        except ModuleNotFoundError:
-            continue
-        for name in module.__all__:
-            path = f"ewa_optax{namespace}.{name}"
-            for words in (name, path, path.removeprefix("ewa_optax.")):
-                found.setdefault(words, path)
-    return found
+PUBLIC = public_names()
+SKIPPED = "|".join(rf"<{tag}[ >].*?</{tag}>" for tag in ("a", "h1", "h2", "h3", "h4", "pre", "autoref"))
+NAME = re.compile(rf"{SKIPPED}|<code>(?P<name>[\w.]+)</code>", re.DOTALL)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """A public name in code, outside of links, headings, blocks and signatures, leads to its place in the API."""
-    known = config.extra.get("places") or config.extra.setdefault("places", places())
+    """A public name in code leads to its place in the API: with its package in front, unless on the page of that."""
+    del config, files
+    own = f"ewa_optax.{Path(page.file.src_uri).stem}" if page.file.src_uri.startswith("api/") else None
+    places = {}
+    for package, names in sorted(PUBLIC.items(), key=lambda x: x[0] == own):
+        for name in names:
+            short = {name} if package in ("ewa_optax", own) else set()
+            for words in {f"{package}.{name}", f"{package}.{name}".removeprefix("ewa_optax.")} | short:
+                places[words] = f"{package}.{name}"
 
-    def link(match: re.Match) -> str:
-        path = known.get(match["name"] or "")
-        if not path or (path.count(".") == 1 and path in SPACES):
-            return match[0]
-        return f'<autoref identifier="{path}" optional>{match[0]}</autoref>'
+    def link(found: re.Match[str]) -> str:
+        if found["name"] not in places:
+            return found[0]
+        return f'<autoref identifier="{places[found["name"]]}" optional>{found[0]}</autoref>'
 
-    return re.sub(SKIPPED + r"|<code>(?P<name>[\w.]+)</code>", link, html)
-
-
-SPACES = {f"ewa_optax{namespace}" for namespace in NAMESPACES}
-SKIPPED = r"(?s)" + "|".join(rf"<{tag}[ >].*?</{tag}>" for tag in ("a", "h1", "h2", "h3", "h4", "pre", "autoref"))
+    return NAME.sub(link, html)
