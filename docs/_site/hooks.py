@@ -8,7 +8,7 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from notebook import as_page
+from notebook import as_page, summary
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -36,6 +36,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if name == "tex-chtml.js" or name.startswith("output/chtml/fonts/woff-v2/"):
             files.append(File.generated(config, f"assets/mathjax/{name}", abs_src_path=str(path.locate())))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """The list of the notebooks, on the page about them."""
+    del config, files
+    return (
+        markdown + "\n" + "\n".join(map(summary, NOTEBOOKS)) if page.file.src_uri == "notebooks/index.md" else markdown
+    )
 
 
 def public_names() -> dict[str, list[str]]:

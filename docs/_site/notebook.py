@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-LINE = "[Download this notebook]({name}) · [Source]({repository}/blob/main/notebooks/{name}){{ .source }}"
+LINE = "[Download this notebook]({name}) · [Source]({repository}/blob/main/notebooks/{name})"
 
 
 def as_page(path: Path, repository: str) -> tuple[str, dict[str, bytes]]:
@@ -15,6 +15,12 @@ def as_page(path: Path, repository: str) -> tuple[str, dict[str, bytes]]:
     cells = json.loads(path.read_text())["cells"]
     title, _, rest = "\n\n".join(_parts(cells, path.stem, pictures)).partition("\n")
     return f"{title}\n\n{LINE.format(name=path.name, repository=repository)}\n{rest}\n", pictures
+
+
+def summary(path: Path) -> str:
+    """A line of a list: the title, which leads to its page, and what is said first."""
+    title, _, rest = "".join(json.loads(path.read_text())["cells"][0]["source"]).partition("\n")
+    return f"- [{title.removeprefix('# ')}]({path.stem}.md). {' '.join(rest.split())}"
 
 
 def _parts(cells: list[dict[str, Any]], stem: str, pictures: dict[str, bytes]) -> Iterator[str]:
