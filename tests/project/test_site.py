@@ -28,7 +28,7 @@ def found(path):
 
 
 def places(path, value, pages):
-    """The pages that tell of a name, or of the same thing by its name in another package; of a package, its own page."""
+    """The pages that tell of a name, or of the same thing in another package; of a package, its own page."""
     name = path.rpartition(".")[2]
     if value in PACKAGES:
         return [page for page, text in pages.items() if text.startswith(f"# {path}\n")]
