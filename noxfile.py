@@ -66,6 +66,21 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The site, into `site`; `nox -s docs -- serve` shows it, and what changes while one writes."""
+    session.install("-e", ".[docs]")
+    session.run("mkdocs", *(session.posargs or ["build", "--strict"]))
+
+
+@nox.session
+def site(session: nox.Session) -> None:
+    """The site, opened in Chromium page by page; where there is none it says how to get it."""
+    session.install("-e", ".[docs]")
+    session.run("mkdocs", "build", "--strict")
+    session.run("python", "docs/_site/check.py", "site", "--self-test", *session.posargs)
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """All benchmarks, in small; `nox -s benchmarks -- step --json step.json` measures one of them in full."""
     session.install("-e", ".[bench]")

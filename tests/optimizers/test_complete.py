@@ -23,6 +23,7 @@ from ewa_optax._optimizers import OPTIMIZERS
 
 ROOT = Path(__file__).parents[2]
 README, CHANGELOG = ((ROOT / name).read_text() for name in ("README.md", "CHANGELOG.md"))
+API = (ROOT / "docs" / "api" / "optimizers.md").read_text()
 
 
 def in_families():
@@ -48,6 +49,7 @@ def missing(name):
         != (name in WITHOUT_A_PEER),
         f"a rate in LEARNING_RATES, found by python -m benchmarks.rates {name}: ewa_optax/_compare/digits.py": name
         in digits.LEARNING_RATES,
+        "a line ::: ewa_optax.NAME in the order of __all__: docs/api/optimizers.md": f"\n::: ewa_optax.{name}\n" in API,
         "a line with its name in backticks, under Unreleased and Added: CHANGELOG.md": f"`{name}`" in CHANGELOG,
         "a row in the table of README.md (python -m benchmarks.periodic_table)": f"\n| `{name}` |" in README,
     }
@@ -61,7 +63,7 @@ def test_an_optimizer_has_all_that_belongs_to_it(name):
 
 def test_what_is_missing_is_named():
     told = missing("adamw2")
-    assert len(told) == 10
+    assert len(told) == 11
     assert pages.in_order(told, pages.edits(pages.read("adding-an-optimizer.md")))
 
 
