@@ -50,7 +50,7 @@ def test_averages_in_16_bits_are_the_same_bits(name):
 
 
 def test_no_optimizer_is_left_out():
-    assert {*at_0_1_0.OPTIMIZERS, "gradient_descent", "adafactor"} == OPTIMIZERS.keys()
+    assert {*at_0_1_0.OPTIMIZERS, "gradient_descent", "adafactor"} <= OPTIMIZERS.keys()
 
 
 def test_a_checkpoint_is_resumed(tmp_path):
