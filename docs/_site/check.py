@@ -40,6 +40,8 @@ CONTENT = r"""() => {
         if (error) faults.push(`broken formula: ${error.dataset.mjxError ?? error.textContent}`)
         else if (!formula.querySelector("mjx-container")) faults.push(`broken formula: ${formula.textContent}`)
     }
+    for (const { math } of window.MathJax?.startup?.document?.math ?? [])
+        if (math.includes("$$")) faults.push(`broken formula: two in one: ${math}`)
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
     for (let node; (node = walker.nextNode()); ) {
         if (node.parentElement.closest("code, pre, script, style, noscript, .arithmatex")) continue
@@ -166,6 +168,7 @@ def pages_of(site: Path) -> list[str]:
 PLANTED = {
     "a broken formula": (r'<span class="arithmatex">\(\frac{1}{\)</span>', "broken formula: "),
     "an unknown word in a formula": (r'<span class="arithmatex">\(\alpah\)</span>', "broken formula: "),
+    "two formulas in one": (r'<span class="arithmatex">\(x$$ $$y\)</span>', "broken formula: two in one"),
     "a raw formula": ("<p>of size $x_t$</p>", "raw formula: "),
     "a dead link": ('<a href="../no-such-page/">x</a>', "dead link: "),
     "a dead anchor": ('<a href="#no-such-place">x</a>', "dead link: "),

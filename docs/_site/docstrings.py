@@ -1,4 +1,4 @@
-"""Docstrings as they are written here, told to griffe: sections of prose are paragraphs that begin with their name."""
+"""Docstrings as they are written here, told to griffe: sections of prose, examples of modules, formulas in a row."""
 
 import re
 import textwrap
@@ -11,12 +11,12 @@ EXAMPLE = re.compile(r"^(?: {4}(?:>>>|\.\.\.|\S).*\n)+", re.MULTILINE)
 
 
 class Prose(griffe.Extension):
-    """`Raises: As in adam.` and references are sentences, not lists of exceptions and not boxes."""
+    """What is returned, `Raises: As in adam.` and references are sentences, not lists and not boxes."""
 
     def on_object(self, *, obj: griffe.Object, **_: object) -> None:
         """Changes the docstring of an object before it is parsed."""
         if obj.docstring:
-            text = SECTION.sub(_paragraph, obj.docstring.value + "\n")
+            text = SECTION.sub(_paragraph, obj.docstring.value + "\n").replace("$$\n$$", "$$\n\n$$")
             obj.docstring.value = EXAMPLE.sub(_block, text) if obj.is_module else text
 
 

@@ -65,7 +65,7 @@ def test_names_are_in_the_order_in_which_the_package_tells_of_them(page):
     words = re.findall(r"\w+", ewa_optax.__doc__.partition("\n\nOptimizers, by")[2])
     shown = [path.removeprefix("ewa_optax.") for path in told(PAGES[page]) if path in dict(PUBLIC)]
     assert shown == sorted(shown, key=words.index)
-    assert page != "optimizers" or set(shown) == set(OPTIMIZERS)
+    assert page != "optimizers" or set(shown) >= set(OPTIMIZERS)
 
 
 def test_every_page_is_in_the_menu_and_every_place_of_the_menu_a_page():
