@@ -99,7 +99,7 @@ print(ewa_optax.__version__, float(run.params.mean()))
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """A wheel and a source archive, each tried from its own environment; some tests run out of the archive.
+    """A wheel and a source archive, installed one after the other and tried; some tests run out of the archive.
 
     `nox -s package -- tests` runs all quick tests of the archive.
     """
