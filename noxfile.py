@@ -88,9 +88,9 @@ def benchmarks(session: nox.Session) -> None:
 
 
 SMOKE = """
-import jax.numpy as jnp, ewa_optax
+import jax, jax.numpy as jnp, ewa_optax
 run = ewa_optax.fit(lambda w, b: jnp.mean((b - w) ** 2), ewa_optax.adam(0.1, storage="8bit"), jnp.zeros(64),
-                    jnp.ones((256, 64)), batch_size=32, epochs=20, progress=False)
+                    jnp.ones((256, 64)), batch_size=32, epochs=20, key=jax.random.key(0))
 assert "site-packages" in ewa_optax.__file__, ewa_optax.__file__
 assert abs(float(run.params.mean()) - 1) < 0.1, run.params
 print(ewa_optax.__version__, float(run.params.mean()))
@@ -99,7 +99,7 @@ print(ewa_optax.__version__, float(run.params.mean()))
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """A wheel and a source archive, each tried from its own environment; some tests run out of the archive.
+    """A wheel and a source archive, installed one after the other and tried; some tests run out of the archive.
 
     `nox -s package -- tests` runs all quick tests of the archive.
     """

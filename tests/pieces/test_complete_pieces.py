@@ -61,7 +61,8 @@ def missing(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_piece_has_all_that_belongs_to_it(name):
-    assert not missing(name), "\n".join([f"{name} lacks", *missing(name), "(docs/contributing/adding-a-piece.md)"])
+    if lacks := missing(name):
+        pytest.fail("\n".join([f"{name} lacks", *lacks, "(docs/contributing/adding-a-piece.md)"]), pytrace=False)
 
 
 def test_what_is_missing_is_named():
