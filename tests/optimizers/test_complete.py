@@ -26,12 +26,16 @@ FILES = ("CHANGELOG.md", "docs/api/optimizers.md", "docs/guide/optimizers.md")
 CHANGELOG, API, TABLE = ((ROOT / name).read_text() for name in FILES)
 
 
+COMPOSED = {"muon_with_adamw"}
+"""Groups of optimizers, which are no expressions of their own."""
+
+
 def in_families():
     """The functions that the modules of the families define, whether they are in `__all__` or not."""
     for found in pkgutil.iter_modules(_optimizers.__path__):
         module = importlib.import_module(f"{_optimizers.__name__}.{found.name}")
         for name, value in vars(module).items():
-            if inspect.isfunction(value) and value.__module__ == module.__name__:
+            if inspect.isfunction(value) and value.__module__ == module.__name__ and name not in COMPOSED:
                 yield name
 
 
