@@ -267,7 +267,7 @@ def variants_of(cases):
             optimizer = case.optimizer()
             updates, _ = self.variant(optimizer.update)(gradients[0], optimizer.init(params), params)
             expected = case.oracle(gradients.astype(np.float64), params)[0]
-            relative, absolute = 2e-6 if case in FAMILY else 1e-6, case.of_parameters * np.abs(params)
+            relative, absolute = 1e-6 if case in FULL else 2e-6, case.of_parameters * np.abs(params)
             assert np.all(np.abs(updates - expected) <= relative * np.abs(expected) + absolute)
 
     return OneStep
@@ -482,7 +482,10 @@ def test_dtypes_hold_and_no_finite_gradient_breaks_anything(case, mixes):
         for (param_dtype, _), arrays in at_each_leaf(state, params).items():
             kept = {x.dtype for x in arrays if x.shape == (3,) and x.dtype != bool}
             assert bool(kept) == (case.name != "gradient_descent")
-            assert kept <= ({jnp.promote_types(param_dtype, jnp.float32)} if case.storage is None else NARROW)
+            wide = jnp.promote_types(param_dtype, jnp.float32)
+            # A number for each output, of which a vector has as many as it is long, is never rounded.
+            assert case.storage is None or "normuon" in case.name or kept <= NARROW
+            assert case.storage or kept <= {wide}
 
         def step(state, g):
             updates, new_state = optimizer.update(g, state, params)
