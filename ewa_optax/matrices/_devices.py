@@ -8,11 +8,14 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 
-def on_whole_matrices(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """`function` of a batch of matrices; on the mesh in use, a share of the matrices for each device.
+def on_whole_matrices(
+    function: Callable[..., jax.Array], x: jax.Array, *others: jax.Array | None, is_side: bool = False
+) -> jax.Array:
+    """`function` of batches of matrices; on the mesh in use, a share of the matrices for each device.
 
     The longest axis of the batch is divided, filled up with zeros to a multiple of the devices; a single matrix goes to
-    all of them. What leaves lies as what came. In `jax.shard_map` nothing is moved, since a device knows its part only.
+    all of them. What leaves lies as `x` came; if it is of one side, so do the axes of the batch, and no other. In
+    `jax.shard_map` nothing is moved, since a device knows its part only.
     """
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
@@ -21,26 +24,32 @@ def on_whole_matrices(function: Callable[[jax.Array], jax.Array], x: jax.Array) 
     names = tuple(name for name, its in kinds.items() if its == kind)
     devices = math.prod(mesh.shape[name] for name in names)
     if devices == 1 or AxisType.Manual in kinds.values():
-        return function(x)
+        return function(x, *others)
     is_explicit = kind == AxisType.Explicit
     place = jax.sharding.reshard if is_explicit else jax.lax.with_sharding_constraint
     came = jax.typeof(x).sharding.spec
+    if is_side:
+        came = PartitionSpec(*came[:-2], None, None)
     batch = x.shape[:-2]
     spec = [None] * x.ndim
     if not batch:
-        made = function(place(x, PartitionSpec(*spec)))
+        made = function(*(y if y is None else place(y, PartitionSpec(*spec)) for y in (x, *others)))
         return place(made, came) if is_explicit else made
     axis = max(range(len(batch)), key=batch.__getitem__)
-    spec[axis] = names
     n = x.shape[axis]
     fill = -n % devices
+    whole, spec[axis] = PartitionSpec(*spec), names
+
+    def divided(y):
+        if fill:
+            if is_explicit:
+                y = place(y, whole)
+            y = jnp.pad(y, [(0, fill if i == axis else 0) for i in range(y.ndim)])
+        return place(y, PartitionSpec(*spec))
+
+    made = function(*(y if y is None else divided(y) for y in (x, *others)))
     if fill:
         if is_explicit:
-            x = place(x, PartitionSpec(*[None] * x.ndim))
-        x = jnp.pad(x, [(0, fill if i == axis else 0) for i in range(x.ndim)])
-    made = function(place(x, PartitionSpec(*spec)))
-    if fill:
-        if is_explicit:
-            made = place(made, PartitionSpec(*[None] * x.ndim))
+            made = place(made, whole)
         made = jax.lax.slice_in_dim(made, 0, n, axis=axis)
     return place(made, came) if is_explicit else made
