@@ -1,4 +1,4 @@
-r"""Pieces in another basis: that of the eigenvectors of a matrix's averaged second moments, one for each of its sides."""
+r"""Pieces in the basis of the eigenvectors of what is averaged of a matrix's rows, and of its columns."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
