@@ -23,9 +23,10 @@ def on_whole_matrices(
     kind = AxisType.Explicit if AxisType.Explicit in kinds.values() else AxisType.Auto
     names = tuple(name for name, its in kinds.items() if its == kind)
     devices = math.prod(mesh.shape[name] for name in names)
-    if devices == 1 or AxisType.Manual in kinds.values():
-        return function(x, *others)
     is_explicit = kind == AxisType.Explicit
+    # On an explicit mesh, even products along an axis of one device must say how they lie.
+    if (devices == 1 and not is_explicit) or AxisType.Manual in kinds.values():
+        return function(x, *others)
     place = jax.sharding.reshard if is_explicit else jax.lax.with_sharding_constraint
     came = jax.typeof(x).sharding.spec
     if is_side:

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import AxisType
 
 from ewa_optax._checks import Decay, check, check_integer, transformation
-from ewa_optax._numerics import Number, increment
+from ewa_optax._numerics import Number, increment, widen
 from ewa_optax._trees import Leafwise
 from ewa_optax.matrices._axes import AxesLike, Matrix, check_axes, map_matrices, wide_flat
 from ewa_optax.matrices._devices import on_whole_matrices
@@ -94,14 +95,16 @@ def in_eigenbasis(
     def mapped(of: Callable[..., jax.Array | None], *trees: Any) -> Any:
         return map_matrices(lambda matrix: Leafwise(of, matrix), who, axes, *trees)
 
-    def grams(updates):
-        def of(side):
-            return map_matrices(lambda matrix: Leafwise(_gram, matrix, side, max_size), who, axes, updates)
+    def sides(of: Callable[..., jax.Array], updates: Any) -> tuple[Any, Any]:
+        """Of each matrix that which belongs to its rows, and that to its columns, if they are rotated."""
 
-        return of(0), of(1)
+        def of_side(side):
+            return map_matrices(lambda matrix: Leafwise(_of_side, of, matrix, side, max_size), who, axes, updates)
+
+        return of_side(0), of_side(1)
 
     def init(params):
-        squares = jax.eval_shape(grams, params)
+        squares = jax.eval_shape(lambda p: sides(_zeros, p), params)
         kept = None if outer is None else outer.init(params)
         bases = jax.tree.map(_identity, squares)
         return EigenbasisState(jnp.zeros([], jnp.int32), kept, inner.init(params), averaged.init(squares), bases)
@@ -115,7 +118,7 @@ def in_eigenbasis(
         made, inside = inner.update(into, state.piece, **extra_args)
         out = map_matrices(lambda m: Leafwise(_out_of, m, step), who, axes, one_update(made), *state.bases)
         kept, inside = _unless_first(step, (kept, inside), (state.unrotated, state.piece))
-        squares, of_grams = averaged.update(grams(updates), state.grams, **extra_args)
+        squares, of_grams = averaged.update(sides(_gram, updates), state.grams, **extra_args)
         renew = Leafwise(_renewed, every, step)
         # Of a leaf that is None in this step the basis stays.
         bases = jax.tree.map(lambda basis, x: basis if x is None else renew(x, basis), state.bases, squares)
@@ -124,12 +127,19 @@ def in_eigenbasis(
     return in_float32(optax.GradientTransformationExtraArgs(init, update))
 
 
-def _gram(matrix: Matrix, side: int, max_size: int, u: jax.Array) -> jax.Array | None:
-    """The products of all rows, or of all columns; None of a side that is not rotated."""
-    x = wide_flat(matrix, u)
-    if not 1 < x.shape[-2 + side] <= max_size:
-        return None
-    return on_whole_matrices(_of_columns if side else _of_rows, x, is_side=True)
+def _of_side(of, matrix, side, max_size, u):
+    return of(matrix, side, u) if 1 < matrix.sizes(u.shape)[side] <= max_size else None
+
+
+def _zeros(matrix: Matrix, side: int, p: jax.Array) -> jax.Array:
+    """With axes of the batch that lie as those of the parameter."""
+    of_batch, n = jnp.zeros_like(widen(p)).sum(matrix.both), matrix.sizes(p.shape)[side]
+    return jnp.broadcast_to(jnp.expand_dims(of_batch, (-2, -1)), (*of_batch.shape, n, n))
+
+
+def _gram(matrix: Matrix, side: int, u: jax.Array) -> jax.Array:
+    """The products of all rows with each other, or of all columns."""
+    return on_whole_matrices(_of_columns if side else _of_rows, wide_flat(matrix, u), is_side=True)
 
 
 def _of_rows(x):
@@ -171,7 +181,7 @@ def _unless_first(step, new, old):
 def _renewed(every, step, average, basis):
     def first(average, basis):
         del basis
-        return on_whole_matrices(lambda x: jnp.linalg.eigh(x)[1], average)
+        return on_whole_matrices(_eigenvectors, average)
 
     def turned(average, basis):
         return on_whole_matrices(_iterated, average, basis)
@@ -184,6 +194,20 @@ def _renewed(every, step, average, basis):
     return jax.lax.switch(which, (same, first, turned), average, basis)
 
 
+def _eigenvectors(x):
+    return jnp.linalg.eigh(x)[1]
+
+
+def _orthogonal(x):
+    def of_whole(x):
+        return jnp.linalg.qr(x)[0]
+
+    sharding = jax.typeof(x).sharding
+    if AxisType.Explicit in sharding.mesh.axis_types:  # There, JAX's own fails where a batch is divided.
+        of_whole = jax.sharding.auto_axes(of_whole, out_sharding=sharding)
+    return of_whole(x)
+
+
 def _iterated(average, basis):
     """One step of orthogonal iteration, which sorts: each column comes nearer to the eigenvector that it is near."""
     # Rounded averages are no longer symmetric; and of large or small ones the squares would not be finite, or 0.
@@ -193,5 +217,5 @@ def _iterated(average, basis):
     product = jnp.matmul(x, basis, precision=jax.lax.Precision.HIGHEST)
     sizes = jnp.sum((basis.conj() * product).real, axis=-2, keepdims=True)
     order = jnp.argsort(sizes, axis=-1, descending=True)
-    sorted_basis = jnp.linalg.qr(jnp.take_along_axis(product, order, axis=-1))[0]
+    sorted_basis = _orthogonal(jnp.take_along_axis(product, order, axis=-1))
     return jnp.take_along_axis(sorted_basis, jnp.argsort(order, axis=-1), axis=-1)
