@@ -27,23 +27,6 @@ def eight_decades(steps, shape, complex_values=False, seed=0):
     return (sizes * values).astype(np.complex64 if complex_values else np.float32)
 
 
-def with_eigenvectors(steps, shape, complex_values=False, seed=0):
-    """Gradients whose averaged products have eigenvalues that are well apart, and other ones in their second half."""
-    rng = np.random.default_rng(seed)
-
-    def normal(*shape):
-        return rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if complex_values else 0)
-
-    rows, columns = (np.linalg.qr(normal(n, n))[0] for n in shape)
-    sizes = np.geomspace(1, 6, min(shape))
-    mean = np.zeros(shape)
-    np.fill_diagonal(mean, sizes)
-    noise = 0.1 * np.sqrt(np.abs(mean).max(1)[:, None]) * normal(steps, *shape)
-    first, last = mean + noise[: steps // 2], mean[::-1, ::-1] + noise[steps // 2 :]
-    gradients = rows @ np.concatenate([first, last]) @ columns
-    return gradients.astype(np.complex64 if complex_values else np.float32)
-
-
 roughly_compiled = functools.partial(jax.jit, compiler_options=ROUGHLY)
 # As users do, where the last bits count: products and sums in one operation, which are rounded once.
 well_compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import oracles
 import pytest
+from cases import with_eigenvectors
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from runs import (
     assert_close_in_size,

@@ -51,7 +51,7 @@ PEERS = {
     "lamb": (optax.lamb, {}),
     "adafactor": (optax.adafactor, {}),
 }
-WITHOUT_A_PEER = {"momentum", "laprop"}
+WITHOUT_A_PEER = {"momentum", "laprop", "soap"}
 """Of those optax has no optimizer."""
 # A clip in the loops that read gradients keeps finite ones from overflowing; optax has none.
 CLIPS = {"heavy_ball": 1, "nesterov": 2, "signum": 1, "lion": 2, "rmsprop": 1, "adadelta": 3, "rmsprop_momentum": 2,
