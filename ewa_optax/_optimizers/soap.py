@@ -2,7 +2,7 @@ r"""SOAP: Adam in the eigenbasis of Shampoo's averages. What all optimizers shar
 
 import optax
 
-from ewa_optax._checks import Decay, Epsilon, Rate, checked
+from ewa_optax._checks import Count, Decay, Epsilon, Rate, checked
 from ewa_optax.matrices._axes import AxesLike
 from ewa_optax.matrices._eigenbasis import in_eigenbasis
 from ewa_optax.pieces._averages import scale_by_corrected_ewa
@@ -17,7 +17,7 @@ from ewa_optax.storage._argument import MomentStorages, first_moment, second_mom
 @checked
 def soap(
     learning_rate: Rate, b1: Decay = 0.95, b2: Decay = 0.95, shampoo_decay: Decay = 0.95, eps: Epsilon = 1e-8,
-    weight_decay: WeightDecay = 0.01, mask: Mask = None, *, every: int = 10, max_size: int = 10_000,
+    weight_decay: WeightDecay = 0.01, mask: Mask = None, *, every: Count = 10, max_size: int = 10_000,
     axes: AxesLike = None, storage: MomentStorages = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""SOAP: `adamw` of matrices in the eigenbasis of averages of $g g^T$ and $g^T g$.

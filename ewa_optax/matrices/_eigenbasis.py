@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType
 
-from ewa_optax._checks import Decay, check, check_integer, transformation
-from ewa_optax._numerics import Number, increment, widen
+from ewa_optax._checks import Count, Decay, check, check_integer, checked, transformation
+from ewa_optax._numerics import Number, increment, narrow, widen
 from ewa_optax._trees import Leafwise
 from ewa_optax.matrices._axes import AxesLike, Matrix, check_axes, map_matrices, wide_flat
 from ewa_optax.matrices._devices import on_whole_matrices
@@ -29,8 +29,9 @@ class EigenbasisState(NamedTuple):
     """Two such trees of orthogonal matrices, whose columns are about the eigenvectors of the averages."""
 
 
+@checked
 def in_eigenbasis(
-    piece: optax.GradientTransformation, average: optax.GradientTransformation | Number, every: int = 10, *,
+    piece: optax.GradientTransformation, average: optax.GradientTransformation | Number, every: Count = 10, *,
     unrotated: optax.GradientTransformation | None = None, max_size: int = 10_000, axes: AxesLike = None,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
     r"""What a piece makes of a matrix in the basis in which its rows, and its columns, are uncorrelated on the average.
@@ -52,7 +53,7 @@ def in_eigenbasis(
         piece: $p$, a transformation that takes each element by itself, such as `scale_by_rms`. It gets no parameters.
         average: $a$, a transformation of the two matrices of each matrix; a number means `scale_by_ewa` of that decay.
             Any storage will do: what rounding does to it turns the basis, which stays orthogonal.
-        every: after how many steps the bases are renewed, 1 or more.
+        every: after how many steps the bases are renewed, 1 or more, which may be traced.
         unrotated: a piece that gets the update as it came. What it makes of it, rotated, then stands beside the rotated
             update, as behind `beside`, and `piece` must make one of the two.
         max_size: sides that are longer, and those of length 1, are not rotated.
@@ -88,7 +89,6 @@ def in_eigenbasis(
         check(who, "average", average, Decay)
         average = scale_by_ewa(average)
     averaged = transformation(who, "average", average)
-    check_integer(f"{who}: every", every, 1, remedy="10 is the usual number")
     check_integer(f"{who}: max_size", max_size, 1, remedy="10_000 is the usual number")
     check_axes(who, axes)
 
@@ -104,10 +104,11 @@ def in_eigenbasis(
         return of_side(0), of_side(1)
 
     def init(params):
+        # What they keep is like the parameters, so they say which of those can't be averaged.
+        kept, inside = None if outer is None else outer.init(params), inner.init(params)
         squares = jax.eval_shape(lambda p: sides(_zeros, p), params)
-        kept = None if outer is None else outer.init(params)
         bases = jax.tree.map(_identity, squares)
-        return EigenbasisState(jnp.zeros([], jnp.int32), kept, inner.init(params), averaged.init(squares), bases)
+        return EigenbasisState(jnp.zeros([], jnp.int32), kept, inside, averaged.init(squares), bases)
 
     def update(updates, state, params=None, **extra_args):
         step = increment(state.step)
@@ -179,6 +180,8 @@ def _unless_first(step, new, old):
 
 
 def _renewed(every, step, average, basis):
+    average = narrow(average, basis.dtype)
+
     def first(average, basis):
         del basis
         return on_whole_matrices(_eigenvectors, average)
@@ -194,8 +197,15 @@ def _renewed(every, step, average, basis):
     return jax.lax.switch(which, (same, first, turned), average, basis)
 
 
-def _eigenvectors(x):
-    return jnp.linalg.eigh(x)[1]
+def _even(average):
+    """Symmetric, which rounded averages are not, and with 1 as its largest number, so that squares are finite."""
+    size = jnp.max(jnp.abs(average), axis=(-2, -1), keepdims=True)
+    x = average / jnp.where(size == 0, 1, size)
+    return (x + _adjoint(x)) / 2
+
+
+def _eigenvectors(average):
+    return jnp.linalg.eigh(_even(average), symmetrize_input=False)[1]
 
 
 def _orthogonal(x):
@@ -210,11 +220,7 @@ def _orthogonal(x):
 
 def _iterated(average, basis):
     """One step of orthogonal iteration, which sorts: each column comes nearer to the eigenvector that it is near."""
-    # Rounded averages are no longer symmetric; and of large or small ones the squares would not be finite, or 0.
-    x = (average + _adjoint(average)) / 2
-    size = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
-    x = x / jnp.where(size == 0, 1, size)
-    product = jnp.matmul(x, basis, precision=jax.lax.Precision.HIGHEST)
+    product = jnp.matmul(_even(average), basis, precision=jax.lax.Precision.HIGHEST)
     sizes = jnp.sum((basis.conj() * product).real, axis=-2, keepdims=True)
     order = jnp.argsort(sizes, axis=-1, descending=True)
     sorted_basis = _orthogonal(jnp.take_along_axis(product, order, axis=-1))
