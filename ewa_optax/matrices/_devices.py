@@ -31,26 +31,21 @@ def on_whole_matrices(
     came = jax.typeof(x).sharding.spec
     if is_side:
         came = PartitionSpec(*came[:-2], None, None)
-    batch = x.shape[:-2]
-    spec = [None] * x.ndim
-    if not batch:
-        made = function(*(y if y is None else place(y, PartitionSpec(*spec)) for y in (x, *others)))
-        return place(made, came) if is_explicit else made
-    axis = max(range(len(batch)), key=batch.__getitem__)
-    n = x.shape[axis]
-    fill = -n % devices
-    whole, spec[axis] = PartitionSpec(*spec), names
+    batch, whole = x.shape[:-2], PartitionSpec(*[None] * x.ndim)
+    if batch:
+        axis = max(range(len(batch)), key=batch.__getitem__)
+        spec = PartitionSpec(*[names if i == axis else None for i in range(x.ndim)])
+        fill = -x.shape[axis] % devices
 
-    def divided(y):
+        def divided(y):
+            if fill:
+                y = jnp.pad(place(y, whole) if is_explicit else y, [(0, fill * (i == axis)) for i in range(y.ndim)])
+            return place(y, spec)
+
+        made = function(*(y if y is None else divided(y) for y in (x, *others)))
         if fill:
-            if is_explicit:
-                y = place(y, whole)
-            y = jnp.pad(y, [(0, fill if i == axis else 0) for i in range(y.ndim)])
-        return place(y, PartitionSpec(*spec))
-
-    made = function(*(y if y is None else divided(y) for y in (x, *others)))
-    if fill:
-        if is_explicit:
-            made = place(made, whole)
-        made = jax.lax.slice_in_dim(made, 0, n, axis=axis)
+            made = place(made, whole) if is_explicit else made
+            made = jax.lax.slice_in_dim(made, 0, made.shape[axis] - fill, axis=axis)
+    else:
+        made = function(*(y if y is None else place(y, whole) for y in (x, *others)))
     return place(made, came) if is_explicit else made

@@ -164,7 +164,7 @@ def rosenbrock(dtype):
     return np.zeros(2, dtype), target, lambda x: jnp.abs(a - x[0]) ** 2 + b * jnp.abs(x[1] - x[0] ** 2) ** 2
 
 
-@every_case
+@parametrized([case for case in slow_too(ALIKE | ALIKE_IN_RANGE) if case.solves is not None])
 def test_solves_toy_problems(case):
     """Each a leaf of one tree."""
     problems = {(f.__name__, t.__name__): f(t) for f in (parabola, rosenbrock) for t in (np.float32, np.complex64)}
@@ -277,7 +277,8 @@ def variants_of(cases):
             optimizer = case.optimizer()
             updates, _ = self.variant(optimizer.update)(gradients[0], optimizer.init(params), params)
             expected = case.oracle(gradients.astype(np.float64), params)[0]
-            np.testing.assert_allclose(updates, expected, rtol=2e-6 if case in FAMILY else 1e-6)
+            relative, absolute = 2e-6 if case in FAMILY else 1e-6, case.of_parameters * np.abs(params)
+            assert np.all(np.abs(updates - expected) <= relative * np.abs(expected) + absolute)
 
     return OneStep
 
@@ -418,7 +419,7 @@ def test_map_params_reaches_the_averages_and_nothing_else(case):
     state = case.optimizer().init(params)
     reached = optax.tree.map_params(case.optimizer(), lambda _: True, state, transform_non_params=lambda _: False)
     for leaf, is_average in zip(jax.tree.leaves(state), jax.tree.leaves(reached), strict=True):
-        assert is_average == (leaf.shape != ()) or case.name.startswith("novograd")  # Which keeps scalars, too.
+        assert is_average == (leaf.shape != ()) or case.name.startswith(("novograd", "adam-factored"))  # Scalars, too.
 
 
 # State and memory.
@@ -680,4 +681,4 @@ def test_sharded_over_devices_equals_one_device(case):
     optimizer = case.optimizer()
     updates, _ = roughly_compiled(lambda g, p: optimizer.update(g, optimizer.init(p), p))(gradients, params)
     assert updates["spread"].sharding.is_equivalent_to(shardings["spread"], 1)
-    chex.assert_trees_all_close(updates["spread"], updates["whole"], rtol=1e-6)
+    chex.assert_trees_all_close(updates["spread"], updates["whole"], rtol=1e-6, atol=case.of_parameters)
