@@ -68,8 +68,8 @@ def of_all(make):
     """An optimizer of matrices for parameters of all shapes."""
 
     @functools.wraps(make)
-    def made(*numbers, **keywords):
-        return make(*numbers, **(dict(axes=as_matrices) | keywords))
+    def made(*numbers, axes=None, **keywords):
+        return make(*numbers, axes=axes or as_matrices, **keywords)
 
     return made
 

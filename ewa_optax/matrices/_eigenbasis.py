@@ -209,13 +209,14 @@ def _eigenvectors(average):
 
 
 def _orthogonal(x):
-    def of_whole(x):
-        return jnp.linalg.qr(x)[0]
-
     sharding = jax.typeof(x).sharding
     if AxisType.Explicit in sharding.mesh.axis_types:  # There, JAX's own fails where a batch is divided.
-        of_whole = jax.sharding.auto_axes(of_whole, out_sharding=sharding)
-    return of_whole(x)
+        return jax.sharding.auto_axes(_of_qr, out_sharding=sharding)(x)
+    return _of_qr(x)
+
+
+def _of_qr(x):
+    return jnp.linalg.qr(x)[0]
 
 
 def _iterated(average, basis):
