@@ -1184,18 +1184,46 @@ MUTATIONS = (
         Mutation(what, f"ewa_optax/_wrappers/{file}.py", old, new, (f"tests/wrappers/test_{test}",))
         for what, file, old, new, test in (
             (
-                "large numbers are squared as the others are",
+                "a sum that is not finite is taken as it is",
                 "norms",
-                "large = ~(jnp.abs(x) < LARGE)",
-                "large = jnp.zeros(x.shape, bool)",
+                "jnp.isfinite(of_parts) & (of_parts >= least)",
+                "of_parts >= least",
                 "watch.py::test_no_norm_of_finite_numbers_overflows",
             ),
             (
-                "of large and other numbers the norm is that of the larger kind",
+                "a sum of squares that are too small is taken as it is",
                 "norms",
-                "root = more * jnp.sqrt(1 + jnp.square(jnp.where(more > 0, less / more, 0)))",
-                "root = more",
-                "watch.py::test_numbers_of_all_sizes_in_one_norm",
+                "jnp.isfinite(of_parts) & (of_parts >= least)",
+                "jnp.isfinite(of_parts)",
+                "watch.py::test_no_norm_of_finite_numbers_overflows",
+            ),
+            (
+                "a group of tiny numbers is as right as the whole is",
+                "norms",
+                "_are_right(sums, sizes, part) for part in parts)",
+                "_are_right(sums, sizes, part) for part in parts[:1])",
+                "watch.py::test_groups_of_all_sizes_beside_each_other",
+            ),
+            (
+                "what an average is rounded by is forgotten",
+                "watch",
+                "jnp.stack([total, (start - (total - moved)) + (step - moved)])",
+                "jnp.stack([total, 0 * total])",
+                "watch.py::test_norms_are_averaged_as_the_formula_says",
+            ),
+            (
+                "updates are made twice, for their norm and for the step",
+                "watch",
+                "jnp.where(step < 0, p, u), default",
+                "u, default",
+                "watch.py::test_what_it_costs",
+            ),
+            (
+                "fit stops at a cost whose step was skipped",
+                "spikes",
+                "map(jnp.greater, *reversed(counts)), jnp.bool_(False))",
+                "[], jnp.bool_(False))",
+                "spikes.py::test_fit_goes_on_where_the_step_of_a_cost_that_is_not_finite_was_skipped",
             ),
             (
                 "an infinite gradient poisons the averages",
