@@ -22,8 +22,8 @@ def soap(
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""SOAP: `adamw` of matrices in the eigenbasis of averages of $g g^T$ and $g^T g$.
 
-    $$\hat v_t = \mathrm{mean}((Q_L^T g_t Q_R)^2), \quad
-      w \leftarrow w - \alpha \left(Q_L \frac{Q_L^T \hat m_t Q_R}{\sqrt{\hat v_t} + \varepsilon} Q_R^T + \lambda w\right)$$
+    $$W \leftarrow W - \alpha \left(Q_L \frac{Q_L^T \hat m_t Q_R}{\sqrt{\hat v_t} + \varepsilon} Q_R^T
+      + \lambda W\right), \qquad \hat v_t \text{ the mean of } (Q_L^T g_t Q_R)^2$$
 
     Args:
         learning_rate, b1, b2, eps, weight_decay, mask, storage: as in `adamw`; the original's learning rate is 3e-3.
@@ -31,8 +31,7 @@ def soap(
         every, max_size, axes: as in `matrices.in_eigenbasis`: when bases are renewed, and which sides are rotated.
 
     Returns:
-        An optimizer that keeps two numbers per parameter, and $2 (m^2 + n^2)$ per matrix of $m \times n$. Its `update`
-        needs the parameters. The first step decays weights, and makes the bases.
+        An optimizer that keeps $2 (m n + m^2 + n^2)$ numbers. Its `update` needs the parameters. First, bases are made.
 
     Raises:
         As in `adamw` and in `matrices.in_eigenbasis`.
@@ -41,8 +40,8 @@ def soap(
         >>> import jax.numpy as jnp, ewa_optax
         >>> optimizer = ewa_optax.soap(0.1, eps=1e-3, weight_decay=0.0)
         >>> _, state = optimizer.update(w := jnp.array([[2.0, 1.0], [1.0, 2.0]]), optimizer.init(w), w)
-        >>> print(abs(optimizer.update(w + 3, state, w)[0].round(2)[0]))
-        [0.1 0. ]
+        >>> print((10 * optimizer.update(w + 3, state, w)[0][0]).round(1) + 0.0)
+        [-1.  0.]
 
     Reference:
         Vyas et al., "SOAP", 2024, whose code adds $\varepsilon$ to what is not corrected, and decays after the step.
