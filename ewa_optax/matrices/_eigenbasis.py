@@ -208,7 +208,7 @@ def _eigenvectors(average):
     return jnp.linalg.eigh(_even(average), symmetrize_input=False)[1]
 
 
-def _orthogonal(x):
+def _orthogonal(x: jax.Array) -> Any:
     sharding = jax.typeof(x).sharding
     if AxisType.Explicit in sharding.mesh.axis_types:  # There, JAX's own fails where a batch is divided.
         return jax.sharding.auto_axes(_of_qr, out_sharding=sharding)(x)
