@@ -51,6 +51,35 @@ def mix(name: str) -> str:
 
 
 MUTATIONS = (
+    # Bases.
+    Mutation(
+        "columns of a basis change places, and what is kept of squares does not",
+        "ewa_optax/matrices/_eigenbasis.py",
+        "sorted_basis, jnp.argsort(order, axis=-1), axis=-1",
+        "sorted_basis, jnp.argsort(jnp.argsort(order, axis=-1), axis=-1), axis=-1",
+        ("tests/matrices/test_eigenbasis.py::test_soap_equals_the_code_of_its_paper",),
+    ),
+    Mutation(
+        "orthogonal iteration does not sort",
+        "ewa_optax/matrices/_eigenbasis.py",
+        "order = jnp.argsort(sizes, axis=-1, descending=True)",
+        "order = jnp.argsort(sizes * 0, axis=-1, descending=True)",
+        ("tests/matrices/test_eigenbasis.py::test_soap_equals_the_code_of_its_paper",),
+    ),
+    Mutation(
+        "the first gradient is averaged in no basis",
+        "ewa_optax/matrices/_eigenbasis.py",
+        "jnp.where(step == 1, before, x)",
+        "jnp.where(step == 0, before, x)",
+        ("tests/matrices/test_eigenbasis.py::test_the_first_step_makes_the_basis_and_nothing_else",),
+    ),
+    Mutation(
+        "bases are renewed a step late",
+        "ewa_optax/matrices/_eigenbasis.py",
+        "(step - 1) % every == 0",
+        "step % every == 0",
+        ("tests/matrices/test_eigenbasis.py::test_soap_equals_the_code_of_its_paper",),
+    ),
     # Arithmetic on one array.
     Mutation(
         "a short average starts from the past, and drowns small values",

@@ -244,7 +244,7 @@ def test_docstrings_of_optimizers_say_things_once():
     """What all share is told by `ewa_optax._optimizers`, and the arguments of many by the first that has them."""
     functions = [
         node
-        for family in ("momentum", "rmsprop", "adam", "layerwise", "muon", "muon_with_adamw")
+        for family in ("momentum", "rmsprop", "adam", "layerwise", "muon", "muon_with_adamw", "soap")
         for node in ast.parse(SOURCES[f"_optimizers.{family}"]).body
         if isinstance(node, ast.FunctionDef)
     ]
