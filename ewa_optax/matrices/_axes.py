@@ -5,6 +5,7 @@ One description serves all that looks at matrices, by path: a layer's kernel is 
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,13 +28,21 @@ the first that fits, where a regular expression is searched in the path (`re.sea
 names, or is given as None, follows the rules:
 
 - `kernel` and `w` of two axes are (inputs, outputs), as in flax and haiku, and so is what has another name, since
-  `jax.nn.initializers` say so; `weight` is (outputs, inputs), as in equinox and torch.
-- With more axes: below a layer with "conv" in its name, `kernel` and `w` have their outputs last, `weight` first;
-  flax's `query`, `key` and `value` have one axis of inputs and two of outputs, its `out` two and one: all heads in one
-  matrix.
-- Tables of embeddings (`embedding`, `embeddings`) are no matrices that are multiplied by, and an error; so is what has
-  fewer than two axes, or more and is none of these, such as layers in a scan.
+  `jax.nn.initializers` say so; `weight`, and what begins with `weight_`, is (outputs, inputs), as in equinox and torch.
+- With more axes: of a layer with "conv" in its name, `kernel` and `w` have their outputs last (haiku's transposed ones
+  last but one), `weight` first; flax's `query`, `key` and `value` have one axis of inputs and two of outputs, its `out`
+  two and one: all heads in one matrix.
+- Errors are: tables of embeddings (`embedding`, `embeddings`), which no inputs are multiplied by; biases, scales, gains
+  and offsets, of however many axes; what has fewer than two axes, or more and is none of these, such as layers in a
+  scan. A scan is seen by "scan" in the path: in one of another name, convolutions, and dense layers that are called
+  query, key, value or out, look like one layer, and their axes must be said. So must those of convolutions in groups.
 """
+
+NO_MATRIX = re.compile(r"^(b|bias_.*|.*_bias_.*|.*(bias|scale|gain|offset))$", re.IGNORECASE)
+"""The last part of a path, of what is added or multiplied element by element; in a scan it has two axes."""
+
+_SCANNED = re.compile("scan", re.IGNORECASE)
+_CONVOLUTION = re.compile("conv(?!.*local)", re.IGNORECASE)  # flax's ConvLocal has a kernel for each place.
 
 RULES = "`(inputs, outputs)`, or a dict from paths to these, as `matrices.AxesLike` tells; by default by name"
 
@@ -177,10 +186,9 @@ def _sides(who, sides):
 def _by_name(who, path, shape):
     """By the rules that `AxesLike` tells."""
     *layers, name = path.split("/")
-    layer = layers[-1] if layers else ""
-    ndim, is_conv = len(shape), any("conv" in part.lower() for part in layers)
-    outputs_first = name == "weight"
-    if ndim < 2:
+    layer = next((part for part in reversed(layers) if not part.isdigit()), "")
+    ndim, outputs_first = len(shape), name == "weight" or name.startswith("weight_")
+    if ndim < 2 or NO_MATRIX.search(name):
         raise ValueError(
             f"{who}: {path!r} of shape {shape} is no matrix; give it another optimizer, such as by ewa_optax.groups("
             "{'matrices': ('kernel$', muon(...)), 'rest': (..., adamw(...))}), or muon_with_adamw(...)."
@@ -193,13 +201,16 @@ def _by_name(who, path, shape):
         )
     if ndim == 2:
         return ((1,), (0,)) if outputs_first else ((0,), (1,))
-    if is_conv and name in ("kernel", "w", "weight"):
-        *front, last = range(ndim)
-        return (tuple(range(1, ndim)), (0,)) if outputs_first else (tuple(front), (last,))
-    if name == "kernel" and ndim == 3 and layer in ("query", "key", "value"):
-        return (0,), (1, 2)
-    if name == "kernel" and ndim == 3 and layer == "out":
-        return (0, 1), (2,)
+    if not _SCANNED.search(path):
+        *front, before, last = range(ndim)
+        if _CONVOLUTION.search(layer) and name in ("kernel", "w", "weight"):
+            if outputs_first:
+                return range(1, ndim), (0,)
+            return ((*front, last), (before,)) if name == "w" and "transpose" in layer else ((*front, before), (last,))
+        if name == "kernel" and ndim == 3 and layer in ("query", "key", "value"):
+            return (0,), (1, 2)
+        if name == "kernel" and ndim == 3 and layer == "out":
+            return (0, 1), (2,)
     raise ValueError(
         f"{who}: {path!r} of shape {shape} has {ndim} axes, and its name does not tell which are those of a matrix; "
         f"write axes={{{path!r}: (inputs, outputs)}}, such as ({ndim - 2}, {ndim - 1}) for a batch of matrices, or "
