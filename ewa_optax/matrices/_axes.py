@@ -90,7 +90,7 @@ class Matrix:
 
 def map_matrices(of: Callable[[Matrix], Callable[..., Any]], who: str, axes: AxesLike, updates: Any, *rest: Any) -> Any:
     """`of(matrix)(update, *others)` of each leaf, or of a whole stack of leaves, whose first axis is a batch."""
-    matrices = jax.tree.map(_of_leaves, updates, matrices_of(who, axes, updates), is_leaf=_is_leaf)
+    matrices = check_matrices(who, axes, updates)
 
     def one(u, matrix, *others):
         if u is None:
@@ -112,6 +112,11 @@ def matrices_of(who: str, axes: AxesLike, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: _matrix(who, axes, path_name(path), shape_of(leaf)), box)
 
     return jax.tree_util.tree_map_with_path(matrix, shapes_of(tree), is_leaf=is_box)
+
+
+def check_matrices(who: str, axes: AxesLike, tree: Any) -> Any:
+    """A `Matrix` for each leaf, or array of a stack; ValueError for what is none, and for stacks of different ones."""
+    return jax.tree.map(_of_leaves, tree, matrices_of(who, axes, tree), is_leaf=_is_leaf)
 
 
 def check_axes(who: str, axes: AxesLike) -> None:
@@ -233,7 +238,7 @@ def stateless(who: str, axes: AxesLike, of: Callable[[Matrix], Callable[..., Any
     check_axes(who, axes)
 
     def init(params):
-        matrices_of(who, axes, params)
+        check_matrices(who, axes, params)
         return optax.EmptyState()
 
     def update(updates, state, params=None):

