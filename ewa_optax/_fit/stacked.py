@@ -64,6 +64,6 @@ def stacked_form_for(optimizer: optax.GradientTransformation, params: Any) -> St
 def _with_names(labels, params):
     """These labels, and the names of the leaves but for their numbers: those of one layer are one thing."""
     with_paths, structure = jax.tree_util.tree_flatten_with_path(params)
-    said = broadcast(labels, structure)
+    said = broadcast("" if labels is None else labels, structure)
     names = (re.sub(r"\d+", "", jax.tree_util.keystr(path)) for path, _ in with_paths)
     return structure.unflatten(f"{label} {name}" for label, name in zip(said, names, strict=True))
