@@ -141,13 +141,14 @@ def _of_leaves(u, matrices):
     for of_stack, names in zip(
         u.layout.by_stacks(u.layout.structure.flatten_up_to(matrices)), u.layout.names, strict=True
     ):
-        first, *others = [*dict.fromkeys(x for x in of_stack if isinstance(x, Matrix))] or [None]
-        if others:
+        found = {x: name for x, name in zip(of_stack, names, strict=True) if isinstance(x, Matrix)}
+        if len(found) > 1:
+            listed = ", ".join(f"({x.inputs}, {x.outputs}) of {name}" for x, name in [*found.items()][:3])
             raise ValueError(
-                f"leaves of one stack are matrices along different axes ({names[0]} along {first}, others along "
-                f"{others[0]}); stack them apart, by stack_leaves(params, labels)."
+                f"leaves of one stack are matrices along different axes: {listed}; stack them apart, by "
+                "stack_leaves(params, labels)."
             )
-        each.append(first and first.in_stack())
+        each.append(next((x.in_stack() for x in found), None))
     return tuple(each)
 
 

@@ -14,8 +14,8 @@ def on_whole_matrices(
     """`function` of batches of matrices; on the mesh in use, a share of the matrices for each device.
 
     The longest axis of the batch is divided, filled up with zeros to a multiple of the devices; a single matrix goes to
-    all of them. What leaves lies as `x` came, or on automatic axes as XLA chooses; if it is of one side, the axes of the
-    batch lie so, and no other. In `jax.shard_map` nothing is moved, since a device knows its part only.
+    all of them. What leaves lies as `x` came, but on automatic axes as XLA chooses. If it is of one side, so do the
+    axes of the batch, and no other. In `jax.shard_map` nothing is moved, since a device knows its part only.
     """
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
