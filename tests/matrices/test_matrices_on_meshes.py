@@ -49,13 +49,17 @@ def exchanges(compiled):
     return collections.Counter(re.findall(rf" ({kinds})(?:-start)?\(", compiled.as_text()))
 
 
+def named(shape, spec):
+    return "x".join(map(str, shape)) + " by " + ("".join(name or "-" for name in spec) or "none")
+
+
 def kinds_of(*cases):
-    """The first is quick on both kinds of axes; others on one, by turns."""
+    """Each on both kinds of axes; slow, but for those that it names."""
     return [
         pytest.param(
             *case,
             kind,
-            id=f"{case[0]}-{case[1]}-{kind.name}",
+            id=f"{named(*case[:2])}-{kind.name}",
             marks=() if quick and kind in quick else pytest.mark.slow,
         )
         for *case, quick in cases
@@ -81,7 +85,7 @@ def kinds_of(*cases):
         ((8, 16), P("a", "b"), (4, 2), ()),
     ),
 )
-def test_whole_matrices_go_to_devices_so_that_no_step_of_the_iteration_exchanges(shape, spec, devices, kind):
+def test_devices_have_whole_matrices_and_no_step_exchanges(shape, spec, devices, kind):
     """As many collectives for nine steps as for one; and all lies as it came, at least where JAX knows how."""
     x, made = expected(shape)
     mesh = mesh_of(kind, devices)
@@ -109,7 +113,7 @@ def test_whole_matrices_go_to_devices_so_that_no_step_of_the_iteration_exchanges
     [ewa_optax.muon, ewa_optax.normuon, pytest.param(ewa_optax.muon_hyperball, marks=pytest.mark.slow)],
     ids=lambda make: make.__name__,
 )
-def test_a_step_with_parameters_in_parts_is_that_of_one_device_and_leaves_them_where_they_lie(make, kind):
+def test_a_step_is_that_of_one_device_and_leaves_parameters_where_they_lie(make, kind):
     """A matrix, a batch and a stack; no more is exchanged if the iteration is longer."""
     mesh = mesh_of(kind)
     specs = {"one": P("a"), "batch": P(None, None, "a")}

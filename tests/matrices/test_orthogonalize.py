@@ -249,7 +249,7 @@ LEAVES = {  # A leaf, its axes, the same as a batch of (inputs, outputs), and ba
 }
 
 
-def test_each_matrix_of_a_batch_is_taken_by_itself_along_the_axes_that_are_said():
+def test_each_matrix_is_taken_by_itself_along_the_axes_that_are_said():
     leaves = {name: leaf for name, (leaf, *_) in LEAVES.items()}
     axes = {f"^{name}$": said for name, (_, said, _) in LEAVES.items() if said is not None}
     piece = optax.chain(matrices.orthogonalize(axes=axes), matrices.scale_by_shape(lambda m, n: 100 * m + n, axes))
@@ -291,7 +291,7 @@ def test_no_hyperparameter_is_in_the_state():
     np.testing.assert_allclose(singular, np.sqrt(6 / 4) * 1.0, rtol=1e-5)
 
 
-def test_more_coefficients_than_steps_are_cut_and_the_last_of_fewer_is_repeated():
+def test_more_coefficients_are_cut_and_the_last_of_fewer_is_repeated():
     x = normal(4, 6)
     eight, three = PRINTED["polar_express"][0], PRINTED["quintic"][0][:3]
     cut, repeated = jitted(lambda x: (orthogonal(x, eight, 5), orthogonal(x, three, 5)))(x)
@@ -304,3 +304,20 @@ def test_its_eps_is_its_own_and_of_the_size_of_updates():
     made, without = jitted(lambda x: (orthogonal(x, eps=1.0), orthogonal(1e-30 * x, eps=0.0)))(x)
     close(made, oracles.orthogonal(np.float64(x), eps=1.0), 1e-5)
     close(without, oracles.orthogonal(np.float64(x), eps=0.0), 1e-5)  # Tiny gradients, too, have directions.
+
+
+def products(jaxpr):
+    """The shapes of all products of matrices."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.outvars[0].aval.shape
+        for inner in jax.tree.leaves([*equation.params.values()], is_leaf=lambda x: hasattr(x, "eqns")):
+            if hasattr(inner := getattr(inner, "jaxpr", inner), "eqns"):
+                yield from products(inner)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (5, 6, 4)])
+def test_a_step_is_three_products_by_the_gram_matrix_of_the_shorter_side(shape):
+    gram = (*shape[:-2], 4, 4)
+    jaxpr = jax.make_jaxpr(lambda x: orthogonal(x, steps=2))(normal(*shape)).jaxpr
+    assert [*products(jaxpr)] == [gram, gram, shape] * 2
