@@ -54,6 +54,13 @@ def mix(name: str) -> str:
 MUTATIONS = (
     # Matrices.
     Mutation(
+        "divided axes are merged",
+        "ewa_optax/matrices/_axes.py",
+        "merged = self.inputs[1:] + self.outputs[1:]",
+        "merged = ()",
+        (f"{MESHES}test_kernels_of_several_axes_may_be_divided_along_any[Explicit]",),
+    ),
+    Mutation(
         "the Gram matrix is that of the longer side",
         "ewa_optax/matrices/_orthogonalize.py",
         "is_wide = x.shape[-2] <= x.shape[-1]",
@@ -95,8 +102,8 @@ MUTATIONS = (
     Mutation(
         "the sides of an axis in a batch are swapped",
         "ewa_optax/matrices/_axes.py",
-        "return flat.reshape([shape[axis] for axis in order]).transpose(places)",
-        "return flat.reshape([shape[axis] for axis in order]).transpose(order)",
+        "shaped = flat.reshape([like.shape[axis] for axis in order]).transpose(places)",
+        "shaped = flat.reshape([like.shape[axis] for axis in order]).transpose(order)",
         ("tests/matrices/test_orthogonalize.py::test_each_matrix_is_taken_by_itself_along_the_axes_that_are_said",),
     ),
     Mutation(
@@ -190,13 +197,6 @@ MUTATIONS = (
         "made = place(function(*(y if y is None else divided(y) for y in (x, *others))), spec)",
         "made = function(*(y if y is None else divided(y) for y in (x, *others)))",
         (f"{MESHES}test_a_step_is_that_of_one_device_and_leaves_parameters_where_they_lie[muon-Auto]",),
-    ),
-    Mutation(
-        "in shard_map, too, matrices are moved",
-        "ewa_optax/matrices/_devices.py",
-        " or AxisType.Manual in kinds.values()",
-        "",
-        (f"{MESHES}test_in_shard_map_each_device_takes_its_own",),
     ),
     Mutation(
         "matrices stay in parts",

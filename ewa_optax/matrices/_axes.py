@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from ewa_optax._numerics import widen
 from ewa_optax._stacks import Stacked, is_stacked
@@ -38,7 +39,7 @@ names, or is given as None, follows the rules:
   query, key, value or out, look like one layer, and their axes must be said. So must those of convolutions in groups.
 """
 
-NO_MATRIX = re.compile(r"^(b|bias_.*|.*_bias_.*|.*(bias|scale|gain|offset))$", re.IGNORECASE)
+NO_MATRIX = re.compile(r"^(bias_.*|.*_bias_.*|.*(bias|scale|gain|offset))$", re.IGNORECASE)
 """The last part of a path, of what is added or multiplied element by element; in a scan it has two axes."""
 
 _SCANNED = re.compile("scan", re.IGNORECASE)
@@ -75,17 +76,26 @@ class Matrix:
         """An array as (*batch, inputs, outputs)."""
         if self.is_flat:
             return x
+        # On an explicit mesh, JAX merges axes if none of them but the first is divided.
+        merged = self.inputs[1:] + self.outputs[1:]
+        x = placed(x, [None if axis in merged else name for axis, name in enumerate(jax.typeof(x).sharding.spec)])
         batch = [axis for axis in range(x.ndim) if axis not in self.both]
         return x.transpose(*batch, *self.both).reshape(*(x.shape[axis] for axis in batch), *self.sizes(x.shape))
 
-    def shaped(self, flat: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """The inverse of `flat`."""
+    def shaped(self, flat: jax.Array, like: jax.Array) -> jax.Array:
+        """The inverse of `flat`, of the shape of an array and where it lies."""
         if self.is_flat:
             return flat
-        batch = [axis for axis in range(len(shape)) if axis not in self.both]
+        batch = [axis for axis in range(like.ndim) if axis not in self.both]
         order = (*batch, *self.both)
         places = sorted(range(len(order)), key=order.__getitem__)
-        return flat.reshape([shape[axis] for axis in order]).transpose(places)
+        shaped = flat.reshape([like.shape[axis] for axis in order]).transpose(places)
+        return placed(shaped, jax.typeof(like).sharding.spec)
+
+
+def placed(x: jax.Array, spec: Any) -> jax.Array:
+    """An array, divided along the axes of an explicit mesh in that way; without such a mesh there is only one."""
+    return x if jax.typeof(x).sharding.spec == PartitionSpec(*spec) else jax.sharding.reshard(x, PartitionSpec(*spec))
 
 
 def map_matrices(of: Callable[[Matrix], Callable[..., Any]], who: str, axes: AxesLike, updates: Any, *rest: Any) -> Any:

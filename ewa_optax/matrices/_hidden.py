@@ -51,4 +51,5 @@ def is_hidden_matrix(path: str, leaf: jax.ShapeDtypeStruct) -> bool:
     """
     if _OTHER_LAYER.search(path) or (_LAST_LAYER.search(path) and not _ATTENTION.search(path)):
         return False
-    return len(leaf.shape) >= 2 and not NO_MATRIX.search(path.split("/")[-1])
+    name = path.split("/")[-1]
+    return len(leaf.shape) >= 2 and name.lower() != "b" and not NO_MATRIX.search(name)

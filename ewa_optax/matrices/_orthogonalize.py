@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ewa_optax._checks import Epsilon, check_integer, checked
@@ -171,7 +170,7 @@ def _orthogonalized(polynomials, factor, eps, dtype, matrix: Matrix, u):
     if dtype is not None and not jnp.iscomplexobj(x):
         x = x.astype(dtype)
     x = on_whole_matrices(lambda whole: _newton_schulz(polynomials, whole), x).astype(wide)
-    return narrow(matrix.shaped(x, np.shape(u)), jnp.result_type(u))
+    return narrow(matrix.shaped(x, u), jnp.result_type(u))
 
 
 def _newton_schulz(polynomials, x):

@@ -165,6 +165,15 @@ def test_in_shard_map_each_device_takes_its_own():
     assert not exchanges(compiled)
 
 
+@pytest.mark.slow
+def test_in_shard_map_along_one_of_two_axes_each_takes_its_own_too():
+    x, made = expected((24, 8, 16))
+    mesh = mesh_of(AUTO, (4, 2))
+    with jax.set_mesh(mesh):
+        mapped = jax.shard_map(orthogonalized, in_specs=P("a"), out_specs=P("a"), axis_names={"a"})
+        np.testing.assert_allclose(jitted(mapped)(x), made, atol=1e-5)
+
+
 @pytest.mark.parametrize("make", [ewa_optax.muon, ewa_optax.normuon], ids=lambda make: make.__name__)
 def test_how_their_state_lies_can_be_asked(make):
     mesh = mesh_of(AUTO)
@@ -193,3 +202,28 @@ def test_batches_lower_for_every_platform_in_each_precision(make):
     x = jax.ShapeDtypeStruct((12, 8, 16), jnp.bfloat16)
     exported = jax.export.export(jax.jit(step), platforms=("cpu", "cuda", "rocm", "tpu"))(x, x)
     assert exported.platforms == ("cpu", "cuda", "rocm", "tpu")
+
+
+@pytest.mark.parametrize("kind", [EXPLICIT, pytest.param(AUTO, marks=pytest.mark.slow)], ids=lambda kind: kind.name)
+def test_kernels_of_several_axes_may_be_divided_along_any(kind):
+    """Heads, what is in a head, and channels: axes that become one side of a matrix."""
+    mesh = mesh_of(kind, (4, 2))
+    specs = {
+        "query": ((8, 4, 6), P(None, "a", "b")),
+        "key": ((8, 4, 6), P("a", None, "b")),
+        "out": ((4, 6, 8), P(None, "b", "a")),
+        "conv": ((3, 3, 4, 8), P(None, None, "a", "b")),
+    }
+    values = {name: {"kernel": normal(*shape)} for name, (shape, _) in specs.items()}
+    optimizer = ewa_optax.muon(0.1)
+    alone, _ = jitted(optimizer.update)(values, optimizer.init(values), values)
+    with jax.set_mesh(mesh):
+        params = {
+            name: {"kernel": jax.device_put(values[name]["kernel"], NamedSharding(mesh, spec))}
+            for name, (_, spec) in specs.items()
+        }
+        made, _ = jitted(optimizer.update)(params, optimizer.init(params), params)
+    for name in specs:
+        x, y = made[name]["kernel"], params[name]["kernel"]
+        np.testing.assert_allclose(x, alone[name]["kernel"], atol=1e-5)
+        assert kind == AUTO or x.sharding.is_equivalent_to(y.sharding, y.ndim)
