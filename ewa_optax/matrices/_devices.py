@@ -43,7 +43,7 @@ def on_whole_matrices(
 
     # Also behind it, since XLA would divide products on automatic axes in the way in which what needs them lies.
     made = place(function(*(y if y is None else divided(y) for y in (x, *others))), spec)
-    if fill:
+    if axis is not None and fill:
         made = place(made, whole) if is_explicit else made
         made = jax.lax.slice_in_dim(made, 0, made.shape[axis] - fill, axis=axis)
     return place(made, came) if is_explicit else made
