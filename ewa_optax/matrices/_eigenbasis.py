@@ -176,7 +176,8 @@ def _rotated(x, left, right):
 
 
 def _unless_first(step, new, old):
-    return jax.tree.map(lambda x, before: jnp.where(step == 1, before, x), new, old)
+    is_first = step == 1
+    return jax.tree.map(lambda x, before: jnp.where(is_first, before, x), new, old)
 
 
 def _renewed(every, step, average, basis):
