@@ -180,8 +180,8 @@ MUTATIONS = (
     Mutation(
         "an output is one of its inputs",
         "ewa_optax/matrices/_norms.py",
-        "return x.sum(matrix.inputs, keepdims=True) / max(matrix.sizes(x.shape)[0], 1)",
-        "return x.sum(matrix.outputs, keepdims=True) / max(matrix.sizes(x.shape)[1], 1)",
+        "return x.sum(matrix.inputs, keepdims=True) / float(max(matrix.sizes(x.shape)[0], 1))",
+        "return x.sum(matrix.outputs, keepdims=True) / float(max(matrix.sizes(x.shape)[1], 1))",
         (oracle("normuon"),),
     ),
     Mutation(
