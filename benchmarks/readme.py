@@ -1,4 +1,4 @@
-"""What README shows of `results/`, between `<!-- benchmark: epoch -->` and `<!-- end -->`.
+"""What README and the guide show of `results/`, between `<!-- benchmark: epoch -->` and `<!-- end -->`.
 
 `python -m benchmarks.readme` writes it, and says "not measured" of what is not there.
 """
@@ -13,6 +13,7 @@ from benchmarks import machine, views
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md")))
 BLOCK = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 VIEWS: dict[str, Callable[[dict], list[str]]] = {
     "step": views.step,
@@ -21,11 +22,12 @@ VIEWS: dict[str, Callable[[dict], list[str]]] = {
     "low_precision": views.low_precision,
     "memory": views.memory,
     "exactness": views.exactness,
+    "lm": views.lm,
 }
 
 
 def written(text: str, results: Path = RESULTS) -> str:
-    """README with what the results are now."""
+    """A page with what the results are now."""
     return BLOCK.sub(lambda found: f"{found[1]}{block(found[2], results)}\n{found[3]}", text)
 
 
@@ -55,9 +57,9 @@ def said_of(record: dict) -> str:
 
 
 def main() -> None:
-    """Rewrites README."""
-    readme = ROOT / "README.md"
-    readme.write_text(written(readme.read_text()))
+    """Rewrites README and the guide."""
+    for page in PAGES:
+        page.write_text(written(page.read_text()))
 
 
 if __name__ == "__main__":

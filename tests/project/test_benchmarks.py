@@ -455,11 +455,13 @@ def test_the_schema_refuses(place, wrong):
         valid(record)
 
 
-def test_readme_shows_the_results():
-    assert readme.written(README) == README, "python -m benchmarks.readme writes it anew"
-    shown = re.findall(r"<!-- benchmark: (\w+) -->", README)
+def test_the_pages_show_the_results():
+    pages = {path.name: path.read_text() for path in readme.PAGES}
+    shown = [name for page in pages.values() for name in re.findall(r"<!-- benchmark: (\w+) -->", page)]
     assert sorted(shown) == sorted(readme.VIEWS)
-    assert README.count("<!-- end -->") == len(shown)
+    assert sum(page.count("<!-- end -->") for page in pages.values()) == len(shown)
+    for name, page in pages.items():
+        assert readme.written(page) == page, f"python -m benchmarks.readme writes {name} anew"
 
 
 def test_the_commands_of_readme_are_there():
