@@ -13,7 +13,7 @@ from rich.progress import track
 import ewa_optax
 from benchmarks import gpt, measuring
 from benchmarks.peers import Peers
-from ewa_optax import pieces
+from ewa_optax import matrices, pieces
 
 REFERENCE = "AdamW"
 
@@ -56,18 +56,44 @@ class Training(NamedTuple):
 
 def adamw(rate: Any, **keywords: Any) -> optax.GradientTransformation:
     """With the decays and the weight decay that language models are trained with."""
-    return ewa_optax.adamw(rate, b2=0.95, weight_decay=0.1, mask=pieces.ndim_at_least(2), **keywords)
+    return ewa_optax.adamw(rate, b2=0.95, weight_decay=0.1, mask=matrices_decay, **keywords)
 
 
 def lion(rate: Any) -> optax.GradientTransformation:
     """With a weight decay as much larger as its rate is smaller."""
-    return ewa_optax.lion(rate, weight_decay=1.0, mask=pieces.ndim_at_least(2))
+    return ewa_optax.lion(rate, weight_decay=1.0, mask=matrices_decay)
 
 
+def muon(rate: Any, **keywords: Any) -> optax.GradientTransformation:
+    """Muon for the hidden layers, and the same AdamW for the rest."""
+    return ewa_optax.muon_with_adamw(rate, mask=matrices_decay, **keywords)
+
+
+def hidden(optimizer: optax.GradientTransformation, rest: Any) -> optax.GradientTransformation:
+    """An optimizer for the hidden layers, and the same AdamW for the rest, at a rate of its own."""
+    return ewa_optax.groups({"hidden": (matrices.is_hidden_matrix, optimizer), "rest": (..., adamw(rest))})
+
+
+def normuon(rate: Any) -> optax.GradientTransformation:
+    """NorMuon for the hidden layers."""
+    return hidden(ewa_optax.normuon(rate), rate)
+
+
+def hyperball(rate: Any) -> optax.GradientTransformation:
+    """MuonH for the hidden layers, whose rate is the relative change of a step: a tenth of it suits the rest."""
+    return hidden(ewa_optax.muon_hyperball(rate), lambda step: rate(step) / 10)
+
+
+matrices_decay = pieces.ndim_at_least(2)
 WAYS = (
     Way(REFERENCE, adamw, (1e-3, 2e-3, 4e-3)),
     Way("AdamW, 8 bits", functools.partial(adamw, storage="8bit"), REFERENCE),
     Way("Lion", lion, (1e-4, 2e-4, 4e-4)),
+    Way("Muon", muon, (2e-3, 4e-3, 8e-3)),
+    Way("Muon, 8 bits", functools.partial(muon, storage="8bit"), "Muon"),
+    Way("Muon, iteration in 16 bits", functools.partial(muon, dtype="bfloat16"), "Muon"),
+    Way("NorMuon", normuon, "Muon"),
+    Way("hyperball", hyperball, (1e-2, 2e-2, 4e-2)),
 )
 
 
@@ -75,7 +101,7 @@ def sizes(quick: bool, platform: str) -> Sizes:
     """An hour on two slow cores."""
     if quick:
         return Sizes(gpt.Sizes(32, 1, 16), 2, 4, 2, 4, WAYS[:2], 2, 1)
-    return Sizes(gpt.Sizes(192, 6, 64), 8, 160, 20, 64, WAYS, 3, 5)
+    return Sizes(gpt.Sizes(192, 6, 64), 8, 120, 20, 64, WAYS, 3, 5)
 
 
 def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
@@ -108,8 +134,9 @@ def summary(sizes: Sizes, found: dict[str, Found], seconds: dict[str, float]) ->
     target = found[REFERENCE].losses[:, -1].mean()
     for way in sizes.ways:
         losses, rate = found[way.name].losses, found[way.name].rate
+        state = ewa_optax.state_bytes(way.make(course(rate, sizes.steps)), params)
         row = {"name": way.name, "rate": rate, "final losses": losses[:, -1].tolist()}
-        row |= {"mean": float(losses[:, -1].mean()), "bytes of state": ewa_optax.state_bytes(way.make(rate), params)}
+        row |= {"mean": float(losses[:, -1].mean()), "bytes of state": state}
         until = first_below(losses.mean(0), target)
         if until is not None:
             row |= {"steps to AdamW's loss": sizes.every * until}
