@@ -14,6 +14,7 @@ Optimizers, by averages of gradients: gradient_descent, momentum, heavy_ball, ne
 Divided by the size of gradients: rmsprop, adadelta, laprop, rmsprop_momentum, rmsprop_centered.
 An average by an average: adamax, amsgrad, yogi, adam, adamw, radam, nadam, nadamw, adabelief, ademamix, adan.
 By layers: lars, novograd, lamb, adafactor.
+Of orthogonal steps, for matrices: muon, normuon, muon_hyperball; muon_with_adamw, which gives the rest to AdamW.
 Pieces: scale_by_ewa, bias_correct, scale_by_rms, scale_by_learning_rate, add_decayed_weights, round_stochastically.
 Schedules: schedule_inverse_time, schedule_exponential, schedule_inverse_sqrt, schedule_staircase; around any of them:
 schedule_warmup, schedule_cooldown, the latter as shape_linear, shape_cosine, shape_one_minus_sqrt.
@@ -26,13 +27,13 @@ Memory: state_bytes, peak_bytes. Several devices: state_shardings.
 Taking over a training from optax, or from another storage, and back: carry_over.
 Many leaves: stack_leaves, which makes a Stacked, unstack_leaves, stack_leaves_like.
 Training: fit, and what it returns, Fitted, with its History.
-Namespaces: pieces (all that optimizers are made of), series (averages of series), storage (averages in 8 to 24 bits),
-minibatch (order, epochs, pure training, batch sizes), landscapes (toy surfaces, paths on them, curvature), plots
-(pictures).
+Namespaces: pieces (all that optimizers are made of), matrices (those of them that look at matrices), series (averages
+of series), storage (averages in 8 to 24 bits), minibatch (order, epochs, pure training, batch sizes), landscapes (toy
+surfaces, paths on them, curvature), plots (pictures).
 """
 
 from ewa_optax import _interrupts as _interrupts
-from ewa_optax import landscapes, minibatch, pieces, plots, series, storage
+from ewa_optax import landscapes, matrices, minibatch, pieces, plots, series, storage
 from ewa_optax._fit.fit import fit
 from ewa_optax._fit.result import Fitted, History
 from ewa_optax._optimizers.adam import (
@@ -50,6 +51,7 @@ from ewa_optax._optimizers.adam import (
 )
 from ewa_optax._optimizers.layerwise import adafactor, lamb, lars, novograd
 from ewa_optax._optimizers.momentum import gradient_descent, heavy_ball, lion, momentum, nesterov, signum
+from ewa_optax._optimizers.muon import muon, muon_hyperball, muon_with_adamw, normuon
 from ewa_optax._optimizers.rmsprop import adadelta, laprop, rmsprop, rmsprop_centered, rmsprop_momentum
 from ewa_optax._schedules import (
     schedule_cooldown,
@@ -117,11 +119,16 @@ __all__ = [
     "laprop",
     "lars",
     "lion",
+    "matrices",
     "minibatch",
     "momentum",
+    "muon",
+    "muon_hyperball",
+    "muon_with_adamw",
     "nadam",
     "nadamw",
     "nesterov",
+    "normuon",
     "novograd",
     "peak_bytes",
     "pieces",

@@ -79,19 +79,23 @@ def squared_magnitude(x: jax.Array) -> jax.Array:
     return (x.conj() * x).real if jnp.iscomplexobj(x) else jnp.square(x)
 
 
-def norm(x: jax.Array, count: float = 1.0) -> jax.Array:
+def norm(x: jax.Array, count: float = 1.0, axis: tuple[int, ...] | None = None) -> jax.Array:
     r"""$\sqrt{\sum |x|^2 / \mathrm{count}}$, of finite numbers at most a quarter of the largest, and so finite.
+
+    Of all, or along some axes, which stay as axes of length 1.
 
     In float32 the square of 2e19 would be infinite and that of 1e-23 zero. So the largest is brought to between 1 and 2
     before, by a power of two, which changes no digit.
     """
     parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
-    size = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(part), initial=0) for part in parts))
+    size = functools.reduce(
+        jnp.maximum, (jnp.max(jnp.abs(part), axis, keepdims=axis is not None, initial=0) for part in parts)
+    )
     scale = _inverse_power_of_two(size)
     # Of constant parts XLA would make part**2 * scale**2, not each of which is finite.
     scaled = jax.lax.optimization_barrier([part * scale for part in parts])
     squares = functools.reduce(jnp.add, map(jnp.square, scaled))
-    root = jnp.sqrt(jnp.sum(squares) / count) / scale
+    root = jnp.sqrt(jnp.sum(squares, axis, keepdims=axis is not None) / count) / scale
     return jnp.where(jnp.isfinite(size), jnp.minimum(root, largest(root.dtype) / 4), root)
 
 

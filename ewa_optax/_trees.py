@@ -4,12 +4,15 @@ What a piece does to an array it does to each array of a stack, by `jax.vmap`: s
 masks are those of the leaves, while a program has one loop for all of them.
 """
 
+import re
 from collections.abc import Callable
+from types import EllipsisType
 from typing import Any
 
 import jax
 import numpy as np
 
+from ewa_optax._checks import check_pattern
 from ewa_optax._numerics import narrow, widen
 from ewa_optax._stacks import Stacked, StackKey, is_stacked
 
@@ -135,6 +138,33 @@ def shapes_of(tree: Any) -> Any:
 def path_name(path: tuple[Any, ...]) -> str:
     """A path of JAX as people write it, such as "layers/0/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+Where = str | re.Pattern[str] | Callable[[str, jax.ShapeDtypeStruct], Any] | EllipsisType
+"""Which leaves: a regular expression searched in the path, a function of the path and the shape, or `...`, the rest."""
+
+
+def check_where(what: str, where: Any) -> None:
+    """Raises unless it says which leaves: TypeError, or ValueError for what is no regular expression."""
+    if isinstance(where, str):
+        check_pattern(what, where)
+    elif where is not ... and not (callable(where) or isinstance(where, re.Pattern)):
+        raise TypeError(
+            f"{what} must be a regular expression, a function (path, leaf) -> bool or ..., got {where!r}; such as "
+            "'kernel$'."
+        )
+
+
+def takes(where: Where, path: str, leaf: jax.ShapeDtypeStruct) -> bool:
+    """Whether a leaf is one of those."""
+    if where is ...:
+        return True
+    return bool(where(path, leaf)) if callable(where) else re.search(where, path) is not None
+
+
+def shape_of(x: Any) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of a leaf."""
+    return jax.ShapeDtypeStruct(jax.numpy.shape(x), jax.numpy.result_type(x))
 
 
 class PartKey(jax.tree_util.GetAttrKey):

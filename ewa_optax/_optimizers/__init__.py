@@ -64,6 +64,7 @@ from ewa_optax._optimizers.adam import (
 )
 from ewa_optax._optimizers.layerwise import adafactor, lamb, lars, novograd
 from ewa_optax._optimizers.momentum import gradient_descent, heavy_ball, lion, momentum, nesterov, signum
+from ewa_optax._optimizers.muon import muon, muon_hyperball, normuon
 from ewa_optax._optimizers.rmsprop import adadelta, laprop, rmsprop, rmsprop_centered, rmsprop_momentum
 
 __all__ = [  # noqa: RUF022  # By complexity, as in the table.
@@ -71,6 +72,7 @@ __all__ = [  # noqa: RUF022  # By complexity, as in the table.
     "rmsprop", "adadelta", "laprop", "rmsprop_momentum", "rmsprop_centered",
     "adam", "adamw", "adamax", "amsgrad", "yogi", "radam", "nadam", "nadamw", "adabelief", "ademamix", "adan",
     "lars", "novograd", "lamb", "adafactor",
+    "muon", "normuon", "muon_hyperball",
 ]  # fmt: skip
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {name: globals()[name] for name in __all__}

@@ -1,21 +1,18 @@
 """Groups of parameters by their paths, each with an optimizer of its own."""
 
-import re
-from collections.abc import Callable, Mapping
-from types import EllipsisType
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import check_pattern, transformation
+from ewa_optax._checks import transformation
 from ewa_optax._stacks import TreatsStacksAsLeaves, is_stacked
-from ewa_optax._trees import path_name, shapes_of
+from ewa_optax._trees import Where, check_where, path_name, shape_of, shapes_of, takes
 from ewa_optax.pieces._learning_rate import named_rates
 from ewa_optax.storage._sharding import is_box
 
-Where = str | re.Pattern[str] | Callable[[str, jax.ShapeDtypeStruct], Any] | EllipsisType
 Rules = Mapping[str, tuple[Where, optax.GradientTransformation | None]]
 
 
@@ -134,13 +131,7 @@ def _checked(rules):
         where, optimizer = rule
         if where is ...:
             rest = name
-        elif isinstance(where, str):
-            check_pattern(f"groups: where {name!r} is", where)
-        elif not (callable(where) or isinstance(where, re.Pattern)):
-            raise TypeError(
-                f"groups: where {name!r} is must be a regular expression, a function (path, leaf) -> bool or ..., got "
-                f"{where!r}; such as 'kernel$'."
-            )
+        check_where(f"groups: where {name!r} is", where)
         if optimizer is None:
             optimizers[name] = optax.set_to_zero()
         else:
@@ -151,24 +142,14 @@ def _checked(rules):
 def _labels(rules, params):
     boxes, structure = jax.tree_util.tree_flatten_with_path(shapes_of(params), is_leaf=is_box)
     names, labels = [path_name(path) for path, _ in boxes], [box for _, box in boxes]
-    leaves = {i: _shape(x) for i, (_, box) in enumerate(boxes) for x in jax.tree.leaves(box)}  # Some boxes are empty.
+    leaves = {i: shape_of(x) for i, (_, box) in enumerate(boxes) for x in jax.tree.leaves(box)}  # Some boxes are empty.
     for i, leaf in leaves.items():
-        labels[i] = next((name for name, (where, _) in rules.items() if _takes(where, names[i], leaf)), None)
+        labels[i] = next((name for name, (where, _) in rules.items() if takes(where, names[i], leaf)), None)
     # First, since a rule that has a slip in it leaves leaves behind.
     _check_all_take(rules, [(names[i], leaf, labels[i]) for i, leaf in leaves.items()])
     _check_all_taken([(names[i], labels[i]) for i in leaves])
     whole = structure.unflatten(labels)
     return jax.tree.map(_of_stack, params, whole, is_leaf=lambda x: is_stacked(x) or is_box(x))
-
-
-def _shape(x):
-    return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
-
-
-def _takes(where, path, leaf):
-    if where is ...:
-        return True
-    return bool(where(path, leaf)) if callable(where) else re.search(where, path) is not None
 
 
 def _of_stack(param, labels):
@@ -200,7 +181,7 @@ def _check_all_take(rules, leaves):
     where, paths = rules[unused[0]][0], [path for path, *_ in leaves]
     pattern = getattr(where, "pattern", where)
     shown = "..." if where is ... else repr(pattern)
-    before = {group for path, leaf, group in leaves if _takes(where, path, leaf)}
+    before = {group for path, leaf, group in leaves if takes(where, path, leaf)}
     if where is ...:
         why = "the others take all; leave it out"
     elif before:
@@ -226,7 +207,7 @@ def _listed(paths):
 
 
 def _table(groups, params):
-    shapes, labels = jax.tree.map(_shape, params), groups.labels(params)
+    shapes, labels = jax.tree.map(shape_of, params), groups.labels(params)
 
     def rates():
         # Of zeros that nothing needs, and which the compiled program does not make.
