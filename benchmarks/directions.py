@@ -36,7 +36,7 @@ def table(model: gpt.Sizes, batch: int, steps: int) -> dict:
 
 
 def momenta(model: gpt.Sizes, batch: int, steps: int) -> list[dict[str, list[np.ndarray]]]:
-    """Averages of the same gradients in every storage, matrix by matrix, after all but one of the steps and after all."""
+    """Averages of the same gradients in every storage, of each matrix: before the last step, and after it."""
     key, text = jax.random.key(0), gpt.text()[0]
     optimizer = ewa_optax.muon_with_adamw(RATE, decay=DECAY)
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 import ewa_optax
-from benchmarks import gpt, measuring
+from benchmarks import directions, gpt, measuring
 from benchmarks.peers import Peers
 from ewa_optax import matrices, pieces
 
@@ -37,6 +37,8 @@ class Sizes(NamedTuple):
     ways: tuple[Way, ...]
     seeds: int
     turns: int
+    directions: tuple[gpt.Sizes, int, int] | None
+    """The model, the batch and the steps that directions of momentum are compared after."""
 
 
 class Found(NamedTuple):
@@ -86,22 +88,22 @@ def hyperball(rate: Any) -> optax.GradientTransformation:
 
 matrices_decay = pieces.ndim_at_least(2)
 WAYS = (
-    Way(REFERENCE, adamw, (1e-3, 2e-3, 4e-3)),
+    Way(REFERENCE, adamw, (5e-4, 1e-3, 2e-3, 4e-3)),
     Way("AdamW, 8 bits", functools.partial(adamw, storage="8bit"), REFERENCE),
     Way("Lion", lion, (1e-4, 2e-4, 4e-4)),
-    Way("Muon", muon, (2e-3, 4e-3, 8e-3)),
+    Way("Muon", muon, (2e-3, 4e-3, 8e-3, 1.6e-2)),
     Way("Muon, 8 bits", functools.partial(muon, storage="8bit"), "Muon"),
     Way("Muon, iteration in 16 bits", functools.partial(muon, dtype="bfloat16"), "Muon"),
     Way("NorMuon", normuon, "Muon"),
-    Way("hyperball", hyperball, (1e-2, 2e-2, 4e-2)),
+    Way("hyperball", hyperball, (1e-2, 2e-2, 4e-2, 8e-2)),
 )
 
 
 def sizes(quick: bool, platform: str) -> Sizes:
     """An hour on two slow cores."""
     if quick:
-        return Sizes(gpt.Sizes(32, 1, 16), 2, 4, 2, 4, WAYS[:2], 2, 1)
-    return Sizes(gpt.Sizes(192, 6, 64), 8, 120, 20, 64, WAYS, 3, 5)
+        return Sizes(gpt.Sizes(32, 1, 16), 2, 4, 2, 4, (WAYS[0], WAYS[3]), 2, 1, None)
+    return Sizes(gpt.Sizes(192, 6, 64), 8, 120, 20, 64, WAYS, 3, 5, (gpt.Sizes(128, 2, 64), 8, 1000))
 
 
 def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
@@ -111,6 +113,8 @@ def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:
     for way in track(sizes.ways, "trainings", console=Console(stderr=True)):
         found[way.name] = trained(way, trainings[way.name], sizes, found)
     yield from tables(sizes, found, of_a_step(trainings, sizes, found))
+    if sizes.directions:
+        yield directions.table(*sizes.directions)
 
 
 def tables(sizes: Sizes, found: dict[str, Found], step: dict) -> Iterator[dict]:

@@ -181,4 +181,11 @@ def lm(record: dict) -> list[str]:
         "a step / AdamW's",
         "bytes a parameter",
     ]
-    return [markdown([f"{table['parameters'] / 1e6:.1f} million parameters, {title}", *head], rows)]
+    shown = [markdown([f"{table['parameters'] / 1e6:.1f} million parameters, {title}", *head], rows)]
+    for title, table in matching(record, "directions of momentum after (.*)").items():
+        head = ["cosine, exact", "cosine, five steps", "largest directions", "smallest directions"]
+        rows = [
+            [row["name"], *(" to ".join(f"{x:.3f}" for x in row.get(key, [])) for key in head)] for row in table["rows"]
+        ]
+        shown.append(markdown([f"after {title}", *head], rows))
+    return shown

@@ -256,6 +256,9 @@ def tiny(name):
         return module.Sizes(20)
     if name == "memory":
         return module.Sizes({"2 leaves of 8": trees.equal_leaves(2, 8)}, 16, module.TRAINED[:1], 1)
+    if name == "lm":
+        model = module.gpt.Sizes(32, 1, 8)
+        return module.Sizes(model, 1, 2, 1, 2, (module.WAYS[0]._replace(rates=(1e-3, 2e-3)),), 2, 1, (model, 1, 2))
     short = (lambda: module.tasks.regression()._replace(steps=2),)
     if name == "low_precision":
         return module.Sizes(short, module.WAYS[:2], 1)
@@ -278,6 +281,8 @@ def some_tables(name, measure):
             yield module.ways(*sizes.shapes[0], sizes.turns)
         if name == "memory":
             yield module.peaks("2 leaves of 8", trees.equal_leaves(2, 8))
+        if name == "lm":
+            yield from measure(sizes._replace(directions=None), found)
 
     return measure if name in ("shuffle", "low_precision") else some
 
@@ -285,7 +290,7 @@ def some_tables(name, measure):
 @pytest.mark.parametrize(
     "name",
     [
-        *("step", "epoch", "series", "memory"),
+        *("step", "epoch", "series", "memory", "lm"),
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("shuffle", "low_precision")),
     ],
 )
@@ -420,6 +425,58 @@ def test_all_of_them_run_if_asked_to(tmp_path):
     line = [sys.executable, "-m", "benchmarks", "all", "--quick", "--json", str(tmp_path / "out.json")]
     subprocess.run(line, cwd=ROOT, check=True, capture_output=True)
     assert len(valid(json.loads((tmp_path / "out.json").read_text()))) == len(command.BENCHMARKS)
+
+
+# The language model.
+
+
+def test_the_language_model_has_three_million_parameters_and_looks_back_only():
+    from benchmarks import gpt, lm
+
+    params = lm.shapes(lm.sizes(False, "cpu"))
+    assert sum(p.size for p in jax.tree.leaves(params)) == 6 * 12 * 192**2 + 2 * 128 * 192 + 13 * 192
+    model = gpt.Sizes(32, 1, 4)
+    params = jax.tree.map(
+        lambda p: np.full(p.shape, 0.1, np.float32), jax.eval_shape(lambda: gpt.init(model, jax.random.key(0)))
+    )
+    params["embedding"] = np.random.default_rng(0).standard_normal((128, 32)).astype(np.float32)
+    with jax.numpy_rank_promotion("allow"):
+        first, other = jax.jit(jax.vmap(lambda x: gpt.attention(params["layers"][0]["attention"], x[None])[0]))(
+            params["embedding"][np.array([[1, 2, 3, 4], [1, 2, 9, 9]])]
+        )
+    np.testing.assert_allclose(first[:2], other[:2], rtol=1e-5)
+    assert abs(first[2:] - other[2:]).max() > 1e-3
+
+
+def test_the_held_out_text_is_of_other_files():
+    from benchmarks import gpt
+
+    text, held_out = (bytes(np.asarray(x)) for x in gpt.text())
+    assert (len(text), len(held_out)) == (3_500_000, 200_000)
+    lines = {line for line in held_out.splitlines() if len(line) > 60}
+    assert len(lines) > 500
+    assert sum(line in text for line in lines) < 0.02 * len(lines)
+    assert gpt.text() is gpt.text()
+
+
+def test_where_a_curve_is_first_below():
+    from benchmarks import lm
+
+    losses = np.array([5.0, 4.0, 2.0, 3.0, 1.0])
+    assert lm.first_below(losses, 4.0) == 1.0
+    assert lm.first_below(losses, 3.0) == 1.5
+    assert lm.first_below(losses, 5.0) == 0.0
+    assert lm.first_below(losses, 0.5) is None
+
+
+def test_a_space_in_another():
+    from benchmarks import directions
+
+    x = np.eye(8)
+    assert directions.overlap(x[:, :2], x[:, 1:3]) == 0.5
+    assert directions.overlap(x[:, :2], x[:, 2:4]) == 0.0
+    assert [s.shape for s in directions.spaces(x)] == [(8, 1), (8, 1)]
+    np.testing.assert_allclose(directions.exact(np.array([[3.0, 0.0], [0.0, -0.1]])), [[1, 0], [0, -1]], atol=1e-12)
 
 
 # What they found, and what is said of it.

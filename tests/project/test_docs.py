@@ -116,7 +116,7 @@ def test_the_tables_of_those_who_come_from_elsewhere_are_read():
 
 def test_the_notebooks_are_linked():
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    assert len(notebooks) == 7
+    assert len(notebooks) == 8
     assert all(f"](notebooks/{path.name})" in README for path in notebooks)
 
 
