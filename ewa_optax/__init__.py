@@ -51,7 +51,8 @@ from ewa_optax._optimizers.adam import (
 )
 from ewa_optax._optimizers.layerwise import adafactor, lamb, lars, novograd
 from ewa_optax._optimizers.momentum import gradient_descent, heavy_ball, lion, momentum, nesterov, signum
-from ewa_optax._optimizers.muon import muon, muon_hyperball, muon_with_adamw, normuon
+from ewa_optax._optimizers.muon import muon, muon_hyperball, normuon
+from ewa_optax._optimizers.muon_with_adamw import muon_with_adamw
 from ewa_optax._optimizers.rmsprop import adadelta, laprop, rmsprop, rmsprop_centered, rmsprop_momentum
 from ewa_optax._schedules import (
     schedule_cooldown,

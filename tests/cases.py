@@ -15,6 +15,7 @@ import own
 
 import ewa_optax
 from ewa_optax import pieces
+from ewa_optax._optimizers import OPTIMIZERS
 from ewa_optax.storage._argument import NAMED, MomentStorages, StorageLike, for_squares
 from ewa_optax.storage._formats import Factored
 from ewa_optax.storage._storage import Storage
@@ -34,8 +35,8 @@ class Case(NamedTuple):
     """`(gradients, params) -> updates` in float64, at `hyperparameters`."""
     twin: Callable[[], optax.GradientTransformation] | None
     """The same algorithm from optax, if it has it and has it right."""
-    solves: dict[str, float]
-    """The hyperparameters at which it solves the toy problems, where they differ."""
+    solves: dict[str, float] | None
+    """The hyperparameters at which it solves the toy problems, where they differ; None for what stays on a sphere."""
     oracle_tolerance: float = 1e-6
     """Of an update, relative to the size of the updates."""
     complex_tolerance: float = 1e-6
@@ -47,11 +48,34 @@ class Case(NamedTuple):
     """Whether it is a storage that is as good as another one that runs every time."""
     shape: tuple[int, ...] = (64,)
     """Of the parameters for oracle and twin."""
+    of_parameters: float = 0.0
+    """How far an update may be off relative to the parameters, for a step that is a difference of these."""
     error: Callable = np.max
     """Of the errors of all elements and steps, what must be within the tolerance."""
 
     def optimizer(self, **changes):
         return self.make(**(self.hyperparameters | changes))
+
+
+def as_matrices(path, leaf):
+    """A vector is a matrix of one row, and a number one of one number: what no rule of names says."""
+    return (tuple(range(leaf.ndim - 1)), leaf.ndim - 1) if leaf.ndim else ((), ())
+
+
+def of_all(make):
+    """An optimizer of matrices for parameters of all shapes."""
+
+    @functools.wraps(make)
+    def made(*numbers, **keywords):
+        return make(*numbers, **(dict(axes=as_matrices) | keywords))
+
+    return made
+
+
+EVERY = {
+    name: of_all(make) if "axes" in inspect.signature(make).parameters else make for name, make in OPTIMIZERS.items()
+}
+"""All optimizers of the library, for parameters of all shapes."""
 
 
 def SHRINKING(count):  # noqa: N802
@@ -320,6 +344,50 @@ FAMILY = [
         lambda g, p: oracles.adafactor(g, p, 0.1, 0.8, 1.0, 1e-6, 50.0),
         None,
         dict(learning_rate=SHRINKING, min_scale=1e-3),
+    ),
+    Case(
+        "muon",
+        of_all(ewa_optax.muon),
+        dict(learning_rate=0.1, decay=0.9, weight_decay=1e-2),
+        lambda g, p: oracles.muon(g, p, 0.1, 0.9, 1e-2),
+        None,
+        dict(learning_rate=lambda count: 0.1 * 0.999**count, weight_decay=0.0),
+        oracle_tolerance=1e-5,  # What is small beside the largest singular value grows 480-fold, and so does its error.
+        complex_tolerance=1e-5,
+    ),
+    Case(
+        "muon_of_matrices",
+        of_all(ewa_optax.muon),
+        dict(learning_rate=0.1, decay=0.9, weight_decay=1e-2),
+        lambda g, p: oracles.muon(g, p, 0.1, 0.9, 1e-2),
+        None,
+        dict(learning_rate=lambda count: 0.1 * 0.999**count, weight_decay=0.0),
+        oracle_tolerance=1e-5,  # What is small beside the largest singular value grows 480-fold, and so does its error.
+        complex_tolerance=1e-5,
+        shape=(8, 10),
+    ),
+    Case(
+        "normuon",
+        of_all(ewa_optax.normuon),
+        dict(learning_rate=0.1, decay=0.9, b2=0.99, eps=1e-10, weight_decay=1e-2),
+        lambda g, p: oracles.normuon(g, p, 0.1, 0.9, 0.99, 1e-10, 1e-2),
+        None,
+        dict(learning_rate=lambda count: 0.1 * 0.999**count, weight_decay=0.0),
+        oracle_tolerance=1e-5,
+        complex_tolerance=1e-5,
+        shape=(8, 10),
+    ),
+    Case(
+        "muon_hyperball",
+        of_all(ewa_optax.muon_hyperball),
+        dict(learning_rate=0.1, decay=0.9),
+        lambda g, p: oracles.muon_hyperball(g, p, 0.1, 0.9),
+        None,
+        None,
+        oracle_tolerance=2e-5,
+        complex_tolerance=2e-5,
+        of_parameters=3e-7,
+        shape=(8, 10),
     ),
 ]
 

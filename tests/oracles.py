@@ -313,3 +313,53 @@ def momentum_of_clipped(gradients, learning_rate, decay):
     limits = np.arange(1, len(gradients) + 1) ** 0.25
     limited = [clipped(g, limit) for g, limit in zip(gradients, limits, strict=True)]
     return momentum(np.array(limited), learning_rate, decay)
+
+
+def orthogonal(matrix, coefficients=((3.4445, -4.7750, 2.0315),) * 5, eps=1e-7):
+    """By the iteration of Newton and Schulz, as Jordan's code has it; a vector is a matrix of one row."""
+    x = np.atleast_2d(matrix)
+    x = x / (np.linalg.norm(x) + eps)
+    for a, b, c in coefficients:
+        gram = x @ x.conj().T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.reshape(np.shape(matrix))
+
+
+def looked_ahead(gradients, decay):
+    """Nesterov's momentum, as an average: what Muon makes orthogonal."""
+    m = 0.0
+    for g in gradients:
+        m = decay * m + (1 - decay) * g
+        yield (1 - decay) * g + decay * m
+
+
+def muon(gradients, params, learning_rate, decay, weight_decay):
+    params, updates = np.array(params, dtype=gradients.dtype), []
+    size = 0.2 * np.sqrt(max(np.atleast_2d(params).shape))
+    for u in looked_ahead(gradients, decay):
+        updates.append(-learning_rate * (size * orthogonal(u) + weight_decay * params))
+        params = params + updates[-1]
+    return np.array(updates)
+
+
+def normuon(gradients, params, learning_rate, decay, b2, eps, weight_decay):
+    v, params, updates = 0.0, np.array(params, dtype=gradients.dtype), []
+    size = 0.2 * np.sqrt(max(np.atleast_2d(params).shape))
+    for u in looked_ahead(gradients, decay):
+        o = np.atleast_2d(orthogonal(u))
+        v = b2 * v + (1 - b2) * np.mean(np.abs(o) ** 2, axis=0)  # Of all inputs: (in, out).
+        even = o / (np.sqrt(v) + eps)
+        even = (even * np.linalg.norm(o) / np.linalg.norm(even)).reshape(params.shape)
+        updates.append(-learning_rate * (size * even + weight_decay * params))
+        params = params + updates[-1]
+    return np.array(updates)
+
+
+def muon_hyperball(gradients, params, learning_rate, decay):
+    params, updates = np.array(params, dtype=gradients.dtype), []
+    for u in looked_ahead(gradients, decay):
+        o, radius = orthogonal(u), np.linalg.norm(params)
+        moved = params - learning_rate * radius * o / np.linalg.norm(o)
+        updates.append(radius * moved / np.linalg.norm(moved) - params)
+        params = params + updates[-1]
+    return np.array(updates)

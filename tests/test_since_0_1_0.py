@@ -49,8 +49,11 @@ def test_averages_in_16_bits_are_the_same_bits(name):
     assert np.mean(actual != expected) <= 0.01
 
 
+NEWER = {"muon", "normuon", "muon_hyperball"}
+
+
 def test_no_optimizer_is_left_out():
-    assert {*at_0_1_0.OPTIMIZERS, "gradient_descent", "adafactor"} == OPTIMIZERS.keys()
+    assert {*at_0_1_0.OPTIMIZERS, "gradient_descent", "adafactor"} == OPTIMIZERS.keys() - NEWER
 
 
 def test_a_checkpoint_is_resumed(tmp_path):

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import EVERY
 
 import ewa_optax
 from benchmarks import trees
-from ewa_optax._optimizers import OPTIMIZERS
 
 GPT2 = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in trees.gpt2().items()}
 
@@ -58,15 +58,15 @@ def half(params):
 
 
 def made(name, storage):
-    takes = inspect.signature(OPTIMIZERS[name]).parameters
+    takes = inspect.signature(EVERY[name]).parameters
     keywords = dict(weight_decay=0.1, mask=half) if "mask" in takes else {}
-    return OPTIMIZERS[name](0.1, **(keywords | (dict(storage=storage) if storage else {})))
+    return EVERY[name](0.1, **(keywords | (dict(storage=storage) if storage else {})))
 
 
-STORED = [name for name, optimizer in OPTIMIZERS.items() if "storage" in inspect.signature(optimizer).parameters]
+STORED = [name for name, optimizer in EVERY.items() if "storage" in inspect.signature(optimizer).parameters]
 # Scalars, besides the keys of chance: an average of each array; optax.scale_by_schedule, which converts for each leaf.
 OF_EACH_LEAF = {"novograd", "ademamix"}
-EACH = [*((name, None) for name in OPTIMIZERS), *((name, "8bit") for name in STORED)]
+EACH = [*((name, None) for name in EVERY), *((name, "8bit") for name in STORED)]
 EACH += [("adam", storage) for storage in ("bfloat16", "float16", "24bit")]
 
 

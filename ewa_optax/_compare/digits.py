@@ -1,5 +1,6 @@
 """One small network on handwritten digits, trained by several optimizers from the same start and the same shuffles."""
 
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import optax
 
 from ewa_optax import minibatch
 from ewa_optax._optimizers import OPTIMIZERS
+from ewa_optax._wrappers.groups import groups
 
 # Each optimizer's best of 1 and 3 times powers of ten: the lowest training cost after 20 epochs of batches of 64
 # (geometric mean over seeds 0, 1, 2).
@@ -41,6 +43,9 @@ LEARNING_RATES = {
     "novograd": 0.03,
     "lamb": 0.01,
     "adafactor": 0.03,
+    "muon": 0.03,
+    "normuon": 0.03,
+    "muon_hyperball": 0.03,
 }
 HIDDEN_UNITS = 64
 
@@ -108,11 +113,20 @@ def cost(params: dict[str, jax.Array], batch: Digits) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits(params, batch.pixels), batch.digit).mean()
 
 
+def made(name: str, learning_rate: float) -> optax.GradientTransformation:
+    """The optimizer of that name; one that takes matrices only has the hidden layer's, and AdamW has the rest."""
+    optimizer = OPTIMIZERS[name](learning_rate)
+    if "axes" not in inspect.signature(OPTIMIZERS[name]).parameters:
+        return optimizer
+    rest = OPTIMIZERS["adamw"](LEARNING_RATES["adamw"])
+    return groups({name: ("hidden_weights", optimizer), "adamw": (..., rest)})
+
+
 def train(
     name: str, learning_rate: float, train_set: Digits, test_set: Digits, *, epochs: int, batch_size: int, seed: int
 ) -> Iterator[Run]:
     """Trains by the optimizer called `name`, and yields the run so far after each epoch."""
-    optimizer = OPTIMIZERS[name](learning_rate)
+    optimizer = made(name, learning_rate)
     initial_key, shuffle_key = jax.random.split(jax.random.key(seed))
     params = initial_params(initial_key)
 

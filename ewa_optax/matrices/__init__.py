@@ -1,7 +1,7 @@
 """Pieces that look at matrices, to make optimizers of hidden layers, such as `ewa_optax.muon`.
 
-Directions: orthogonalize, by Coefficients, of which COEFFICIENTS has those with a name.
-Lengths: scale_by_shape, scale_by_parameter_norm, preserve_norm (of what a piece makes of it).
+Directions: orthogonalize, by CoefficientsLike: Coefficients, or the names of those in COEFFICIENTS.
+Lengths: scale_by_shape (by a ShapeRule), scale_by_parameter_norm, preserve_norm (of what a piece makes of it).
 Averages: of_outputs.
 Parameters: keep_norm.
 Which axes make a matrix: AxesLike, by default by name and shape; is_hidden_matrix, whether a leaf is that of a hidden
@@ -20,13 +20,15 @@ Muon, from its pieces, with its average in 8 bits:
 from ewa_optax.matrices._axes import AxesLike
 from ewa_optax.matrices._hidden import is_hidden_matrix
 from ewa_optax.matrices._norms import keep_norm, of_outputs, preserve_norm, scale_by_parameter_norm
-from ewa_optax.matrices._orthogonalize import COEFFICIENTS, Coefficients, orthogonalize
-from ewa_optax.matrices._shape import scale_by_shape
+from ewa_optax.matrices._orthogonalize import COEFFICIENTS, Coefficients, CoefficientsLike, orthogonalize
+from ewa_optax.matrices._shape import ShapeRule, scale_by_shape
 
 __all__ = [
     "COEFFICIENTS",
     "AxesLike",
     "Coefficients",
+    "CoefficientsLike",
+    "ShapeRule",
     "is_hidden_matrix",
     "keep_norm",
     "of_outputs",

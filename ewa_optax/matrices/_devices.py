@@ -25,22 +25,17 @@ def on_whole_matrices(function: Callable[[jax.Array], jax.Array], x: jax.Array) 
     is_explicit = kind == AxisType.Explicit
     place = jax.sharding.reshard if is_explicit else jax.lax.with_sharding_constraint
     came = jax.typeof(x).sharding.spec
-    batch = x.shape[:-2]
-    spec = [None] * x.ndim
-    if not batch:
-        made = function(place(x, PartitionSpec(*spec)))
-        return place(made, came) if is_explicit else made
-    axis = max(range(len(batch)), key=batch.__getitem__)
-    spec[axis] = names
-    n = x.shape[axis]
-    fill = -n % devices
-    if fill:
-        if is_explicit:
-            x = place(x, PartitionSpec(*[None] * x.ndim))
-        x = jnp.pad(x, [(0, fill if i == axis else 0) for i in range(x.ndim)])
-    made = function(place(x, PartitionSpec(*spec)))
-    if fill:
-        if is_explicit:
-            made = place(made, PartitionSpec(*[None] * x.ndim))
-        made = jax.lax.slice_in_dim(made, 0, n, axis=axis)
+    batch, whole = x.shape[:-2], PartitionSpec(*[None] * x.ndim)
+    if batch:
+        axis = max(range(len(batch)), key=batch.__getitem__)
+        divided = PartitionSpec(*[names if i == axis else None for i in range(x.ndim)])
+        fill = -x.shape[axis] % devices
+        if fill:
+            x = jnp.pad(place(x, whole) if is_explicit else x, [(0, fill * (i == axis)) for i in range(x.ndim)])
+        made = function(place(x, divided))
+        if fill:
+            made = place(made, whole) if is_explicit else made
+            made = jax.lax.slice_in_dim(made, 0, made.shape[axis] - fill, axis=axis)
+    else:
+        made = function(place(x, whole))
     return place(made, came) if is_explicit else made

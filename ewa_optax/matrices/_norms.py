@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import transformation
-from ewa_optax._numerics import norm, widen
+from ewa_optax._numerics import narrow, norm, widen
 from ewa_optax._trees import map_leaves, wide
 from ewa_optax.matrices._axes import AxesLike, Matrix, check_axes, map_matrices, matrices_of, with_parameters
 
@@ -69,8 +69,8 @@ def keep_norm(axes: AxesLike = None) -> optax.GradientTransformation:
         [[5. 0.]]
 
     Reference:
-        Wen et al., "Fantastic pretraining optimizers and where to find them: hyperball", 2025. Of the norm now, as in
-        marin; others keep the first one, and drift less by rounding.
+        Wen et al., "Fantastic pretraining optimizers and where to find them II: hyperball optimization", 2026. There it
+        is the first norm that is kept, here the norm now, which rounding lets drift, and which needs no state.
     """
     return with_parameters("keep_norm", axes, lambda matrix: wide(_on_sphere, matrix))
 
@@ -171,7 +171,8 @@ def _ratio(size: Any, own: Any) -> jax.Array:
 
 
 def _with_norm_of(matrix, u, other):
-    return _ratio(_norm(matrix, other), _norm(matrix, u)).astype(u.dtype) * u
+    # Of wider parameters, and longer ones than the dtype of the update has numbers for.
+    return narrow(_ratio(_norm(matrix, other), _norm(matrix, u)), u.real.dtype).astype(u.dtype) * u
 
 
 def _on_sphere(matrix, u, p):
@@ -183,7 +184,7 @@ def _on_sphere(matrix, u, p):
 
 def _means(matrix, u):
     x = widen(u) if jnp.issubdtype(jnp.result_type(u), jnp.inexact) else u
-    return x.mean(matrix.inputs, keepdims=True)
+    return x.sum(matrix.inputs, keepdims=True) / max(matrix.sizes(x.shape)[0], 1)
 
 
 def _spread(u, averages):

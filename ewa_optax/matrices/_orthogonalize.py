@@ -113,7 +113,8 @@ def orthogonalize(
         2025; Amsel et al., "The Polar Express", 2025, as in its version 3 with the division by 1.01 in all but the
         last; Bernstein and Newhouse, "Old optimizer, new norm", 2024. optax keeps coefficients in its state.
     """
-    check_integer("orthogonalize: steps", steps, 1, remedy="5 is the usual number")
+    remedy = "5 is the usual number; optax.inject_hyperparams makes arrays of numbers but for its static_args"
+    check_integer("orthogonalize: steps", steps, 1, remedy=remedy)
     polynomials, factor = _resolved(coefficients, steps)
     kind = None if dtype is None else _float_dtype(dtype)
 

@@ -14,7 +14,7 @@ from ewa_optax.matrices._axes import AxesLike, stateless
 
 def original(inputs: int, outputs: int) -> float:
     r"""$\sqrt{\max(1, \mathrm{outputs} / \mathrm{inputs})}$."""
-    return math.sqrt(max(1, outputs / inputs))
+    return math.sqrt(max(1, outputs / max(inputs, 1)))
 
 
 def match_rms_adamw(inputs: int, outputs: int) -> float:
@@ -24,7 +24,7 @@ def match_rms_adamw(inputs: int, outputs: int) -> float:
 
 def spectral(inputs: int, outputs: int) -> float:
     r"""$\sqrt{\mathrm{outputs} / \mathrm{inputs}}$."""
-    return math.sqrt(outputs / inputs)
+    return math.sqrt(outputs / max(inputs, 1))
 
 
 RULES = {"original": original, "match_rms_adamw": match_rms_adamw, "spectral": spectral}

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import EVERY
 from runs import roughly_compiled
 
 import ewa_optax
-from ewa_optax import _optimizers, minibatch
+from ewa_optax import minibatch
 from ewa_optax._shared_programs import shared
 
 KEY = jax.random.key(0)
@@ -93,16 +94,16 @@ def test_each_rate_is_what_it_says(loop):
 
 
 def made(name, rate):
-    return getattr(ewa_optax, name)(rate)
+    return EVERY[name](rate)
 
 
 def test_the_numbers_are_those_of_each_optimizer():
     """Of all of the family, to the last bit; and those of one name share."""
     gradients = jax.tree.map(lambda x: jnp.full_like(x, 0.3), START)
-    optimizers = {(name, rate): made(name, rate) for name in _optimizers.OPTIMIZERS for rate in (0.01, 0.3)}
+    optimizers = {(name, rate): made(name, rate) for name in EVERY for rate in (0.01, 0.3)}
     states = {name: optimizer.init(START) for name, optimizer in optimizers.items()}
     parts = {name: shared(x.update, gradients, states[name], START) for name, x in optimizers.items()}
-    for name in _optimizers.OPTIMIZERS:
+    for name in EVERY:
         one, other = parts[name, 0.01], parts[name, 0.3]
         assert one is not None
         assert (one, hash(one)) == (other, hash(other))

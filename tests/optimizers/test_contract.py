@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import itertools
 import pickle
 
@@ -153,7 +154,7 @@ def rosenbrock(dtype):
     return np.zeros(2, dtype), target, lambda x: jnp.abs(a - x[0]) ** 2 + b * jnp.abs(x[1] - x[0] ** 2) ** 2
 
 
-@every_case
+@parametrized([case for case in slow_too(ALIKE | ALIKE_IN_RANGE) if case.solves is not None])
 def test_solves_toy_problems(case):
     """Each a leaf of one tree."""
     problems = {(f.__name__, t.__name__): f(t) for f in (parabola, rosenbrock) for t in (np.float32, np.complex64)}
@@ -266,7 +267,8 @@ def variants_of(cases):
             optimizer = case.optimizer()
             updates, _ = self.variant(optimizer.update)(gradients[0], optimizer.init(params), params)
             expected = case.oracle(gradients.astype(np.float64), params)[0]
-            np.testing.assert_allclose(updates, expected, rtol=2e-6 if case in FAMILY else 1e-6)
+            relative, absolute = 2e-6 if case in FAMILY else 1e-6, case.of_parameters * np.abs(params)
+            assert np.all(np.abs(updates - expected) <= relative * np.abs(expected) + absolute)
 
     return OneStep
 
@@ -312,9 +314,15 @@ def test_masked_leaves_pass_through(case):
     chex.assert_trees_all_equal(updates, whole | {"b": gradients["b"]})
 
 
+def injecting(case):
+    """The optimizer whose numbers are arrays in its state, but for those that decide the structure of its program."""
+    static = {"steps"} & inspect.signature(case.make).parameters.keys()
+    return optax.inject_hyperparams(case.make, static_args=tuple(static))
+
+
 @every_case
 def test_inject_hyperparams(case):
-    injected = optax.inject_hyperparams(case.make)(**case.hyperparameters)
+    injected = injecting(case)(**case.hyperparameters)
     params, state = trained(injected, PARAMS, gradients_of_steps(3))
     expected = run(compiled(case.name), PARAMS)[0]
     chex.assert_trees_all_close(params, expected, rtol=3e-5, atol=within(case, 0.0 if case in FULL else 1e-6))
@@ -324,7 +332,7 @@ def test_inject_hyperparams(case):
 
 @some_cases
 def test_inject_hyperparams_outside_of_jit(case):
-    injected = optax.inject_hyperparams(case.make)(**case.hyperparameters)
+    injected = injecting(case)(**case.hyperparameters)
     params, state = run(injected, PARAMS)
     expected = run(compiled(case.name), PARAMS)[0]
     chex.assert_trees_all_close(params, expected, rtol=3e-5, atol=within(case, 0.0 if case in FULL else 1e-6))
@@ -335,7 +343,7 @@ def test_inject_hyperparams_outside_of_jit(case):
 def test_inject_hyperparams_in_bfloat16_stays_finite(case):
     params, gradients = (jax.tree.map(lambda x: x.astype(jnp.bfloat16), x) for x in (PARAMS, gradients_of_steps(3)))
     changes = dict(b2=0.999) if "b2" in case.hyperparameters else {}
-    after = trained(optax.inject_hyperparams(case.make)(**(case.hyperparameters | changes)), params, gradients)
+    after = trained(injecting(case)(**(case.hyperparameters | changes)), params, gradients)
     chex.assert_tree_all_finite(after)
 
 
@@ -663,4 +671,4 @@ def test_sharded_over_devices_equals_one_device(case):
     optimizer = case.optimizer()
     updates, _ = roughly_compiled(lambda g, p: optimizer.update(g, optimizer.init(p), p))(gradients, params)
     assert updates["spread"].sharding.is_equivalent_to(shardings["spread"], 1)
-    chex.assert_trees_all_close(updates["spread"], updates["whole"], rtol=1e-6)
+    chex.assert_trees_all_close(updates["spread"], updates["whole"], rtol=1e-6, atol=case.of_parameters)

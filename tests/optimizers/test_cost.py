@@ -50,8 +50,9 @@ PEERS = {
     "novograd": (optax.novograd, {}),
     "lamb": (optax.lamb, {}),
     "adafactor": (optax.adafactor, {}),
+    "muon": (optax.contrib.muon, {}),
 }
-WITHOUT_A_PEER = {"momentum", "laprop"}
+WITHOUT_A_PEER = {"momentum", "laprop", "normuon", "muon_hyperball"}
 """Of those optax has no optimizer."""
 # A clip in the loops that read gradients keeps finite ones from overflowing; optax has none.
 CLIPS = {"heavy_ball": 1, "nesterov": 2, "signum": 1, "lion": 2, "rmsprop": 1, "adadelta": 3, "rmsprop_momentum": 2,
@@ -66,7 +67,7 @@ NORMS = {"lars": 2, "adafactor": 2}
 def test_a_member_costs_what_that_of_optax_costs(name):
     """Within 2 %: bytes all; operations all but for the clips, one of sums, and three of norms."""
     twin, keywords = PEERS[name]
-    params = [jnp.ones(100_000)]
+    params = [jnp.ones((256, 512) if name == "muon" else 100_000)]
     ours, theirs = cost(getattr(ewa_optax, name)(0.1), params), cost(twin(0.1, **keywords), params)
     assert ours["bytes accessed"] <= 1.02 * theirs["bytes accessed"]
     more = CLIPS.get(name, 0) + (name in SUMS) + 3 * NORMS.get(name, 0)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import oracles
 import pytest
-from cases import DIFFERENT, FAMILY, FULL
+from cases import DIFFERENT, EVERY, FAMILY, FULL
 from runs import (
     assert_close_in_size,
     eight_decades,
@@ -23,16 +23,13 @@ from runs import (
 
 import ewa_optax
 from ewa_optax import pieces, storage
-from ewa_optax._optimizers import OPTIMIZERS
 from ewa_optax.pieces._decay_schedules import share_of_growing_half_life
 from ewa_optax.storage import _encoding
 from ewa_optax.storage._formats import BFloat16, Float16
 
-DECAYING = [name for name, x in OPTIMIZERS.items() if "weight_decay" in inspect.signature(x).parameters]
-STORED = [name for name, x in OPTIMIZERS.items() if "storage" in inspect.signature(x).parameters]
-OF_PAIRS = [
-    n for n in STORED if inspect.signature(OPTIMIZERS[n]).parameters["storage"].annotation == storage.MomentStorages
-]
+DECAYING = [name for name, x in EVERY.items() if "weight_decay" in inspect.signature(x).parameters]
+STORED = [name for name, x in EVERY.items() if "storage" in inspect.signature(x).parameters]
+OF_PAIRS = [n for n in STORED if inspect.signature(EVERY[n]).parameters["storage"].annotation == storage.MomentStorages]
 
 
 @parametrized([case._replace(slow=case.name not in DIFFERENT) for case in FULL + FAMILY])
@@ -150,7 +147,7 @@ def test_weights_decay_where_the_mask_says(name):
     def updates(gradients, params):
         decaying = {mask: dict(weight_decay=0.5, mask=masks[mask]) for mask in masks}
         each = decaying | {"plain": dict(weight_decay=0.0), "everywhere": dict(weight_decay=0.5)}
-        optimizers = {kind: OPTIMIZERS[name](0.1, **keywords) for kind, keywords in each.items()}
+        optimizers = {kind: EVERY[name](0.1, **keywords) for kind, keywords in each.items()}
         return {kind: o.update(gradients, o.init(params), params)[0] for kind, o in optimizers.items()}
 
     found = updates(gradients, params)
@@ -164,12 +161,12 @@ def test_weights_decay_where_the_mask_says(name):
 @pytest.mark.parametrize("name", DECAYING)
 def test_weight_decay_may_be_a_schedule(name):
     rates = np.array([0.5, 0.1, 0.3], np.float32)
-    scheduled = OPTIMIZERS[name](0.1, weight_decay=lambda count: jnp.asarray(rates)[count])
+    scheduled = EVERY[name](0.1, weight_decay=lambda count: jnp.asarray(rates)[count])
     params = np.array([1.0, -2.0], np.float32)
 
     @roughly_compiled
     def both(gradients, state, rate):
-        by_hand, _ = OPTIMIZERS[name](0.1, weight_decay=rate).update(gradients, state, params)
+        by_hand, _ = EVERY[name](0.1, weight_decay=rate).update(gradients, state, params)
         return scheduled.update(gradients, state, params), by_hand
 
     state = jax.jit(scheduled.init)(params)
@@ -192,10 +189,10 @@ def test_coupled_weight_decay_goes_through_the_averages():
 
 def test_a_decay_of_no_weight_needs_no_parameters():
     for name in DECAYING:
-        optimizer = OPTIMIZERS[name](0.1, weight_decay=0.0)
+        optimizer = EVERY[name](0.1, weight_decay=0.0)
         if name not in ("lars", "lamb"):
             optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
-        optimizer = OPTIMIZERS[name](0.1, weight_decay=0.1)
+        optimizer = EVERY[name](0.1, weight_decay=0.1)
         with pytest.raises(ValueError, match="needs the parameters; call update"):
             optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
 
@@ -205,7 +202,7 @@ def test_a_decay_of_no_weight_needs_no_parameters():
 
 @pytest.mark.parametrize("name", OF_PAIRS)
 def test_of_a_pair_of_storages_the_first_is_for_gradients_and_the_second_for_squares(name):
-    optimizer = OPTIMIZERS[name](0.1, storage=(BFloat16(min_size=0), Float16(min_size=0)))
+    optimizer = EVERY[name](0.1, storage=(BFloat16(min_size=0), Float16(min_size=0)))
     gradients = np.array([-1.0, -1.5, -1.2], np.float32)[:, None, None] * np.ones((2, 2), np.float32)
     _, state = trained(optimizer, np.ones((2, 2), np.float32), gradients)
     kept = {jnp.dtype(kind): [x for x in jax.tree.leaves(state) if x.dtype == kind] for kind in ("bfloat16", "float16")}
@@ -219,8 +216,8 @@ def test_of_a_pair_of_storages_the_first_is_for_gradients_and_the_second_for_squ
 def test_no_two_averages_are_rounded_by_the_same_chance(name, monkeypatch):
     keys = []
     monkeypatch.setattr(_encoding, "fold", lambda *numbers: keys.append(repr(numbers)) or jnp.uint32(0))
-    decays = inspect.signature(OPTIMIZERS[name]).parameters.keys() & {"decay", "momentum", "b1", "b2", "b3"}
-    optimizer = OPTIMIZERS[name](0.1, storage=BFloat16(min_size=0), **dict.fromkeys(decays, 0.5))
+    decays = inspect.signature(EVERY[name]).parameters.keys() & {"decay", "momentum", "b1", "b2", "b3"}
+    optimizer = EVERY[name](0.1, storage=BFloat16(min_size=0), **dict.fromkeys(decays, 0.5))
     with jax.disable_jit():  # What is traced already would fold no more.
         jax.make_jaxpr(lambda p: optimizer.update(p, optimizer.init(p), p))(np.ones(4, np.float32))
     assert len(set(keys)) == len(keys) > 0

@@ -16,7 +16,7 @@ import own
 import pytest
 
 import ewa_optax
-from ewa_optax import pieces, stack_leaves, storage, unstack_leaves
+from ewa_optax import matrices, pieces, stack_leaves, storage, unstack_leaves
 from ewa_optax._optimizers import OPTIMIZERS
 from ewa_optax.pieces import (
     add_decayed_weights,
@@ -37,8 +37,13 @@ from ewa_optax.pieces import (
 from ewa_optax.storage import BFloat16
 from ewa_optax.storage._argument import NAMED as NAMES
 
-FAMILIES = ("momentum", "rmsprop", "adam", "layerwise")
-FACES = {"ewa_optax": ewa_optax, "ewa_optax.pieces": pieces, "ewa_optax.storage": storage}
+FAMILIES = ("momentum", "rmsprop", "adam", "layerwise", "muon")
+FACES = {
+    "ewa_optax": ewa_optax,
+    "ewa_optax.matrices": matrices,
+    "ewa_optax.pieces": pieces,
+    "ewa_optax.storage": storage,
+}
 
 
 def face_of(name, value):
@@ -67,7 +72,7 @@ def test_all_are_made_of_words_that_users_have(family):
     module = importlib.import_module(f"ewa_optax._optimizers.{family}")
     rewritten = {"__name__": "users"}
     exec(compile(in_public_words(module), "users", "exec"), rewritten)
-    params = {"w": jnp.ones((4, 8)), "b": jnp.ones(8)}
+    params = {"w": jnp.ones((4, 8)), "b": jnp.ones((1, 8))}
     own_names = [name for name, x in OPTIMIZERS.items() if x.__module__ == module.__name__]
     assert own_names
     for name in own_names:

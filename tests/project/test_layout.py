@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "_states": {"_wrappers", "pieces", "storage"},
     "minibatch": {"pieces", "_wrappers"}, "landscapes": {"pieces"},
     "_fit": {"minibatch", "pieces"},
-    "_compare": {"_optimizers", "minibatch", "plots"},
+    "_compare": {"_optimizers", "_wrappers", "minibatch", "plots"},
 }  # fmt: skip
 FACES = {"__init__", "__main__"}
 """These two name what is in the packages, and nothing imports them."""
@@ -244,7 +244,7 @@ def test_docstrings_of_optimizers_say_things_once():
     """What all share is told by `ewa_optax._optimizers`, and the arguments of many by the first that has them."""
     functions = [
         node
-        for family in ("momentum", "rmsprop", "adam", "layerwise", "muon")
+        for family in ("momentum", "rmsprop", "adam", "layerwise", "muon", "muon_with_adamw")
         for node in ast.parse(SOURCES[f"_optimizers.{family}"]).body
         if isinstance(node, ast.FunctionDef)
     ]

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import EVERY
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import ewa_optax
 from ewa_optax import pieces, storage
-from ewa_optax._optimizers import OPTIMIZERS
 
 SHAPES = {"a": (8, 10), "b": (5,), "c": (10, 8)}
 BEFORE, AFTER = 7, 20
@@ -204,14 +204,14 @@ def test_storages_into_each_other(first, second):
 
 
 KEPT = storage.BFloat16(min_size=0)
-STORED = [name for name, make in OPTIMIZERS.items() if "storage" in inspect.signature(make).parameters]
+STORED = [name for name, make in EVERY.items() if "storage" in inspect.signature(make).parameters]
 
 
 @pytest.mark.parametrize("name", STORED)
 def test_every_optimizer_changes_its_storage_in_stacks_too(name):
     """By structure, which needs no program."""
     rate = {} if name == "adadelta" else dict(learning_rate=0.1)
-    plain, kept = OPTIMIZERS[name](**rate), OPTIMIZERS[name](**rate, storage=KEPT)
+    plain, kept = EVERY[name](**rate), EVERY[name](**rate, storage=KEPT)
     stacked = ewa_optax.stack_leaves(PARAMS)
     wanted = jax.eval_shape(kept.init, stacked)
     there = jax.eval_shape(lambda s: ewa_optax.carry_over(s, kept, stacked), jax.eval_shape(plain.init, PARAMS))
