@@ -90,7 +90,7 @@ matrices_decay = pieces.ndim_at_least(2)
 WAYS = (
     Way(REFERENCE, adamw, (5e-4, 1e-3, 2e-3, 4e-3)),
     Way("AdamW, 8 bits", functools.partial(adamw, storage="8bit"), REFERENCE),
-    Way("Lion", lion, (1e-4, 2e-4, 4e-4)),
+    Way("Lion", lion, (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)),
     Way("Muon", muon, (2e-3, 4e-3, 8e-3, 1.6e-2)),
     Way("Muon, 8 bits", functools.partial(muon, storage="8bit"), "Muon"),
     Way("Muon, iteration in 16 bits", functools.partial(muon, dtype="bfloat16"), "Muon"),
@@ -100,10 +100,10 @@ WAYS = (
 
 
 def sizes(quick: bool, platform: str) -> Sizes:
-    """An hour on two slow cores."""
+    """Half an hour of CPU time, and more seconds than that where others share the cores."""
     if quick:
         return Sizes(gpt.Sizes(32, 1, 16), 2, 4, 2, 4, (WAYS[0], WAYS[3]), 2, 1, None)
-    return Sizes(gpt.Sizes(192, 6, 64), 8, 120, 20, 64, WAYS, 3, 5, (gpt.Sizes(128, 2, 64), 8, 1000))
+    return Sizes(gpt.Sizes(192, 6, 64), 8, 120, 20, 64, WAYS, 3, 15, (gpt.Sizes(128, 2, 64), 8, 1000))
 
 
 def measure(sizes: Sizes, peers: Peers) -> Iterator[dict]:

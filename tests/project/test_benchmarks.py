@@ -18,6 +18,7 @@ import numpy as np
 import optax
 import oracles
 import pytest
+from PIL import Image
 
 import ewa_optax
 from benchmarks import __main__ as command
@@ -567,6 +568,42 @@ def test_the_way_that_suits_a_shape_is_within_a_tenth_of_the_best():
         seconds.pop("a copy")
         way = "blocks" if np.prod(shape[axis + 1 :]) <= FEW_LANES else "serial"
         assert min(seconds.values()) >= 0.9 * seconds[way], title
+
+
+def test_what_the_guide_says_of_the_language_model_was_measured():
+    from benchmarks import lm, views
+
+    tables = {title: views.named(table) for title, table in tables_of("lm").items()}
+    curves, rates = tables["losses by step"], tables["rates, from the first seed"]
+    (summary,) = (table for title, table in tables.items() if "characters" in title)
+    for name, row in rates.items():  # None is at an end, where the best may be beyond.
+        assert len(row["rates"]) == 1 or 0 < np.argmin(row["last losses"]) < len(row["rates"]) - 1
+        assert summary[name]["rate"] in row["rates"]
+    for name, expected in (("Muon", (54, 58, 65)), ("hyperball", (43, 40, 46))):
+        seeds = ((curves[name][f"from seed {i}"], curves["AdamW"][f"from seed {i}"][-1]) for i in range(3))
+        found = [curves[name]["steps"][1] * lm.first_below(np.array(losses), target) for losses, target in seeds]
+        assert [round(x) for x in found] == [*expected]
+    seeds, mean = summary["Muon"]["final losses"], summary["Muon"]["mean"]
+    assert max(seeds) - min(seeds) > 0.03
+    assert abs(summary["Muon, 8 bits"]["mean"] - mean) < 0.001
+    assert abs(summary["Muon, iteration in 16 bits"]["mean"] - mean) < 0.0015
+    (directions,) = (table for title, table in tables.items() if title.startswith("directions of momentum after 1000"))
+    said = " ".join((ROOT / "docs" / "guide" / "muon.md").read_text().split())
+    for name, decimals in (("momentum in 8 bits", 2), ("momentum of the step before", 2), ("momentum in 16 bits", 3)):
+        for x in directions[name]["cosine, five steps"]:
+            assert f"{x:.{decimals}f}" in said
+    for x in directions["momentum in 8 bits"]["smallest directions"]:
+        assert f"{x:.2f}" in said
+
+
+def test_the_picture_of_the_language_model_is_of_its_results(tmp_path):
+    from benchmarks import pictures
+
+    pictures.draw(json.loads((HERE / "lm.json").read_text()), tmp_path / "lm.png")
+    with Image.open(tmp_path / "lm.png") as fresh, Image.open(ROOT / "docs" / "assets" / "lm.png") as stored:
+        assert fresh.size == stored.size
+        apart = np.abs(np.subtract(fresh.convert("RGB"), stored.convert("RGB"), dtype=int))
+    assert np.mean(apart > 32) < 0.01  # Fonts of another version may lie a little differently.
 
 
 @pytest.mark.slow
