@@ -1,6 +1,6 @@
-"""Measurements behind the claims of the README: `python -m benchmarks` runs them, all in one way.
+"""Measurements behind the claims of README and `docs/`: `python -m benchmarks` runs them, all in one way.
 
 Each benchmark is a module with `sizes(quick, platform)`, which says how much there is to measure, and
 `measure(sizes, peers)`, which gives one table after the other. `measuring` is how variants are compared, `records` the
-form of the results, `readme` what README and the guide show of those in `results/`, `pictures` what is drawn of them.
+form of the results, `pages` what README and `docs/` show of those in `results/`, `pictures` what is drawn of them.
 """

@@ -1,6 +1,7 @@
 """A small language model by several optimizers, each at the best of a few learning rates, from several seeds."""
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from benchmarks import directions, gpt, measuring
 from benchmarks.peers import Peers
 from ewa_optax import matrices, pieces
 
-REFERENCE = "AdamW"
+REFERENCE, STEP = "AdamW", "a step, its gradient with it"
 
 
 class Way(NamedTuple):
@@ -223,14 +224,17 @@ _loss = jax.jit(gpt.loss)
 
 
 def of_a_step(trainings: dict[str, Training], sizes: Sizes, found: dict[str, Found]) -> dict:
-    """What a step takes, its gradient with it, in turns."""
-    text, variants = gpt.text()[0], []
-    for name, made in trainings.items():
-        rate = found[name].rate
-        both = [made.start(rate, 0)]
+    """What a step takes, its gradient with it, in turns: in CPU time on a CPU, which others may have a share of."""
+    text = gpt.text()[0]
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
+    states = {name: made.start(found[name].rate, 0) for name, made in trainings.items()}
 
-        def run(i, made=made, both=both, rate=rate):
-            both[0] = jax.block_until_ready(made.advance(both[0], i, i + 1, rate, 0, text))
+    def seconds(name, i):
+        began = clock()
+        states[name] = trainings[name].advance(states[name], i, i + 1, found[name].rate, 0, text)
+        jax.block_until_ready(states[name])
+        return clock() - began
 
-        variants.append(measuring.Variant(name, run))
-    return measuring.compared("a step, its gradient with it", variants, sizes.turns, REFERENCE)
+    measures = {name: functools.partial(seconds, name) for name in trainings}
+    rows = measuring.rows(measuring.in_turns(measures, sizes.turns, STEP), REFERENCE)
+    return {"title": STEP, "turns": sizes.turns, "reference": REFERENCE, "rows": rows}

@@ -2,8 +2,8 @@
 
     python -m benchmarks.periodic_table
 
-prints it as Markdown, as it stands in README. It knows by name what hands an update on (`optimizer`, `chain`,
-`scale_once`), guards (`saturate`), and what all optimizers have.
+prints it as Markdown; `python -m benchmarks.pages` writes it into its page. It knows by name what hands an update on
+(`optimizer`, `chain`, `scale_once`), guards (`saturate`), and what all optimizers have.
 """
 
 import ast

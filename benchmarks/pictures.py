@@ -1,4 +1,4 @@
-"""Draws what the guide shows of `results/`: the losses of the language model, by steps and by seconds.
+"""Draws what the pages show of `results/`: the losses of the language model, by steps and by seconds.
 
 Run as `python -m benchmarks.pictures [FILE]` in a checkout, with the `demo` extra installed.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib import pyplot
 from PIL import Image
 
-from benchmarks.readme import RESULTS, ROOT
+from benchmarks.pages import RESULTS, ROOT
 from benchmarks.views import named
 
 COLOURS = {"AdamW": "#000000", "Lion": "#CC79A7", "Muon": "#0072B2", "NorMuon": "#D55E00", "hyperball": "#009E73"}
@@ -32,7 +32,7 @@ def draw(record: dict, file: Path) -> None:
             ax.plot(x, row["means"], color=colour, linestyle=dash, linewidth=1.6, label=name)
             ax.fill_between(x, [*map(min, *seeds)], [*map(max, *seeds)], color=colour, alpha=0.1, linewidth=0)
     target = curves["AdamW"]["means"][-1]
-    for ax, xlabel in ((by_step, "step"), (by_second, "seconds")):
+    for ax, xlabel in ((by_step, "step"), (by_second, "seconds of CPU time")):
         ax.axhline(target, color="grey", linewidth=0.8)
         ax.set(xlabel=xlabel, xlim=(0, None))
         ax.grid(alpha=0.3)

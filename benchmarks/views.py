@@ -1,10 +1,11 @@
-"""Records of results as paragraphs and tables in Markdown, those that README shows."""
+"""Records of results as paragraphs and tables in Markdown, those that README and the pages of `docs/` show."""
 
 import math
 import re
 import textwrap
 
 from benchmarks.records import ratio
+from ewa_optax._compare.digits import LEARNING_RATES
 from ewa_optax.series._methods import FEW_LANES
 
 LOSS = "mean loss / float32's"
@@ -177,7 +178,7 @@ def lm(record: dict) -> list[str]:
         "rate",
         "last loss (of seeds)",
         "steps to AdamW's",
-        "seconds to it",
+        "CPU seconds to it",
         "a step / AdamW's",
         "bytes a parameter",
     ]
@@ -189,3 +190,71 @@ def lm(record: dict) -> list[str]:
         ]
         shown.append(markdown([f"after {title}", *head], rows))
     return shown
+
+
+def in_short(memory: dict, low_precision: dict, exactness: dict, epoch: dict, step: dict) -> list[str]:
+    """The figures that README shows, one of each kind."""
+    adams = {row["name"]: row for row in exactness["tables"][0]["rows"]}["0.999"]
+    ((model, kept),) = ((title, named(t)) for title, t in matching(memory, "(GPT-2), .*: .* of a step").items())
+    bits, floats = (kept[name] for name in ("ewa_optax.adamw, 8bit", "optax.adamw"))
+    tasks = [named(table)["8bit"][LOSS] for table in low_precision["tables"] if LOSS in table["rows"][0]]
+    losses = ", ".join(f"{loss:.3f}" for loss in tasks)
+    ((_, logistic),) = matching(epoch, "(logistic regression), .*").items()
+    seconds = {name: f"{row['seconds']:.3g}" for name, row in named(logistic).items()}
+    beside = f"{seconds['Python loop over a jitted step']}, a loop in Python"
+    if "torch, DataLoader" in seconds:
+        beside += f"; {seconds['torch, DataLoader']}, torch"
+    small, leaf = (
+        named(*matching(step, f"({title}), float32: update of given gradients").values())
+        for title in ("3000 leaves of 64", "one leaf of 10000000")
+    )
+    stacks, leaves = small["ewa_optax.adam, stacked leaves"], small["optax.adam"]
+    ratios = [f"{leaf[name]['ratio']:.2f}" for name in ("ewa_optax.adam", "ewa_optax.adam, 8bit")]
+    rows = [
+        [
+            "largest median error of an Adam step, $\\beta_2 = 0.999$",
+            f"{adams['ewa_optax']:.1e}",
+            f"{adams['optax']:.1e}, optax",
+            "[exactness](docs/why/exactness.md)",
+        ],
+        [
+            f"AdamW of {model} in 8 bits, bytes a parameter: state, and all at the peak of a step",
+            f"{bits['state']:.2f}, {bits['peak']:.1f}",
+            f"{floats['state']:.2f}, {floats['peak']:.1f}, optax",
+            "[low precision](docs/guide/low-precision.md)",
+        ],
+        [
+            f"final losses of {len(tasks)} trainings in 8 bits, over those in float32",
+            losses,
+            "1",
+            "[low precision](docs/guide/low-precision.md)",
+        ],
+        [
+            "an epoch of 5 million examples in mini-batches of 1000, seconds",
+            seconds["minibatch.epoch"],
+            beside,
+            "[mini-batches](docs/guide/mini-batches.md)",
+        ],
+        [
+            "Adam's update of 3000 leaves of 64, in stacks, milliseconds",
+            milliseconds(stacks),
+            f"{milliseconds(leaves)}, optax",
+            "[many small leaves](docs/guide/many-small-leaves.md)",
+        ],
+        [
+            "Adam's update of 10 million parameters, in float32 and in 8 bits, time",
+            ", ".join(ratios),
+            "1, optax",
+            "[cost](docs/why/cost.md)",
+        ],
+    ]
+    return [markdown(["", "here", "beside it", "page"], rows)]
+
+
+def rates() -> str:
+    """The rates of `python -m ewa_optax compare`, largest first, with the optimizers that have them."""
+    having: dict[float, list[str]] = {}
+    for name, rate in LEARNING_RATES.items():
+        having.setdefault(rate, []).append(f"`{name}`")
+    rows = [[f"{rate:g}", ", ".join(names)] for rate, names in sorted(having.items(), reverse=True)]
+    return markdown(["rate", "optimizers"], rows)

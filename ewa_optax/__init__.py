@@ -15,6 +15,7 @@ Divided by the size of gradients: rmsprop, adadelta, laprop, rmsprop_momentum, r
 An average by an average: adamax, amsgrad, yogi, adam, adamw, radam, nadam, nadamw, adabelief, ademamix, adan.
 By layers: lars, novograd, lamb, adafactor.
 Of orthogonal steps, for matrices: muon, normuon, muon_hyperball; muon_with_adamw, which gives the rest to AdamW.
+Of the eigenvectors of matrices: soap.
 Pieces: scale_by_ewa, bias_correct, scale_by_rms, scale_by_learning_rate, add_decayed_weights, round_stochastically.
 Schedules: schedule_inverse_time, schedule_exponential, schedule_inverse_sqrt, schedule_staircase; around any of them:
 schedule_warmup, schedule_cooldown, the latter as shape_linear, shape_cosine, shape_one_minus_sqrt.
@@ -54,6 +55,7 @@ from ewa_optax._optimizers.momentum import gradient_descent, heavy_ball, lion, m
 from ewa_optax._optimizers.muon import muon, muon_hyperball, normuon
 from ewa_optax._optimizers.muon_with_adamw import muon_with_adamw
 from ewa_optax._optimizers.rmsprop import adadelta, laprop, rmsprop, rmsprop_centered, rmsprop_momentum
+from ewa_optax._optimizers.soap import soap
 from ewa_optax._schedules import (
     schedule_cooldown,
     schedule_exponential,
@@ -155,6 +157,7 @@ __all__ = [
     "shape_one_minus_sqrt",
     "signum",
     "skip_spikes",
+    "soap",
     "stack_leaves",
     "stack_leaves_like",
     "state_bytes",

@@ -48,6 +48,8 @@ class Case(NamedTuple):
     """Whether it is a storage that is as good as another one that runs every time."""
     shape: tuple[int, ...] = (64,)
     """Of the parameters for oracle and twin."""
+    gradients: Callable | None = None
+    """`(steps, shape, complex_values) -> gradients` for the oracle, if not those of eight decades."""
     of_parameters: float = 0.0
     """How far an update may be off relative to the parameters, for a step that is a difference of these."""
     error: Callable = np.max
@@ -66,10 +68,27 @@ def of_all(make):
     """An optimizer of matrices for parameters of all shapes."""
 
     @functools.wraps(make)
-    def made(*numbers, **keywords):
-        return make(*numbers, **(dict(axes=as_matrices) | keywords))
+    def made(*numbers, axes=None, **keywords):
+        return make(*numbers, axes=axes or as_matrices, **keywords)
 
     return made
+
+
+def with_eigenvectors(steps, shape, complex_values=False, seed=0):
+    """Gradients whose averaged products have eigenvalues that are well apart, and other ones in their second half."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if complex_values else 0)
+
+    rows, columns = (np.linalg.qr(normal(n, n))[0] for n in shape)
+    sizes = np.geomspace(1, 6, min(shape))
+    mean = np.zeros(shape)
+    np.fill_diagonal(mean, sizes)
+    noise = 0.1 * np.sqrt(np.abs(mean).max(1)[:, None]) * normal(steps, *shape)
+    first, last = mean + noise[: steps // 2], mean[::-1, ::-1] + noise[steps // 2 :]
+    gradients = rows @ np.concatenate([first, last]) @ columns
+    return gradients.astype(np.complex64 if complex_values else np.float32)
 
 
 EVERY = {
@@ -305,6 +324,19 @@ FAMILY = [
         dict(learning_rate=1e-2, weight_decay=0.0),
     ),
     Case(
+        "soap",
+        EVERY["soap"],
+        dict(learning_rate=0.1, b1=0.9, b2=0.95, shampoo_decay=0.9, eps=1e-8, weight_decay=1e-2),
+        lambda g, p: oracles.soap(g, p, 0.1, 0.9, 0.95, 0.9, 1e-8, 1e-2),
+        None,
+        dict(learning_rate=1e-2, b2=0.999, weight_decay=0.0),
+        oracle_tolerance=3e-4,  # Of eigenvectors, by the gaps between eigenvalues.
+        complex_tolerance=3e-4,
+        shape=(8, 8),
+        noise=6.0,  # Rounding of large elements is seen in the directions of small ones.
+        gradients=with_eigenvectors,
+    ),
+    Case(
         "lars",
         ewa_optax.lars,
         dict(learning_rate=0.1, weight_decay=1e-2, trust_coefficient=0.1, momentum=0.9),
@@ -476,7 +508,8 @@ FACTORED = [
         slow=case.name != "adam",
     )
     for case in FULL + FAMILY + OWN
-    if takes(case, (MomentStorages,)) and case.name != "adam_of_rows"  # Whose rows have no second axis.
+    if takes(case, (MomentStorages,))
+    and case.name not in ("adam_of_rows", "soap")  # Of rows without a second axis; of a matrix.
 ]
 CASES = FULL + FAMILY + OWN + FACTORED + STORED
 # Those of the family that differ most: with them, what is no arithmetic runs every time.

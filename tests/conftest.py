@@ -20,7 +20,7 @@ import jax
 import pytest
 from helpers import Programs
 
-collect_ignore = ["fit/run_to_resume.py", "mutations.py", "at_0_1_0.py"]  # Programs.
+collect_ignore = ["fit/run_to_resume.py", "mutations.py", "at_0_1_0.py", "torch_paths.py"]  # Programs.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(100_000, 50, 100)  # Traces make many objects, and few of them in cycles.
 

@@ -51,6 +51,35 @@ def mix(name: str) -> str:
 
 
 MUTATIONS = (
+    # Bases.
+    Mutation(
+        "columns of a basis change places, and what is kept of squares does not",
+        "ewa_optax/matrices/_eigenbasis.py",
+        "sorted_basis, jnp.argsort(order, axis=-1), axis=-1",
+        "sorted_basis, jnp.argsort(jnp.argsort(order, axis=-1), axis=-1), axis=-1",
+        ("tests/matrices/test_eigenbasis.py::test_soap_equals_the_code_of_its_paper",),
+    ),
+    Mutation(
+        "orthogonal iteration does not sort",
+        "ewa_optax/matrices/_eigenbasis.py",
+        "order = jnp.argsort(sizes, axis=-1, descending=True)",
+        "order = jnp.argsort(sizes * 0, axis=-1, descending=True)",
+        ("tests/matrices/test_eigenbasis.py::test_soap_equals_the_code_of_its_paper",),
+    ),
+    Mutation(
+        "the first gradient is averaged in no basis",
+        "ewa_optax/matrices/_eigenbasis.py",
+        "jnp.where(step == 1, before, x)",
+        "jnp.where(step == 0, before, x)",
+        ("tests/matrices/test_eigenbasis.py::test_the_first_step_makes_the_basis_and_nothing_else",),
+    ),
+    Mutation(
+        "bases are renewed a step late",
+        "ewa_optax/matrices/_eigenbasis.py",
+        "(step - 1) % every == 0",
+        "step % every == 0",
+        ("tests/matrices/test_eigenbasis.py::test_soap_equals_the_code_of_its_paper",),
+    ),
     # Arithmetic on one array.
     Mutation(
         "a short average starts from the past, and drowns small values",
@@ -399,6 +428,13 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "factors have the mean of the longer, which devices sum once more",
+        "ewa_optax/storage/_formats.py",
+        "rows if rows.shape[-1] <= columns.shape[-1] else columns",
+        "columns if rows.shape[-1] <= columns.shape[-1] else rows",
+        ("tests/states/test_state_shardings.py::test_no_collective_that_optax_lacks",),
+    ),
+    Mutation(
         "a leaf of just the least size stays float32",
         "ewa_optax/storage/_storage.py",
         "math.prod(shape) >= max(self.min_size, 1)",
@@ -454,6 +490,41 @@ MUTATIONS = (
         "if (axes := manual_axes()) and not _is_part(storage, arrays, axes):",
         "if (axes := manual_axes()) and not axes:",
         ("tests/storage/test_storage.py::test_parts_that_cut_blocks_are_told",),
+    ),
+    Mutation(
+        "of several blocks that are cut, one that fits some is told",
+        "ewa_optax/_states/state_shardings.py",
+        "if all(_is_uncut(n, *x) for x in kept.values())]",
+        "if any(_is_uncut(n, *x) for x in kept.values())]",
+        ("tests/states/test_state_shardings.py::test_blocks_of_several_lengths_are_told_together",),
+    ),
+    Mutation(
+        "a checkpoint from before factors had a mean is of another run",
+        "ewa_optax/storage/_checkpoints.py",
+        "Encoded(x.arrays[:2]) if _has_means(x) else x",
+        "x",
+        ("tests/test_since_0_1_0.py::test_checkpoints_keep_states_as_they_did",),
+    ),
+    Mutation(
+        "the mean of old factors stays 0",
+        "ewa_optax/storage/_checkpoints.py",
+        "else Factors.of(*pair).mean",
+        "else old",
+        ("tests/test_since_0_1_0.py::test_checkpoints_from_before_factors_had_a_mean_are_resumed",),
+    ),
+    Mutation(
+        "parts of factors in shard_map are looked for blocks",
+        "ewa_optax/storage/_kept.py",
+        "if type(storage).as_kept is Storage.as_kept:",
+        "if False:",
+        ("tests/storage/test_storage.py::test_factors_in_shard_map",),
+    ),
+    Mutation(
+        "a step that is not made has zeros that lie as the gradients do",
+        "ewa_optax/_wrappers/conditional.py",
+        "if any(map(_is_placed, jax.tree.leaves(updates))) else updates",
+        "if False else updates",
+        ("tests/wrappers/test_accumulate.py::test_on_an_explicit_mesh_gradients_may_lie_everywhere",),
     ),
     Mutation(
         "checkpoints keep what stands for nothing",
@@ -1142,18 +1213,46 @@ MUTATIONS = (
         Mutation(what, f"ewa_optax/_wrappers/{file}.py", old, new, (f"tests/wrappers/test_{test}",))
         for what, file, old, new, test in (
             (
-                "large numbers are squared as the others are",
+                "a sum that is not finite is taken as it is",
                 "norms",
-                "large = ~(jnp.abs(x) < LARGE)",
-                "large = jnp.zeros(x.shape, bool)",
+                "jnp.isfinite(of_parts) & (of_parts >= least)",
+                "of_parts >= least",
                 "watch.py::test_no_norm_of_finite_numbers_overflows",
             ),
             (
-                "of large and other numbers the norm is that of the larger kind",
+                "a sum of squares that are too small is taken as it is",
                 "norms",
-                "root = more * jnp.sqrt(1 + jnp.square(jnp.where(more > 0, less / more, 0)))",
-                "root = more",
-                "watch.py::test_numbers_of_all_sizes_in_one_norm",
+                "jnp.isfinite(of_parts) & (of_parts >= least)",
+                "jnp.isfinite(of_parts)",
+                "watch.py::test_no_norm_of_finite_numbers_overflows",
+            ),
+            (
+                "a group of tiny numbers is as right as the whole is",
+                "norms",
+                "_are_right(sums, sizes, part) for part in parts)",
+                "_are_right(sums, sizes, part) for part in parts[:1])",
+                "watch.py::test_groups_of_all_sizes_beside_each_other",
+            ),
+            (
+                "what an average is rounded by is forgotten",
+                "watch",
+                "jnp.stack([total, (start - (total - moved)) + (step - moved)])",
+                "jnp.stack([total, 0 * total])",
+                "watch.py::test_norms_are_averaged_as_the_formula_says",
+            ),
+            (
+                "updates are made twice, for their norm and for the step",
+                "watch",
+                "jnp.where(step < 0, p, u), default",
+                "u, default",
+                "watch.py::test_what_it_costs",
+            ),
+            (
+                "fit stops at a cost whose step was skipped",
+                "spikes",
+                "map(jnp.greater, *reversed(counts)), jnp.bool_(False))",
+                "[], jnp.bool_(False))",
+                "spikes.py::test_fit_goes_on_where_the_step_of_a_cost_that_is_not_finite_was_skipped",
             ),
             (
                 "an infinite gradient poisons the averages",

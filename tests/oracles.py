@@ -363,3 +363,42 @@ def muon_hyperball(gradients, params, learning_rate, decay):
         updates.append(radius * moved / np.linalg.norm(moved) - params)
         params = params + updates[-1]
     return np.array(updates)
+
+
+def soap(gradients, params, learning_rate, b1, b2, shampoo_decay, eps, weight_decay, every=10, max_size=10_000):
+    """In the order of the paper's code: the first moment turned with the basis, the second permuted with its columns.
+
+    Corrected before eps is added, and with AdamW's decay, which is in the first step, too.
+    """
+    params, updates = np.array(params, dtype=gradients.dtype), []
+    sides = [side for side in (0, 1) if 1 < params.shape[side] <= max_size]
+    bases, grams = [np.eye(n) for n in params.shape], [0.0, 0.0]
+    m = v = 0.0
+
+    def into(x):
+        return bases[0].conj().T @ x @ bases[1]
+
+    def out_of(x):
+        return bases[0] @ x @ bases[1].conj().T
+
+    for s, g in enumerate(gradients):
+        step = 0 * g
+        if s > 0:
+            m = b1 * m + (1 - b1) * into(g)
+            v = b2 * v + (1 - b2) * np.abs(into(g)) ** 2
+            step = out_of(m / (1 - b1**s) / (np.sqrt(v / (1 - b2**s)) + eps))
+        updates.append(-learning_rate * (step + weight_decay * params))
+        params = params + updates[-1]
+        squares = g @ g.conj().T, g.conj().T @ g
+        grams = [shampoo_decay * a + (1 - shampoo_decay) * x for a, x in zip(grams, squares, strict=True)]
+        m = out_of(m) if s > 0 else m
+        for side in sides:
+            if s == 0:
+                bases[side] = np.linalg.eigh(grams[side])[1][:, ::-1]
+            elif s % every == 0:
+                sizes = np.diag(bases[side].conj().T @ grams[side] @ bases[side]).real
+                order = np.argsort(-sizes)
+                v = np.take(v, order, axis=side)
+                bases[side] = np.linalg.qr(grams[side] @ bases[side][:, order])[0]
+        m = into(m) if s > 0 else m
+    return np.array(updates)

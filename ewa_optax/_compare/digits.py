@@ -46,6 +46,7 @@ LEARNING_RATES = {
     "muon": 0.03,
     "normuon": 0.03,
     "muon_hyperball": 0.03,
+    "soap": 0.03,
 }
 HIDDEN_UNITS = 64
 

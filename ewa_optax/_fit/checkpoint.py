@@ -13,7 +13,7 @@ from ewa_optax._fit.result import Fitted, to_arrays, with_arrays
 from ewa_optax._interrupts import held_back
 from ewa_optax._stacks import stack_leaves_like, unstack_leaves
 from ewa_optax.minibatch._sources import Source, fingerprint
-from ewa_optax.pieces._layerwise import for_checkpoint, from_checkpoint
+from ewa_optax.pieces._layerwise import for_checkpoint, for_older_checkpoint, from_checkpoint
 
 FORMAT = "ewa_optax.fit 1"
 
@@ -83,7 +83,10 @@ class Checkpoints:
             saved = at["settings"]
         except Exception as failure:
             raise ValueError(self._unreadable(number, "is none that fit wrote, or is torn")) from failure
-        now = json.loads(json.dumps(self.settings))
+        now, like = json.loads(json.dumps(self.settings)), _state(run)
+        older = for_older_checkpoint(unstack_leaves(_of(run)))
+        if saved.get("opt_state") == fingerprint(older["opt_state"]):
+            now["opt_state"], like = saved["opt_state"], older
         other = [
             f"{name}: {saved.get(name)!r} there, {now.get(name)!r} here"
             for name in {*saved, *now}
@@ -98,13 +101,13 @@ class Checkpoints:
             kept = self._manager.restore(
                 number,
                 args=args.Composite(
-                    state=args.StandardRestore(_filled(jax.tree.map(_abstract, _state(run)))),
+                    state=args.StandardRestore(_filled(jax.tree.map(_abstract, like))),
                     history=args.StandardRestore(),
                 ),
             )
         except Exception as failure:
             raise ValueError(self._unreadable(number, "is torn, or of another model")) from failure
-        state = jax.tree.map(_as_it_lay, _state(run), _refilled(_state(run), kept["state"]))
+        state = jax.tree.map(_as_it_lay, like, _refilled(like, kept["state"]))
         state = stack_leaves_like(_of(run), from_checkpoint(unstack_leaves(_of(run)), state))
         empty = {name: np.zeros(shape, dtype) for name, (shape, dtype) in at["history"].items()}
         history = with_arrays(run.history, {**empty, **_refilled(empty, kept["history"])})

@@ -63,10 +63,10 @@ def fit(
     loop; there are two copies of parameters and optimizer state, the one that steps change and the last that was
     looked at (and one of the best parameters, with validation data). Ctrl-C ends the training cleanly with what was
     trained. When a cost, a parameter or the state stops being finite, so does `fit`: it warns, and returns the last
-    state that was finite. With a `checkpoint` folder, the same call goes on where the last one ended or was killed, to
-    the bit on the same machine. Parameters, state, position, key and history are then those of the folder; loss,
-    learning rate, decays and callbacks are those of the call. A callback during which a run was interrupted is called
-    again.
+    state that was finite; it goes on behind a cost whose step `skip_spikes` or `accumulate` has left out. With a
+    `checkpoint` folder, the same call goes on where the last one ended or was killed, to the bit on the same machine.
+    Parameters, state, position, key and history are then those of the folder; loss, learning rate, decays and callbacks
+    are those of the call. A callback during which a run was interrupted is called again.
 
     Args:
         loss: `(params, batch) -> cost`, a scalar. With `has_aux` it returns `(cost, aux)`; with `has_key` it is called

@@ -67,7 +67,7 @@ def _advanced(run: Fitted, engine: Engine, start: int, stop: int) -> Fitted:
         return run  # Interrupted before the epoch was closed, and resumed.
     before = (run.params, run.opt_state)
     carry, steps = engine.run(before, run.epoch, start, stop)
-    finite = np.isfinite(steps.cost)
+    finite = steps.may_go_on
     done = len(finite)
     if not (finite.all() and _stays_finite(before, carry)):
         bad = done if finite.all() else int(np.argmin(finite))
@@ -83,6 +83,7 @@ def _advanced(run: Fitted, engine: Engine, start: int, stop: int) -> Fitted:
         )
         run = run._replace(stopped="not finite")
         steps = jax.tree.map(lambda x: x[:done], steps)
+    steps = steps._replace(may_go_on=None)  # Which is not recorded.
     params, opt_state = carry
     return run._replace(params=params, opt_state=opt_state, history=with_steps(run.history, steps), step=start + done)
 

@@ -19,7 +19,8 @@ class History(NamedTuple):
             state of the optimizer tells none.
         aux: the auxiliary outputs of each step, stacked; None without `has_aux`.
         steps: how many steps each epoch had, of those that are over.
-        epoch_costs: the mean of `costs` over the examples of each epoch, while it was trained on.
+        epoch_costs: the mean of `costs` over the examples of each epoch, while it was trained on; without those of
+            skipped steps that are not finite.
         validation_costs: after each epoch; empty without validation data.
         seconds: of each epoch, compilation included; after a resume in mid-epoch, of the rest of it.
         norms: of each step, by name, what `ewa_optax.get_norms` reads after it; None where not one `watch` keeps them.
@@ -87,10 +88,12 @@ def with_epoch(history: History, steps: int, validation_cost: float | None, seco
     """The record, longer by an epoch, which had the next `steps` steps of those that are recorded."""
     began = int(history.steps.sum())
     costs, examples = history.costs[began : began + steps].astype(np.float64), history.examples[began : began + steps]
+    known = np.isfinite(costs)  # All but those of steps that the optimizer skipped.
+    cost = np.average(costs[known], weights=examples[known]) if known.any() else np.nan
     validation = [] if validation_cost is None else [validation_cost]
     return history._replace(
         steps=np.append(history.steps, steps),
-        epoch_costs=np.append(history.epoch_costs, np.average(costs, weights=examples)),
+        epoch_costs=np.append(history.epoch_costs, cost),
         validation_costs=np.append(history.validation_costs, validation),
         seconds=np.append(history.seconds, seconds),
     )

@@ -66,13 +66,14 @@ from ewa_optax._optimizers.layerwise import adafactor, lamb, lars, novograd
 from ewa_optax._optimizers.momentum import gradient_descent, heavy_ball, lion, momentum, nesterov, signum
 from ewa_optax._optimizers.muon import muon, muon_hyperball, normuon
 from ewa_optax._optimizers.rmsprop import adadelta, laprop, rmsprop, rmsprop_centered, rmsprop_momentum
+from ewa_optax._optimizers.soap import soap
 
 __all__ = [  # noqa: RUF022  # By complexity, as in the table.
     "gradient_descent", "momentum", "heavy_ball", "nesterov", "signum", "lion",
     "rmsprop", "adadelta", "laprop", "rmsprop_momentum", "rmsprop_centered",
     "adam", "adamw", "adamax", "amsgrad", "yogi", "radam", "nadam", "nadamw", "adabelief", "ademamix", "adan",
     "lars", "novograd", "lamb", "adafactor",
-    "muon", "normuon", "muon_hyperball",
+    "muon", "normuon", "muon_hyperball", "soap",
 ]  # fmt: skip
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {name: globals()[name] for name in __all__}

@@ -1,13 +1,15 @@
 """How the state of an optimizer lies on devices, before any of it is made."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 
 from ewa_optax._stacks import broadcast
 from ewa_optax._states.state_bytes import state_of
+from ewa_optax.storage._blocks import EightBit
 from ewa_optax.storage._kept import parts_of
 from ewa_optax.storage._sharding import placed_shapes, spec_of, unboxed
 
@@ -62,14 +64,13 @@ def state_shardings(optimizer: optax.GradientTransformation, params: optax.Param
             f"{len(given)} parameters on none; give each a NamedSharding(mesh, PartitionSpec(...))."
         )
     for (path, p), sharding in zip(jax.tree_util.tree_flatten_with_path(pure)[0], given, strict=True):
-        _check_fits(jax.tree_util.keystr(path), jax.numpy.shape(p), sharding)
+        _check_fits(jax.tree_util.keystr(path), jnp.shape(p), sharding)
     specs = structure.unflatten([getattr(x, "spec", None) for x in given])
     placed = jax.tree.leaves(placed_shapes(optimizer.init, structure.unflatten(leaves), specs, dict(mesh.shape)))
-    cut = [i for i, x in enumerate(jax.tree.leaves(state)) if x.shape != placed[i].shape]
+    cut = any(x.shape != y.shape for x, y in zip(jax.tree.leaves(state), placed, strict=True))
     if cut and AxisType.Explicit not in mesh.axis_types:
         # Where a shard would cut a block, what `init` sees of the mesh has shapes of its own.
-        (path, now) = jax.tree_util.tree_flatten_with_path(jax.eval_shape(optimizer.init, pure))[0][cut[0]]
-        raise _cut_block(path, now, placed[cut[0]], pure, structure.unflatten(given))
+        raise _cut_blocks(jax.eval_shape(optimizer.init, pure), placed, pure, given)
     kinds = {getattr(x, "memory_kind", None) for x in given}
     kind = kinds.pop() if len(kinds) == 1 else None
     each = [NamedSharding(mesh, spec_of(x), memory_kind=kind if x.ndim else None) for x in placed]
@@ -112,22 +113,53 @@ def _check_fits(name, shape, sharding):
         )
 
 
-def _cut_block(path, now, fitting, params, shardings):
-    """The error that a shard would cut a block of what is kept there."""
-    # The parameter with the longest path at the end of that of what is kept of it.
-    with_paths, structure = jax.tree_util.tree_flatten_with_path(params)
-    ends = [(len(name), i) for i, (name, _) in enumerate(with_paths) if path[len(path) - len(name) :] == name]
-    if not ends:
-        return ValueError(
-            f"state_shardings: shards would cut the blocks of {jax.tree_util.keystr(path)}; write a shorter "
-            "storage.EightBit(block=...), or shard its parameter along another axis."
-        )
-    (name, p), sharding = with_paths[number := max(ends)[1]], structure.flatten_up_to(shardings)[number]
-    axis = next(i for i in reversed(range(len(p.shape))) if p.shape[i] > 1 or i == 0)
-    length, shards = p.shape[axis], parts_of(sharding, p.shape)[axis]
-    return ValueError(
-        f"state_shardings: the average of params{jax.tree_util.keystr(name)} is kept in blocks of "
-        f"{-(-length // now.shape[-1])} along axis {axis}, which shards of {length // shards} ({length} on {shards} "
-        f"devices) would cut; write storage.EightBit(block={length // fitting.shape[-1]}), or shard it along another "
-        "axis."
+class _Cut(NamedTuple):
+    """Of an axis that is divided: which, its length, in how many parts, in what blocks it is, and could be."""
+
+    axis: int
+    length: int
+    parts: int
+    block: int
+    fitting: int
+
+
+def _cut_blocks(state, placed, params, shardings):
+    """The error that shards would cut blocks of what is kept."""
+    with_paths, kept, cut = jax.tree_util.tree_flatten_with_path(params)[0], {}, {}
+    for (path, now), fitting in zip(jax.tree_util.tree_flatten_with_path(state)[0], placed, strict=True):
+        # The parameter with the longest path at the end of that of what is kept of it.
+        ends = [(len(name), i) for i, (name, _) in enumerate(with_paths) if path[len(path) - len(name) :] == name]
+        is_cut = now.shape != fitting.shape
+        if is_cut and not ends:
+            return ValueError(
+                f"state_shardings: shards would cut the blocks of {jax.tree_util.keystr(path)}; write a shorter "
+                "storage.EightBit(block=...), or shard its parameter along another axis."
+            )
+        if not (is_cut or (ends and now.dtype in (jnp.int8, jnp.uint8))):
+            continue
+        name, p = with_paths[number := max(ends)[1]]
+        kept[number] = p.shape, (parts := parts_of(shardings[number], p.shape))
+        if is_cut:
+            axis = next(i for i in reversed(range(len(p.shape))) if p.shape[i] > 1 or i == 0)
+            blocks = (-(-p.shape[axis] // x.shape[-1]) for x in (now, fitting))
+            cut.setdefault(_Cut(axis, p.shape[axis], parts[axis], *blocks), {})[jax.tree_util.keystr(name)] = None
+    told = ", and that ".join(
+        f"of params{' and params'.join(names)} is kept in blocks of {x.block} along axis {x.axis}, which shards of "
+        f"{x.length // x.parts} ({x.length} on {x.parts} devices) would cut"
+        for x, names in cut.items()
     )
+    some = {n for n in range(16, 1 + max(max(x[-2:]) for x in cut)) if any(x.length // x.parts % n == 0 for x in cut)}
+    of_all = [n for n in some if all(_is_uncut(n, *x) for x in kept.values())]
+    each = ", ".join(f"block={x.fitting} for params{next(iter(names))}" for x, names in cut.items())
+    remedy = f"no block of 16 or more fits all, so give them storages of their own by ewa_optax.groups ({each})"
+    if of_all:
+        remedy = f"write storage.EightBit(block={max(of_all)})"
+    it = "it" if sum(map(len, cut.values())) == 1 else "them"
+    return ValueError(f"state_shardings: the average {told}; {remedy}, or shard {it} along another axis.")
+
+
+def _is_uncut(block, shape, parts):
+    try:
+        return EightBit(block=block).for_shards(shape, parts).block == block
+    except ValueError:
+        return False

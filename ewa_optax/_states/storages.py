@@ -44,7 +44,7 @@ def _found(path, encoded, wanted, kept):
         found = Float16(min_size=0, squares=squares)
     elif kinds[0] in ("int8", "uint8") and len(kinds) == 2:
         found = EightBit(min_size=0, squares=kinds[0] == "uint8")
-    elif len(kinds) == 2:
+    elif len(kinds) == 3:
         found = Factored(min_size=0)
     if found is None or not all(_made_by(found, rows, wanted[name]) for name, rows in encoded.items()):
         listed = ", ".join(f"{row.dtype}{list(row.shape)}" for row in rows)

@@ -1,41 +1,62 @@
-r"""Norms of arrays, each of whose numbers is read once, however large or small they are.
+r"""Norms of trees each of whose numbers is read once, unless their squares are too large or too small.
 
-The square of 2e19 is infinite in float32, and that of 1e-23 is 0. Scaling by the largest number would read all of them
-twice; so the squares of large ones and those of the others are summed apart, each scaled by a power of two of its own.
+The square of 2e19 is infinite in float32, and that of 1e-23 is 0. A plain sum of squares, which every compiler makes
+fast and exact, shows that it was so; only then is everything read again, twice, and scaled by its largest number.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ewa_optax._numerics import largest, narrow, norm, widen
+from ewa_optax._numerics import narrow, norm, squared_magnitude, wide_dtype, widen
 from ewa_optax._stacks import unstack_leaves
-from ewa_optax._trees import Leafwise, map_leaves
+from ewa_optax._trees import Leafwise, map_leaves, shapes_of
 
-LARGE = 2.0**22
-"""From here on a number is among the large ones. Of 2**42 numbers no sum overflows, nor the square of a large one
-underflows; of the others that of one below 5e-26 does, in float32."""
-
-
-def array_norms(*arrays: jax.Array, others: tuple[jax.Array, ...] = ()) -> list[jax.Array]:
-    """Of arrays of one shape, in float32 or wider, the norm of each, and the sums of others, in one loop.
-
-    Of finite numbers a norm is at most a quarter of the largest, and so finite.
-    """
-    wide = [widen(x) for x in arrays]
-    squares = [squares for x in wide for squares in _squares(x)]
-    terms = (*squares, *others)
-    sums = jax.lax.reduce(terms, tuple(jnp.zeros([], x.dtype) for x in terms), _added, tuple(range(terms[0].ndim)))
-    pairs = zip(sums[: len(squares) : 2], sums[1 : len(squares) : 2], strict=True)
-    return [*(_root(*pair) for pair in pairs), *sums[len(squares) :]]
+Parts = np.ndarray
+"""Numbers of leaves, a row for each part; the shorter rows are filled up with the number behind the last."""
 
 
 def global_norm(tree: Any) -> jax.Array:
-    """The norm of all numbers of a tree, in float32 or wider; infinite or NaN if one of them is not finite."""
-    norms = jax.tree.leaves(unstack_leaves(map_leaves(Leafwise(_norm), tree)))
-    return norm(jnp.stack(alike(norms))) if norms else jnp.zeros([], float)
+    """The norm of all numbers of a tree, in float32 or wider; infinite or NaN if one of them is not finite.
+
+    Of finite numbers it is at most a quarter of the largest, and so finite.
+    """
+    structure = jax.tree.structure(shapes_of(tree))
+    return norm(leaf_norms(tree, structure, [parts_of([range(structure.num_leaves)], structure.num_leaves)]))
+
+
+def leaf_norms(tree: Any, structure: Any, parts: Sequence[Parts]) -> jax.Array:
+    """The norms of the leaves of a tree of that structure, or 0 where it has None.
+
+    They are those of the parts: next to a leaf in all of its parts, one that is too small to be seen may count as 0.
+    """
+
+    def in_order(function):
+        each = structure.flatten_up_to(unstack_leaves(map_leaves(Leafwise(function), tree)))
+        return jnp.stack(alike([jnp.zeros([]) if x is None else x for x in each]))
+
+    if not structure.num_leaves:
+        return jnp.zeros(0)
+    sums = in_order(_sum_of_squares)
+    sizes = np.array([0 if x is None else x.size for x in structure.flatten_up_to(shapes_of(tree))])
+    right = functools.reduce(jnp.logical_and, (_are_right(sums, sizes, part) for part in parts))
+    roots = jnp.where(sums > 0, jnp.sqrt(jnp.where(sums > 0, sums, 1)), 0)  # With a derivative at 0.
+    return jax.lax.cond(right, lambda: roots, lambda: in_order(_norm))
+
+
+def parts_of(numbers: Sequence[Sequence[int]], count: int) -> Parts:
+    """One program for all parts of `count` leaves."""
+    longest = max(map(len, numbers))
+    return np.array([[*part, *[count] * (longest - len(part))] for part in numbers], int)
+
+
+def spread(of_leaves: Any, parts: Parts) -> Any:
+    """What there is of leaves, for those in each part: 0 for what fills up."""
+    return jnp.pad(of_leaves, (0, 1))[parts]
 
 
 def alike(numbers: list[jax.Array]) -> list[jax.Array]:
@@ -49,35 +70,23 @@ def as_kept(x: jax.Array, kept: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(x), narrow(x, kept.dtype), x.astype(kept.dtype))
 
 
+def _are_right(sums, sizes, parts):
+    """Whether the squares that are 0 for being too small make less than a rounding of the sum of each part."""
+    info = jnp.finfo(sums.dtype)
+    sizes = np.append(sizes, 0)[parts].sum(1)
+    least = np.asarray(2.0 * sizes * float(info.tiny) / float(info.eps), sums.dtype)
+    of_parts = spread(sums, parts).sum(1)
+    return jnp.all(jnp.isfinite(of_parts) & (of_parts >= least))
+
+
+def _sum_of_squares(x):
+    # Else XLA on a CPU would share what is widened with others who widen it, and write it for them.
+    return jnp.sum(squared_magnitude(widen(jax.lax.optimization_barrier(x) if _is_narrow(x) else x)))
+
+
+def _is_narrow(x):
+    return wide_dtype(x.dtype) != x.dtype
+
+
 def _norm(x):
-    return array_norms(x)[0]
-
-
-def _scales(dtype):
-    """Of the large numbers, and of the others."""
-    maxexp = int(jnp.finfo(dtype).maxexp)
-    top = maxexp // 2 - 21
-    return 2.0 ** (top - maxexp), 2.0 ** (top - 22)
-
-
-def _squares(x):
-    """The scaled squares of large numbers, and of the others; what is no number is a large one."""
-    if jnp.iscomplexobj(x):
-        return tuple(map(jnp.add, _squares(x.real), _squares(x.imag)))
-    large = ~(jnp.abs(x) < LARGE)
-    # Of constant scales XLA would make x**2 * scale**2, not each of which is finite.
-    square = jnp.square(x * jnp.where(large, *(jnp.asarray(scale, x.dtype) for scale in _scales(x.dtype))))
-    zero = jnp.zeros([], x.dtype)
-    return jnp.where(large, square, zero), jnp.where(large, zero, square)
-
-
-def _added(a, b):
-    return tuple(map(jnp.add, a, b))
-
-
-def _root(large, others):
-    of_large, of_others = _scales(large.dtype)
-    roots = jnp.sqrt(large) / of_large, jnp.sqrt(others) / of_others
-    more, less = jnp.maximum(*roots), jnp.minimum(*roots)
-    root = more * jnp.sqrt(1 + jnp.square(jnp.where(more > 0, less / more, 0)))
-    return jnp.where(jnp.isfinite(large), jnp.minimum(root, largest(large.dtype) / 4), root)
+    return norm(widen(x))

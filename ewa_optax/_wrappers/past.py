@@ -34,7 +34,7 @@ def no_past() -> Past:
 
 def log_limit(past: Past, deviations: Number, warmup: Number) -> jax.Array:
     """The log of the largest usual number; infinite until `warmup` numbers are known, and the first one."""
-    deviation = jnp.maximum(jnp.sqrt(past.variance), LEAST_DEVIATION)
+    deviation = jnp.sqrt(jnp.maximum(past.variance, LEAST_DEVIATION**2))  # Which has a derivative at 0.
     limit = past.mean + jnp.asarray(deviations, past.mean.dtype) * deviation
     return jnp.where(past.seen >= jnp.maximum(warmup, 1), limit, jnp.inf)
 

@@ -1,5 +1,6 @@
 r"""Spikes: gradients, or losses, far above what was usual before, which are scaled down, or skipped."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +33,9 @@ class SkipSpikesState(NamedTuple):
     norm: Past
     loss: Past
     inner_state: Any
+
+
+COUNTING = (SkipSpikesState, AccumulateState)
 
 
 @checked
@@ -85,7 +89,7 @@ def clip_by_past_norm(
         log = jnp.log(global_norm(updates)).astype(state.past.mean.dtype)
         limit = log_limit(state.past, deviations, warmup)
         # In logs, since the norm may be larger than what it is multiplied by is small.
-        factor = jnp.where(jnp.isfinite(log) & (log > limit), jnp.exp(limit - log), 1)
+        factor = jnp.exp(jnp.where(jnp.isfinite(log) & (log > limit), limit - log, 0))
         past = after(state.past, jnp.minimum(log, limit), decay, jnp.isfinite(log))
         return scale_leaves(updates, factor), ClipByPastNormState(past)
 
@@ -198,7 +202,7 @@ def get_skipped(opt_state: Any) -> jax.Array:
     Reference:
         `skip_spikes`, `accumulate`.
     """
-    found = [*states_within(opt_state, (SkipSpikesState, AccumulateState))]
+    found = [*states_within(opt_state, COUNTING)]
     if len(found) != 1:
         steps = sum(isinstance(x, SkipSpikesState) for x in found)
         raise ValueError(
@@ -207,6 +211,12 @@ def get_skipped(opt_state: Any) -> jax.Array:
             "you mean, such as state.inner_state."
         )
     return content(found[0].skipped)
+
+
+def has_skipped(before: Any, after: Any) -> jax.Array:
+    """Whether a step between two states was skipped, or a micro-batch left out, by what counts them."""
+    counts = [[content(x.skipped) for x in states_within(state, COUNTING)] for state in (before, after)]
+    return functools.reduce(jnp.logical_or, map(jnp.greater, *reversed(counts)), jnp.bool_(False))
 
 
 def _loss(value):

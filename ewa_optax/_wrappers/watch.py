@@ -10,11 +10,11 @@ import numpy as np
 import optax
 
 from ewa_optax._checks import Decay, checked, transformation
-from ewa_optax._numerics import corrected_shares, increment, largest, lerp, norm, wide_dtype
+from ewa_optax._numerics import corrected_shares, increment, largest, norm, wide_dtype
 from ewa_optax._stacks import broadcast, treating_stacks_as, unstack_leaves
 from ewa_optax._trees import Leafwise, map_leaves, path_name, shapes_of
 from ewa_optax._wrappers.found import content, states_within
-from ewa_optax._wrappers.norms import alike, array_norms, as_kept
+from ewa_optax._wrappers.norms import as_kept, leaf_norms, parts_of, spread
 from ewa_optax.storage._sharding import boxes_that_fit, through_boxes, unboxed
 
 KINDS = ("gradient", "update", "parameters", "update_to_parameters", "unmoved")
@@ -23,7 +23,7 @@ KINDS = ("gradient", "update", "parameters", "update_to_parameters", "unmoved")
 class WatchState(NamedTuple):
     """How many steps are in the averages, how many were left out as not finite, and the averages: see `KINDS`.
 
-    Of all parameters, and of each group by its name.
+    Of all parameters, and of each group by its name; and in a row below them what they have been rounded by.
     """
 
     step: jax.Array
@@ -55,7 +55,9 @@ def watch(
             each leaf. A leaf whose label is None is in no group.
 
     Returns:
-        A transformation that needs the parameters, and keeps five numbers, and five for each group.
+        A transformation that needs the parameters, and keeps ten numbers, and ten for each group: five averages, and
+        what each is rounded by. It costs one reading of gradients, updates and parameters each, and two more of those
+        whose norm, or that of one group, is below about 1e-12 or above 1e19.
 
     Raises:
         ValueError: a decay outside [0, 1); labels that are no prefix of the parameters; by `update`, no parameters.
@@ -77,7 +79,7 @@ def watch(
     inner = transformation("watch", "optimizer", optimizer, "adam(1e-3)")
 
     def init(params):
-        zeros = jnp.zeros(len(KINDS), _dtype_of(params))
+        zeros = jnp.zeros((2, len(KINDS)), _dtype_of(params))
         names = _members(groups, unboxed(params))
         # Of what stands for parameters of any kind, as in `optax.tree.map_params`, the names are unknown.
         known = names or not callable(groups) or jax.tree.leaves(params)
@@ -89,18 +91,18 @@ def watch(
             raise ValueError("watch needs the parameters; call update(gradients, state, params).")
         members = _members(groups, params)
         out, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        of_leaves = map_leaves(Leafwise(_of_leaf), params, updates, out)
-        out = map_leaves(Leafwise(_behind), out, of_leaves)
-        values = _values(of_leaves, params, members, state.whole)
+        out = map_leaves(Leafwise(_made_once, state.step), out, params)
+        values = _values(params, updates, out, members, state.whole)
         whole = values[0]
+        out = map_leaves(Leafwise(_behind, whole.sum()), out)
         finite, moves = jnp.isfinite(whole).all(), whole[KINDS.index("update")] > 0
         step = jnp.where(finite & moves, increment(state.step), state.step)
-        past, newest = corrected_shares(decay, jnp.maximum(step, 1))
+        past, newest = (x.astype(values.dtype) for x in corrected_shares(decay, jnp.maximum(step, 1)))
 
         def averaged(average, value):
-            return jnp.where(finite & moves, lerp(average, value, decay, past, newest), average)
+            return jnp.where(finite & moves, _averaged(average, value, decay, past, newest), average)
 
-        averages = averaged(jnp.stack([state.whole, *(state.groups[name] for name in members)]), values)
+        averages = jax.vmap(averaged)(jnp.stack([state.whole, *(state.groups[name] for name in members)]), values)
         not_finite = jnp.where(finite, state.not_finite, increment(state.not_finite))
         of_groups = dict(zip(members, averages[1:], strict=True)) if members else state.groups
         return out, WatchState(step, not_finite, averages[0], of_groups, inner_state)
@@ -145,7 +147,7 @@ def get_norms(opt_state: Any) -> dict[str, jax.Array]:
     (state,) = found
     of_parts = {"": state.whole, **{f"/{name}": average for name, average in state.groups.items()}}
     norms = {
-        kind + name: content(average)[..., i] for i, kind in enumerate(KINDS) for name, average in of_parts.items()
+        kind + name: content(average)[..., 0, i] for i, kind in enumerate(KINDS) for name, average in of_parts.items()
     }
     return {**norms, "not_finite": content(state.not_finite)}
 
@@ -190,51 +192,69 @@ def _members(groups: Any, params: Any) -> dict[str, list[int]]:
     return dict(sorted(found.items()))
 
 
-def _values(of_leaves, params, members, like):
+def _averaged(average, value, decay, past, newest):
+    """`lerp` that keeps what it rounds off, which else would hold an average up to half of a rounding / newest off."""
+    high, low = average
+    forth, back = value - high - low, high - value + low
+    start = jnp.where(decay >= 0.5, high, value)
+    step = jnp.where(decay >= 0.5, newest * forth + low, past * back)
+    total = start + step
+    moved = total - start
+    return jnp.stack([total, (start - (total - moved)) + (step - moved)])
+
+
+def _values(params, updates, out, members, like):
     """Of one step what is averaged, in a row for all parameters, and one for each group."""
-    if not jax.tree.leaves(params):
+    structure = jax.tree.structure(shapes_of(params))
+    count = structure.num_leaves
+    if not count:
         return jnp.zeros((1 + len(members), len(KINDS)), like.dtype)
-    rows = jax.tree.structure(shapes_of(params)).flatten_up_to(unstack_leaves(of_leaves))
-    *norms, unmoved = (jnp.stack(alike(list(column))) for column in zip(*rows, strict=True))
-    norms = jnp.stack([as_kept(x, like) for x in norms])
+    parts = [parts_of(x, count) for x in ([range(count)], [*members.values()]) if x]
+    norms = [as_kept(leaf_norms(tree, structure, parts), like) for tree in (updates, out, params)]
     sizes = np.array([x.size * _is_short(x) for x in jax.tree.leaves(shapes_of(params))])
-    parts = [[*range(len(rows))]], [*members.values()]
-    return jnp.concatenate([_of_parts(norms, unmoved, sizes, x) for x in parts if x])
+    unmoved = jnp.zeros(count, jnp.int32)
+    if sizes.any():
+        each = structure.flatten_up_to(unstack_leaves(map_leaves(Leafwise(_unmoved), params, out)))
+        unmoved = jnp.stack(each)
+    return jnp.concatenate([_of_parts(norms, unmoved, sizes, x) for x in parts])
 
 
 def _of_parts(norms, unmoved, sizes, parts):
-    # One program for all parts: the shorter are filled up with a number behind the last, which is 0.
-    longest = max(map(len, parts))
-    numbers = np.array([[*part, *[len(sizes)] * (longest - len(part))] for part in parts])
-    norms, unmoved = jnp.pad(norms, ((0, 0), (0, 1))), jnp.pad(unmoved, (0, 1))
-    gradient, update, parameters = jax.vmap(jax.vmap(norm))(norms[:, numbers])
+    gradient, update, parameters = (jax.vmap(norm)(spread(x, parts)) for x in norms)
     ratio = jnp.where(parameters > 0, update / jnp.where(parameters > 0, parameters, 1), 0)
-    still = unmoved.astype(norms.dtype)[numbers].sum(1) / np.maximum(np.append(sizes, 0)[numbers].sum(1), 1)
+    still = spread(unmoved, parts).astype(ratio.dtype).sum(1) / np.maximum(np.append(sizes, 0)[parts].sum(1), 1)
     ratio = jnp.where(jnp.isfinite(update), jnp.minimum(ratio, largest(ratio.dtype) / 4), ratio)
     return jnp.stack([gradient, update, parameters, ratio, still.astype(ratio.dtype)], axis=1)
 
 
-def _of_leaf(p, g, u):
-    """The norms of gradient, update and parameters, and how many of the parameters in 16 bits did not move."""
-    nothing = jnp.zeros([], jnp.float32)
-    of_gradient = nothing if g is None else array_norms(g)[0]
-    if u is None:
-        return of_gradient, nothing, array_norms(p)[0], jnp.int32(p.size * _is_short(p))
-    if not _is_short(p):
-        return of_gradient, *array_norms(u, p), jnp.int32(0)
+def _unmoved(p, u):
+    """How many of the parameters in 16 bits do not move."""
+    if u is None or not _is_short(p):
+        return jnp.int32(p.size * _is_short(p))
     # As optax applies it.
-    still = jnp.asarray(p + u, p.dtype) == p
-    return of_gradient, *array_norms(u, p, others=(still.astype(jnp.int32),))
+    return jnp.sum(jnp.asarray(p + u, p.dtype) == p, dtype=jnp.int32)
 
 
-def _behind(u, of_leaf):
+def _made_once(step, u, p):
+    """The update, on a CPU as an array: else it would be computed anew, from all that it is made of, where it is used.
+
+    XLA does so to what one large array is enough for. A step is never less than 0, which no compiler finds out.
+    """
+    if u.dtype != p.dtype:
+        return u
+    return jax.lax.platform_dependent(
+        step, u, p, cpu=lambda step, u, p: jnp.where(step < 0, p, u), default=lambda step, u, p: u
+    )
+
+
+def _behind(seen, u):
     """The update, on a CPU after what reads the parameters: else a step that overwrites them would copy them first."""
 
-    def after(u, size):
+    def after(u, seen):
         # Less 0, which no compiler finds out, and which keeps the sign of -0.
-        return u - jnp.where(size < -1, 1, 0).astype(u.dtype)
+        return u - jnp.where(seen < -1, 1, 0).astype(u.dtype)
 
-    return jax.lax.platform_dependent(u, of_leaf[2], cpu=after, default=lambda u, size: u)
+    return jax.lax.platform_dependent(u, seen, cpu=after, default=lambda u, seen: u)
 
 
 def _is_short(x):

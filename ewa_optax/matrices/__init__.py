@@ -3,6 +3,7 @@
 Directions: orthogonalize, by CoefficientsLike: Coefficients, or the names of those in COEFFICIENTS.
 Lengths: scale_by_shape (by a ShapeRule), scale_by_parameter_norm, preserve_norm (of what a piece makes of it).
 Averages: of_outputs.
+Bases: in_eigenbasis.
 Parameters: keep_norm.
 Which axes make a matrix: AxesLike, by default by name and shape; is_hidden_matrix, whether a leaf is that of a hidden
 layer.
@@ -18,6 +19,7 @@ Muon, from its pieces, with its average in 8 bits:
 """
 
 from ewa_optax.matrices._axes import AxesLike
+from ewa_optax.matrices._eigenbasis import in_eigenbasis
 from ewa_optax.matrices._hidden import is_hidden_matrix
 from ewa_optax.matrices._norms import keep_norm, of_outputs, preserve_norm, scale_by_parameter_norm
 from ewa_optax.matrices._orthogonalize import COEFFICIENTS, Coefficients, CoefficientsLike, orthogonalize
@@ -29,6 +31,7 @@ __all__ = [
     "Coefficients",
     "CoefficientsLike",
     "ShapeRule",
+    "in_eigenbasis",
     "is_hidden_matrix",
     "keep_norm",
     "of_outputs",

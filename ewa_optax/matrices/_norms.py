@@ -8,7 +8,7 @@ import optax
 
 from ewa_optax._checks import transformation
 from ewa_optax._numerics import narrow, norm, widen
-from ewa_optax._trees import map_leaves, wide
+from ewa_optax._trees import Leafwise, map_leaves, wide
 from ewa_optax.matrices._axes import AxesLike, Matrix, check_axes, map_matrices, matrices_of, with_parameters
 
 
@@ -149,7 +149,7 @@ def of_outputs(average: optax.GradientTransformation, axes: AxesLike = None) -> 
     check_axes(who, axes)
 
     def means(tree):
-        return map_matrices(lambda matrix: lambda u: _means(matrix, u), who, axes, tree)
+        return map_matrices(lambda matrix: Leafwise(_means, matrix), who, axes, tree)
 
     def init(params):
         return inner.init(jax.eval_shape(means, params))
@@ -157,7 +157,7 @@ def of_outputs(average: optax.GradientTransformation, axes: AxesLike = None) -> 
     def update(updates, state, params=None, **extra_args):
         del params
         averages, state = inner.update(means(updates), state, **extra_args)
-        return map_leaves(_spread, updates, averages), state
+        return map_leaves(Leafwise(_spread), updates, averages), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -184,7 +184,7 @@ def _on_sphere(matrix, u, p):
 
 def _means(matrix, u):
     x = widen(u) if jnp.issubdtype(jnp.result_type(u), jnp.inexact) else u
-    return x.sum(matrix.inputs, keepdims=True) / max(matrix.sizes(x.shape)[0], 1)
+    return x.sum(matrix.inputs, keepdims=True) / float(max(matrix.sizes(x.shape)[0], 1))
 
 
 def _spread(u, averages):

@@ -61,6 +61,7 @@ COEFFICIENTS = {
 """By name, in the order in which they were found."""
 
 CoefficientsLike = str | Coefficients | Sequence[Polynomial]
+"""A name, coefficients, or their triples alone."""
 
 
 @checked

@@ -29,6 +29,7 @@ def spectral(inputs: int, outputs: int) -> float:
 
 RULES = {"original": original, "match_rms_adamw": match_rms_adamw, "spectral": spectral}
 ShapeRule = str | Callable[[int, int], Number]
+"""A name, or a function of the numbers of inputs and of outputs."""
 
 
 def scale_by_shape(rule: ShapeRule = "match_rms_adamw", axes: AxesLike = None) -> optax.GradientTransformation:

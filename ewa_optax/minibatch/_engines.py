@@ -66,7 +66,7 @@ class CompiledLoop(Engine):
         self._shuffled: tuple[int, Any] = (-1, None)
 
     def run(self, carry: Any, epoch: int, start: int, stop: int) -> tuple[Any, Step]:
-        """The carry after steps `start` to `stop`, or after the first cost that is not finite, and the steps."""
+        """The carry after steps `start` to `stop`, or after the first that may not go on, and the steps."""
         at, shuffle = self._shuffled
         if at != epoch:
             shuffle = self._shuffler(self.key, epoch)
@@ -147,12 +147,12 @@ def _advance(step, batches, capacity):
         count = batches.gather_at_once(data)
 
         def may_go_on(state):
-            return (state["done"] < stop - start) & state["finite"]
+            return (state["done"] < stop - start) & state["may_go_on"]
 
         def stepped(state, gathered, i):
             carry, out = on(numbers, state["carry"], *gathered, i)
             outs = jax.tree.map(lambda all_outs, x: all_outs.at[state["done"]].set(x), state["outs"], out)
-            moved = {"t": state["t"] + 1, "done": state["done"] + 1, "finite": jnp.isfinite(out.cost)}
+            moved = {"t": state["t"] + 1, "done": state["done"] + 1, "may_go_on": out.may_go_on}
             return {**state, **moved, "carry": carry, "outs": outs}
 
         def chunk(state):
@@ -183,7 +183,7 @@ def _advance(step, batches, capacity):
 
         _, out = jax.eval_shape(on, numbers, carry, *jax.eval_shape(gather, data, shuffle, start), start)
         state = {
-            "t": start, "epoch": epoch, "done": jnp.int32(0), "finite": jnp.array(True), "shuffle": shuffle,
+            "t": start, "epoch": epoch, "done": jnp.int32(0), "may_go_on": jnp.array(True), "shuffle": shuffle,
             "carry": carry, "outs": jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), out),
         }  # fmt: skip
         state = jax.lax.while_loop(may_go_on, of_epoch, state)

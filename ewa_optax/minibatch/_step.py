@@ -12,6 +12,7 @@ import optax
 
 from ewa_optax._shared_programs import Shared, shared
 from ewa_optax._stacks import unstack_leaves
+from ewa_optax._wrappers.spikes import has_skipped
 from ewa_optax._wrappers.watch import norms_or_none
 from ewa_optax.pieces._learning_rate import rates_or_none
 
@@ -26,12 +27,14 @@ class Step(NamedTuple):
     aux: Any
     norms: Any = None
     """By name; None, where not one `watch` keeps them."""
+    may_go_on: Any = None
+    """Whether the cost is finite, or the optimizer skipped the step."""
 
 
 def concatenate(parts: list[Step]) -> Step:
     """Steps end to end; without any, no costs."""
     if not parts:
-        return Step(np.zeros(0, np.float32), None, np.zeros(0, np.float32), None)
+        return Step(np.zeros(0, np.float32), None, np.zeros(0, np.float32), None, may_go_on=np.zeros(0, bool))
 
     check_stackable(*(jax.tree.map(lambda x: x[0], part) for part in parts if len(part.cost)))
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
@@ -108,9 +111,11 @@ def gradient_step(loss: Callable[..., Any], update: Update, has_aux: bool) -> Ca
         (cost, aux), gradients = jax.value_and_grad(objective, has_aux=True)(params)
         # What line searches and plateau schedules of optax ask for, as JAX gives it; others do not see it.
         told = dict(value=cost, grad=gradients, value_fn=lambda params: objective(params)[0])
-        updates, opt_state = update(numbers, jax.tree.map(_uphill, gradients), opt_state, params, told)
+        before = opt_state
+        updates, opt_state = update(numbers, jax.tree.map(_uphill, gradients), before, params, told)
         examples = others["mask"].sum() if "mask" in others else jnp.float32(jax.tree.leaves(batch)[0].shape[0])
-        step = Step(cost, rates_or_none(opt_state), examples, aux, norms_or_none(opt_state))
+        may_go_on = jnp.isfinite(cost) | has_skipped(before, opt_state)
+        step = Step(cost, rates_or_none(opt_state), examples, aux, norms_or_none(opt_state), may_go_on)
         return (optax.apply_updates(params, updates), opt_state), step
 
     return step

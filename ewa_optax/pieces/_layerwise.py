@@ -13,8 +13,8 @@ from ewa_optax._numerics import Number, is_just, largest, norm, widen
 from ewa_optax._trees import Leafwise, PartKey, map_leaves, wide
 from ewa_optax.pieces._combining import by_step
 from ewa_optax.pieces._weight_decay import Mask, WeightDecay, weight_decay_at, with_parameters
-from ewa_optax.storage._encoding import with_fillers, without_fillers
-from ewa_optax.storage._formats import Factored, Factors
+from ewa_optax.storage._checkpoints import with_fillers, with_means, without_fillers, without_means
+from ewa_optax.storage._formats import Factored, Factors, means
 
 TrustCoefficient = Annotated[
     Number, rule("finite and 0 or more", lambda x: x >= 0, "0.001 is the usual value in LARS, 1 in LAMB")
@@ -43,6 +43,13 @@ class RowsAndColumns(NamedTuple):
     def tree_unflatten(cls, _, trees):
         """For JAX."""
         return cls(*trees)
+
+
+class Pair(NamedTuple):
+    """The means of rows and of columns of one array."""
+
+    rows: Any
+    columns: Any
 
 
 @checked
@@ -244,11 +251,11 @@ def of_rows_and_columns(average: optax.GradientTransformation, eps: Epsilon = 0.
 
 
 def for_checkpoint(state: Any) -> Any:
-    """A state as checkpoints have it since 0.1.0: rows and columns stand as `Factors` in the places of their leaves."""
+    """A state as checkpoints have it since 0.1.0: rows and columns stand in pairs in the places of their leaves."""
     state = without_fillers(state)
 
     def leaf(whole: Any, rows: Any, columns: Any) -> Any:
-        return Factors(rows, columns) if jax.tree.leaves([rows, columns]) else whole
+        return Pair(rows, columns) if jax.tree.leaves([rows, columns]) else whole
 
     def joined(node):
         return jax.tree.map(leaf, *node, is_leaf=lambda x: x is None) if _is_in_parts(node) else node
@@ -256,8 +263,14 @@ def for_checkpoint(state: Any) -> Any:
     return jax.tree.map(joined, state, is_leaf=_is_in_parts)
 
 
+def for_older_checkpoint(state: Any) -> Any:
+    """The same, as it was before `Factored` kept the mean of all."""
+    return without_means(for_checkpoint(state))
+
+
 def from_checkpoint(like: Any, state: Any) -> Any:
-    """The inverse of `for_checkpoint`, for a state that is to be like another one."""
+    """The inverse of both, for a state that is to be like another one."""
+    state = with_means(for_checkpoint(like), state)
 
     def parted(like, node):
         if not _is_in_parts(like):
@@ -274,7 +287,7 @@ def _in_parts(tree, summaries):
 
 
 def _part(i, _, summary):
-    return ((None, *summary) if isinstance(summary, Factors) else (summary, None, None))[i]
+    return ((None, *summary) if isinstance(summary, Pair) else (summary, None, None))[i]
 
 
 def _is_in_parts(x):
@@ -324,12 +337,12 @@ _FACTORED = Factored(min_size=0)
 def _factors(eps, u):
     x = widen(u)
     x = x if is_just(eps, 0) else x + jnp.asarray(eps, x.dtype)
-    return _FACTORED.encode(x, x) if _FACTORED.takes(x.shape) else x
+    return Pair(*means(x)) if _FACTORED.takes(x.shape) else x
 
 
 def _product(u, whole, rows, columns):
     del u
-    return _FACTORED.decode(Factors(rows, columns)) if whole is None else whole
+    return _FACTORED.decode(Factors.of(rows, columns)) if whole is None else whole
 
 
 def _trusted(coefficient, rate, g, w):

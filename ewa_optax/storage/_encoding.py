@@ -21,7 +21,6 @@ from ewa_optax.storage._kept import (
     kept_shapes,
     listed,
     manual_axes,
-    says_nothing_of,
     shards_of,
     structure_of,
     takes,
@@ -58,41 +57,6 @@ class Encoded(NamedTuple):
     arrays: tuple[Any, ...]
 
 
-def without_fillers(state: Any) -> Any:
-    """A state in which there is None where an `Encoded` says that there is nothing, as there was in 0.1.0."""
-
-    def emptied(node):
-        if not _is_encoded(node):
-            return node
-        first, *others = node.arrays
-        empty = [
-            jax.tree.map(lambda x, other: None if says_nothing_of(x, other) else other, first, tree) for tree in others
-        ]
-        return Encoded((first, *empty))
-
-    return jax.tree.map(emptied, state, is_leaf=_is_encoded)
-
-
-def with_fillers(like: Any, state: Any) -> Any:
-    """The inverse, for a state that is to be like another one."""
-
-    def filled(like, node):
-        if not _is_encoded(like):
-            return node
-        first, *others = like.arrays
-        full = [
-            jax.tree.map(lambda x, old, new: old if says_nothing_of(x, old) else new, first, *trees)
-            for trees in zip(others, node.arrays[1:], strict=True)
-        ]
-        return Encoded((node.arrays[0], *full))
-
-    return jax.tree.map(filled, like, state, is_leaf=_is_encoded)
-
-
-def _is_encoded(x):
-    return isinstance(x, Encoded)
-
-
 @dataclasses.dataclass(frozen=True)
 class AverageCodec:
     """Keeps averages by a storage; without one, as they are.
@@ -125,7 +89,7 @@ class AverageCodec:
             like = p if isinstance(p, jax.Array) and not isinstance(p, jax.core.Tracer) else _zeros(p)
             shape = like.shape[1:] if in_stack else like.shape
             if not takes(storage, like, shape):
-                return [_zeros(p), *[jnp.zeros_like(p, dtype=bool)] * (structure_of(storage).num_leaves - 1)]
+                return [_zeros(p), *_fillers(p, structure_of(storage).num_leaves - 1)]
             try:
                 shards = tuple(map(max, shards_of(like), parts))
                 fitting = storage.for_shards(shape, shards[in_stack:])
@@ -205,7 +169,7 @@ class AverageCodec:
     def together(self, structure: Any, leaves: list[list[Any]]) -> Any:
         """What is kept, of the arrays of each leaf of a tree of that structure; of one as it came, of that alone."""
         count = structure_of(self.storage).num_leaves if self.storage else 1
-        rest = [[jnp.zeros_like(arrays[0], dtype=bool)] * (count - len(arrays)) for arrays in leaves]
+        rest = [_fillers(arrays[0], count - len(arrays)) for arrays in leaves]
         return self._in_trees(structure, [[*arrays, *others] for arrays, others in zip(leaves, rest, strict=True)])
 
     def _in_trees(self, structure, leaves):
@@ -219,6 +183,11 @@ class AverageCodec:
             )
         filled = [(arrays + [None] * count)[:count] for arrays in leaves]
         return Encoded(tuple(structure.unflatten([arrays[i] for arrays in filled]) for i in range(count)))
+
+
+def _fillers(p, count):
+    # One array each, or a state could not be donated.
+    return [jnp.zeros_like(p, dtype=bool) for _ in range(count)]
 
 
 def _first(storage, p):

@@ -96,10 +96,21 @@ class Float16(Storage):
 
 
 class Factors(NamedTuple):
-    """The means over the last axis and over the one before it."""
+    """The means over the last axis, over the one before it, and over both.
+
+    The last is that of the shorter of the others. It is kept, because it would have to be summed over all devices that
+    share that axis before the next average can be formed, where now it is summed with the others.
+    """
 
     rows: jax.Array
     columns: jax.Array
+    mean: jax.Array
+
+    @classmethod
+    def of(cls, rows: jax.Array, columns: jax.Array) -> "Factors":
+        """With the mean that goes with these."""
+        shorter = rows if rows.shape[-1] <= columns.shape[-1] else columns
+        return cls(rows, columns, _mean(shorter, -1))
 
 
 class Factored(Storage):
@@ -118,15 +129,12 @@ class Factored(Storage):
     def encode(self, average: jax.Array, bits: jax.Array) -> Factors:
         """The means, which need no rounding."""
         del bits
-        average = shared(average)
-        rows, columns = (average * np.float32(1 / max(average.shape[axis], 1)) for axis in (-1, -2))
-        return Factors(rows.sum(-1), columns.sum(-2))  # No sum is larger than the largest of its terms.
+        return Factors.of(*means(shared(average)))
 
     def decode(self, kept: Factors) -> jax.Array:
-        """The product of the means, over their mean."""
-        mean = (kept.columns * np.float32(1 / max(kept.columns.shape[-1], 1))).sum(-1, keepdims=True)
-        rows, columns = kept.rows[..., None], kept.columns[..., None, :]
-        shares = columns / jnp.where(mean == 0, 1, mean)[..., None, :]
+        """The product of the means, over that of all."""
+        rows, columns, mean = kept.rows[..., None], kept.columns[..., None, :], kept.mean[..., None, None]
+        shares = columns / jnp.where(mean == 0, 1, mean)
         return not_zero(jnp.minimum(rows * shares, LARGEST_SCALE), (rows > 0) & (columns > 0))
 
     def for_gradients(self) -> "Factored":
@@ -135,6 +143,17 @@ class Factored(Storage):
             "Factored keeps averages of squares only, not of gradients; use it in rmsprop, or for the second moment: "
             "adam(1e-3, storage=('bfloat16', ewa_optax.storage.Factored()))."
         )
+
+
+def means(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Those over the last axis, and those over the one before it."""
+    rows, columns = (_mean(x, axis) for axis in (-1, -2))
+    return rows, columns
+
+
+def _mean(x, axis):
+    # By a product, and before the sum, which then is no larger than the largest of its terms.
+    return (x * np.float32(1 / max(x.shape[axis], 1))).sum(axis)
 
 
 def _upper_half(raw):

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 
 from ewa_optax._numerics import wide_dtype
 from ewa_optax.storage._sharding import parts_along
+from ewa_optax.storage._storage import Storage
 
 
 @functools.lru_cache(maxsize=4096)
@@ -34,6 +35,8 @@ def says_nothing_of(first, x):
 
 
 def as_kept(storage, arrays):
+    if type(storage).as_kept is Storage.as_kept:  # The shapes tell it nothing.
+        return storage
     if (axes := manual_axes()) and not _is_part(storage, arrays, axes):
         return storage
     return storage.as_kept(jax.tree.unflatten(structure_of(storage), arrays))

@@ -51,6 +51,8 @@ def slow_too(names):
 
 # To others of the table, but in their arithmetic, or in the range of their numbers.
 ALIKE = {"rmsprop_eps_inside", "adam_eps_root", "heavy_ball"}
+EXACT = {"soap": 1e-12}
+"""Errors in float64, where they are larger than 1e-13."""
 ALIKE_IN_RANGE = {"adam-float16", "momentum-24bit", "rmsprop-8bit"}
 every_range = parametrized(slow_too(ALIKE))
 every_case = parametrized(slow_too(ALIKE | ALIKE_IN_RANGE))
@@ -86,11 +88,15 @@ def compiled(name):
 # Against the outside.
 
 
+def gradients_of(case):
+    return case.gradients or eight_decades
+
+
 @functools.cache
 def real_and_complex_updates(name):
     """Gradients, parameters and updates, for the oracle and for the twin: two leaves of one program."""
     case = next(case for case in CASES if case.name == name)
-    gradients = {kind: eight_decades(200, case.shape, kind == "complex") for kind in ("real", "complex")}
+    gradients = {kind: gradients_of(case)(200, case.shape, kind == "complex") for kind in ("real", "complex")}
     params = {kind: eight_decades(1, case.shape, kind == "complex", seed=1)[0] for kind in gradients}
     return gradients, params, jax.device_get(run_updates(case.optimizer(), params, gradients))
 
@@ -113,12 +119,16 @@ def test_equals_its_oracle_of_complex_numbers(case):
 
 @every_member
 def test_equals_its_oracle_in_float64(case):
-    gradients, params = eight_decades(200, case.shape).astype(np.float64), eight_decades(1, case.shape, seed=1)[0]
+    gradients = gradients_of(case)(200, case.shape).astype(np.float64)
+    params = eight_decades(1, case.shape, seed=1)[0]
     with jax.enable_x64(True):
         updates = run_updates(case.optimizer(), params.astype(np.float64), gradients, roughly_compiled)
         assert updates.dtype == jnp.float64
     assert_close_in_size(
-        updates, case.oracle(gradients, params), case.oracle_tolerance if case.storage else 1e-13, case.error
+        updates,
+        case.oracle(gradients, params),
+        case.oracle_tolerance if case.storage else EXACT.get(case.name, 1e-13),
+        case.error,
     )
 
 
@@ -267,7 +277,7 @@ def variants_of(cases):
             optimizer = case.optimizer()
             updates, _ = self.variant(optimizer.update)(gradients[0], optimizer.init(params), params)
             expected = case.oracle(gradients.astype(np.float64), params)[0]
-            relative, absolute = 2e-6 if case in FAMILY else 1e-6, case.of_parameters * np.abs(params)
+            relative, absolute = 1e-6 if case in FULL else 2e-6, case.of_parameters * np.abs(params)
             assert np.all(np.abs(updates - expected) <= relative * np.abs(expected) + absolute)
 
     return OneStep
@@ -316,7 +326,7 @@ def test_masked_leaves_pass_through(case):
 
 def injecting(case):
     """The optimizer whose numbers are arrays in its state, but for those that decide the structure of its program."""
-    static = {"steps"} & inspect.signature(case.make).parameters.keys()
+    static = {"steps", "max_size"} & inspect.signature(case.make).parameters.keys()
     return optax.inject_hyperparams(case.make, static_args=tuple(static))
 
 
@@ -409,7 +419,7 @@ def test_map_params_reaches_the_averages_and_nothing_else(case):
     state = case.optimizer().init(params)
     reached = optax.tree.map_params(case.optimizer(), lambda _: True, state, transform_non_params=lambda _: False)
     for leaf, is_average in zip(jax.tree.leaves(state), jax.tree.leaves(reached), strict=True):
-        assert is_average == (leaf.shape != ()) or case.name.startswith("novograd")  # Which keeps scalars, too.
+        assert is_average == (leaf.shape != ()) or case.name.startswith(("novograd", "adam-factored"))  # Scalars, too.
 
 
 # State and memory.
@@ -482,7 +492,10 @@ def test_dtypes_hold_and_no_finite_gradient_breaks_anything(case, mixes):
         for (param_dtype, _), arrays in at_each_leaf(state, params).items():
             kept = {x.dtype for x in arrays if x.shape == (3,) and x.dtype != bool}
             assert bool(kept) == (case.name != "gradient_descent")
-            assert kept <= ({jnp.promote_types(param_dtype, jnp.float32)} if case.storage is None else NARROW)
+            wide = jnp.promote_types(param_dtype, jnp.float32)
+            # A number for each output, of which a vector has as many as it is long, is never rounded.
+            assert case.storage is None or "normuon" in case.name or kept <= NARROW
+            assert case.storage or kept <= {wide}
 
         def step(state, g):
             updates, new_state = optimizer.update(g, state, params)

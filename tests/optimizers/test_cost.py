@@ -52,7 +52,7 @@ PEERS = {
     "adafactor": (optax.adafactor, {}),
     "muon": (optax.contrib.muon, {}),
 }
-WITHOUT_A_PEER = {"momentum", "laprop", "normuon", "muon_hyperball"}
+WITHOUT_A_PEER = {"momentum", "laprop", "normuon", "muon_hyperball", "soap"}
 """Of those optax has no optimizer."""
 # A clip in the loops that read gradients keeps finite ones from overflowing; optax has none.
 CLIPS = {"heavy_ball": 1, "nesterov": 2, "signum": 1, "lion": 2, "rmsprop": 1, "adadelta": 3, "rmsprop_momentum": 2,

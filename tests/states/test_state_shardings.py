@@ -1,6 +1,7 @@
 """How states lie on devices: as `state_shardings` says, with no collective of their own, and through checkpoints."""
 
 import itertools
+import math
 import re
 from collections import Counter
 
@@ -49,9 +50,20 @@ def alike(state, shardings):
     )
 
 
-def collectives(update, *arguments):
+def traffic(update, *arguments):
+    """The collectives, and the bytes that each moves."""
     text = jax.jit(update).lower(*arguments).compile().as_text()
-    return Counter(re.findall(r" (all-\w+|reduce-scatter|collective-permute)(?:-start)?\(", text))
+    found = re.findall(r"= (\S+|\(.*?\)) (all-\w+|reduce-scatter|collective-permute)(?:-start)?\(", text)
+    return [(kind, sum(map(nbytes, re.findall(r"[a-z]+(\d+)\[([\d,]*)\]", moved)))) for moved, kind in found]
+
+
+def nbytes(array):
+    bits, shape = array
+    return int(bits) // 8 * math.prod(int(n) for n in shape.split(",") if n)
+
+
+def collectives(update, *arguments):
+    return Counter(kind for kind, _ in traffic(update, *arguments))
 
 
 QUICK = {((192, 576), 1, 4, "auto"), ((768, 3072), 1, 8, "explicit"), ((256, 768), 0, 8, "auto")}
@@ -77,9 +89,57 @@ def test_no_collective_that_optax_lacks(name, shape, axis, count, types):
         assert alike(state, said)
         assert alike(eager := optimizer.init(params), said)
         assert shapes(eager) == shapes(state)
-        found = collectives(optimizer.update, params, state, params)
-    assert set(found) <= {"all-reduce"}
-    assert found["all-reduce"] <= (1 + axis if name == "factored" else 0)
+        found = traffic(optimizer.update, params, state, params)
+    if name != "factored":
+        assert not found
+        return
+    # Where the shorter means are divided, their mean is summed in the same step of devices as the longer means are.
+    assert found == [("all-reduce", 4 * (shape[1] + 1 if axis == 0 else shape[0]))]
+
+
+TWINS = {
+    "factored": (ewa_optax.adam(1e-3, storage=FACTORED), optax.scale_by_factored_rms(min_dim_size_to_factor=2)),
+    "adafactor": (ewa_optax.adafactor(1e-3), optax.adafactor(1e-3, min_dim_size_to_factor=2)),
+}
+SPECS = {(2,): [("x",), (None, "x")], (4,): [("x",), (None, "x")], (8,): [("x",), (None, "x")], (2, 2): [("x", "y")]}
+PLACES_OF_FACTORS = [
+    (shape, sizes, spec, types)
+    for shape in [(192, 576), (256, 768), (768, 3072), (576, 192)]
+    for sizes, specs in SPECS.items()
+    for spec in specs
+    for types in TYPES
+]
+QUICK = {((192, 576), (4,), (None, "x"), "auto"), ((192, 576), (2, 2), ("x", "y"), "explicit")}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "sizes", "spec", "types"),
+    [
+        pytest.param(name, *place, marks=() if place in QUICK else pytest.mark.slow)
+        for name, place in itertools.product(TWINS, PLACES_OF_FACTORS)
+    ],
+)
+def test_factors_move_what_those_of_optax_do(name, shape, sizes, spec, types):
+    """Adafactor one scalar more: the largest number, without which the mean of squares might overflow."""
+    devices = jax.devices()[: math.prod(sizes)]
+    mesh = jax.make_mesh(sizes, ("x", "y")[: len(sizes)], axis_types=(TYPES[types],) * len(sizes), devices=devices)
+
+    def moved(optimizer):
+        said = state_shardings(optimizer, params)
+        state = jax.tree.map(placed, jax.eval_shape(optimizer.init, params), said)
+        return traffic(optimizer.update, params, state, params)
+
+    with jax.set_mesh(mesh):
+        params = placed(jax.ShapeDtypeStruct(shape, jnp.float32), NamedSharding(mesh, PartitionSpec(*spec)))
+        ours, others = map(moved, TWINS[name])
+    more = 4 * len(sizes) if name == "adafactor" else 0
+    assert len(ours) <= len(others)
+    assert {kind for kind, _ in ours} == {"all-reduce"}
+    assert sum(size for _, size in ours) <= sum(size for _, size in others) + more
+
+
+def placed(x, sharding):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 @pytest.mark.parametrize("name", STORAGES)
@@ -168,6 +228,26 @@ def test_a_block_that_a_shard_would_cut_is_told():
             assert not collectives(optimizer.update, p, state, p)
             updates, state = jax.jit(optimizer.update)(p, state, p)
         chex.assert_trees_all_equal(jax.device_get(updates), jax.device_get(of_one))
+
+
+BOTH = r"params\['a'\].* blocks of 100 along axis 1.*shards of 25 .*that of params\['b'\].* blocks of {} .*{}"
+
+
+@pytest.mark.parametrize(
+    ("b", "match"),
+    [
+        (180, BOTH.format(90, r"write storage.EightBit\(block=45\), or shard them")),
+        (212, BOTH.format(106, r"no block of 16 or more fits all.*\(block=25 for params\['a'\], block=53 for params")),
+    ],
+)
+def test_blocks_of_several_lengths_are_told_together(b, match):
+    """With one that fits all, which the others are asked, too; or that there is none."""
+    params = {"a": (64, 100), "a, too": (64, 100), "b": (64, b), "c": (64, 720), "small": (4, 8)}
+    params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in params.items()}
+    with pytest.raises(ValueError, match=match):
+        state_shardings(ewa_optax.adam(0.1, storage="8bit"), params, along(mesh_of(4), 1))
+    if b == 180:
+        state_shardings(ewa_optax.adam(0.1, storage=storage.EightBit(block=45)), params, along(mesh_of(4), 1))
 
 
 def test_a_shard_of_no_length_for_blocks_is_told():

@@ -416,6 +416,17 @@ def kind(x):
     return x.shape, x.dtype
 
 
+def test_factors_in_shard_map():
+    """Each device has those of its part."""
+    optimizer, g = ewa_optax.rmsprop(1.0, storage=storage.Factored(min_size=0)), normal(64, 32)
+
+    def second_updates(g):
+        return optimizer.update(g, optimizer.update(g, optimizer.init(g))[1])[0]
+
+    parts = jax.jit(in_parts(second_updates, jax.P("x"), out=jax.P("x")))(g)
+    np.testing.assert_allclose(parts[8:16], jax.jit(second_updates)(g[8:16]), rtol=1e-5)
+
+
 def test_parts_of_what_is_small_anyhow_and_parts_that_storages_take():
     def kept_by(kept, p):
         return ewa_optax.scale_by_ewa(0.9, kept).init(p).average.arrays[0]

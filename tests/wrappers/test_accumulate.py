@@ -301,6 +301,25 @@ def test_on_a_mesh_there_are_no_collectives_that_multisteps_lacks(types, kept):
     chex.assert_trees_all_close(jax.device_get(updates), jax.device_get(expected), rtol=1e-3)
 
 
+@pytest.mark.parametrize("wrap", [lambda inner: accumulate(inner, 2, "8bit"), ewa_optax.skip_spikes])
+def test_on_an_explicit_mesh_gradients_may_lie_everywhere(wrap):
+    """As they may without the wrapper: updates lie as the averages do."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    p, g = (
+        {"w": jax.ShapeDtypeStruct((64, 192), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(*names)))}
+        for names in [("data", None), (None, None)]
+    )
+
+    def step(optimizer):
+        return lambda p, g: optimizer.update(g, optimizer.init(p), p)
+
+    inner = ewa_optax.adam(0.1)
+    with jax.set_mesh(mesh):
+        alone, updates = (jax.eval_shape(step(optimizer), p, g)[0] for optimizer in (inner, wrap(inner)))
+        assert updates == alone
+        assert updates["w"].sharding.spec == PartitionSpec("data", None)
+
+
 AVERAGED = {
     "inside": lambda inner, average: accumulate(optax.chain(inner, average), 4),
     "outside": lambda inner, average: optax.chain(accumulate(inner, 4), average),

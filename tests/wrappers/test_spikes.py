@@ -107,6 +107,20 @@ def test_clipping_keeps_dtypes_and_takes_complex_and_none_leaves():
     assert all(x.shape == (3,) for x in jax.tree.leaves(state))
 
 
+def test_clipping_is_differentiable():
+    """By the size of a gradient, of which a part is 0: the first leaves as it is, and the second is scaled to it."""
+
+    def clipped_to(size, scale):
+        gradients = {"w": size * jnp.ones(4), "b": jnp.zeros(2)}
+        optimizer = clip_by_past_norm(warmup=1)
+        _, state = optimizer.update(gradients, optimizer.init(gradients))
+        updates, _ = optimizer.update(jax.tree.map(lambda g: scale * g, gradients), state)
+        return updates["w"][0]
+
+    slopes = jax.jit(jax.vmap(jax.grad(clipped_to), (None, 0)), compiler_options=ROUGHLY)(2.0, jnp.array([1.0, 100.0]))
+    np.testing.assert_allclose(slopes, [1, np.exp(0.3)], rtol=1e-5)
+
+
 # Skipping.
 
 
@@ -179,7 +193,8 @@ def test_the_optimizer_is_in_the_program_once_under_a_condition():
     params = {"w": jnp.ones((8, 8))}
     state = jax.eval_shape(optimizer.init, params)
     traced = jax.make_jaxpr(optimizer.update)(params, state, params)
-    assert sum(name == "cond" for name, _ in operations(traced.jaxpr)) == 1
+    # One is of norms that are too large or too small for a plain sum of squares.
+    assert sum(name == "cond" for name, _ in operations(traced.jaxpr)) == 1 + 1
     marked = skip_spikes(optax.stateless(lambda u, _: jax.tree.map(jnp.tan, u)))
     lowered = jax.jit(marked.update).lower(params, jax.eval_shape(marked.init, params), params)
     assert [
@@ -188,7 +203,7 @@ def test_the_optimizer_is_in_the_program_once_under_a_condition():
         if name == "tan"
     ] == [True]
     text = lowered.as_text()
-    assert text.count("stablehlo.case") == 1
+    assert text.count("stablehlo.case") == 1 + 1
     assert text.count("tan") > 0
 
 
@@ -371,6 +386,36 @@ def test_fit_skips_what_it_trains_on():
     assert found.stopped == "finished"
     assert get_skipped(found.opt_state) == 2
     assert found.opt_state.loss.seen == 18
+
+
+@pytest.mark.parametrize("given", ["arrays", pytest.param("iterable", marks=pytest.mark.slow)])
+def test_fit_goes_on_where_the_step_of_a_cost_that_is_not_finite_was_skipped(given):
+    """And stops as ever where it was not."""
+    x = np.ones((24, 2), np.float32)
+    x[5] = np.nan
+
+    def loss(params, batch):
+        return jnp.mean(jnp.square(batch @ params - 1))
+
+    def fitted(optimizer):
+        return ewa_optax.fit(
+            loss,
+            optimizer,
+            jnp.zeros(2),
+            x if given == "arrays" else lambda epoch: np.split(np.roll(x, 4 * epoch, axis=0), 6),
+            epochs=2,
+            key=jax.random.key(0),
+            progress=False,
+            **({"batch_size": 4} if given == "arrays" else {}),
+        )
+
+    run = fitted(skip_spikes(ewa_optax.momentum(0.1)))
+    assert (run.stopped, int(get_skipped(run.opt_state))) == ("finished", 2)
+    assert np.isnan(run.history.costs).sum() == 2
+    assert np.isfinite(run.history.epoch_costs).all()
+    assert np.isfinite(run.params).all()
+    with pytest.warns(RuntimeWarning, match="gave a cost of nan"):
+        assert fitted(ewa_optax.momentum(0.1)).stopped == "not finite"
 
 
 def test_errors():

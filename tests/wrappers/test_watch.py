@@ -15,6 +15,7 @@ from runs import compiled_step
 
 import ewa_optax
 from ewa_optax import accumulate, get_norms, plots, watch
+from ewa_optax._wrappers import norms as of_trees
 from ewa_optax._wrappers.watch import norms_or_none
 
 RNG = np.random.default_rng(0)
@@ -75,14 +76,14 @@ def oracle(gradients, updates, params, names, decay):
     }
 
 
-@pytest.mark.parametrize("decay", [pytest.param(0.0, marks=pytest.mark.slow), 0.99])
+@pytest.mark.parametrize("decay", [pytest.param(0.0, marks=pytest.mark.slow), 0.999])
 def test_norms_are_averaged_as_the_formula_says(decay):
     """After 1000 steps too, of all leaves and of groups; those of `optax.tree.norm`."""
     gradients = gradients_like(PARAMS, 1000)
     norms, updates, params, state = along(watch(ewa_optax.adam(1e-3), decay, groups=GROUPS), gradients)
     for end, names in (("", ("w", "z", "short")), ("/wide", ("w", "z")), ("/short", ("short",))):
         for kind, expected in oracle(gradients, updates, params, names, decay).items():
-            np.testing.assert_allclose(norms[kind + end], expected, rtol=2e-6, atol=1e-12, err_msg=kind + end)
+            np.testing.assert_allclose(norms[kind + end], expected, rtol=1e-6, atol=1e-12, err_msg=kind + end)
     assert state.step == 1000
     assert norms["not_finite"][-1] == 0
     assert 0.01 < norms["unmoved"][-1] < 0.99
@@ -132,6 +133,31 @@ def test_numbers_of_all_sizes_in_one_norm():
     x = (10.0 ** RNG.uniform(5.5, 7.5, (4, 64))).astype(np.float32)
     norms, *_ = along(watch(optax.scale(1.0), 0.0), x, np.zeros(64, np.float32))
     np.testing.assert_allclose(norms["gradient"], np.sqrt((exact(x) ** 2).sum(1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("largest", [1.0, pytest.param(1e30, marks=pytest.mark.slow)])
+def test_groups_of_all_sizes_beside_each_other(largest):
+    """And one of zeros, and one of what is no number; each norm is right, though only one of them needs care."""
+    sizes = np.array([1.0, 1e-30, largest, 0.0, 1e-19], np.float32)
+    params = {str(i): np.full(5, size, np.float32) for i, size in enumerate(sizes)}
+    for infinite in (False, True):
+        gradients = {**params, "5": np.full(5, np.inf if infinite else 1.0, np.float32)}
+        gradients = jax.tree.map(lambda g: g[None], gradients)
+        tree = {**params, "5": np.ones(5, np.float32)}
+        optimizer = watch(optax.stateless(no_infinity), 0.0, groups=lambda path, leaf: path)
+        norms, *_ = along(optimizer, gradients, tree)
+        expected = np.sqrt(5.0) * sizes.astype(np.float64) * (not infinite)  # No step counts that is not finite.
+        np.testing.assert_allclose([norms[f"gradient/{i}"][0] for i in range(5)], expected, rtol=1e-6)
+        assert norms["not_finite"][0] == infinite
+
+
+def test_norms_of_many_numbers():
+    """A sum in turn would stall: of eight million squares its last would be below a rounding of the others."""
+    x = np.float32(1) + RNG.random((2, 2**22), np.float32)
+    expected = np.sqrt((exact(x) ** 2).sum())
+    for shaped in (x, x.reshape(-1, 8), x.reshape(-1)):
+        found = jax.jit(of_trees.global_norm)([shaped, np.ones(3, np.float32)])
+        np.testing.assert_allclose(found, np.sqrt(expected**2 + 3), rtol=1e-6)
 
 
 def no_infinity(updates, params):
@@ -302,15 +328,17 @@ def test_errors():
     [[(512, 512)], pytest.param([(256, 64), (64, 192), (192,), (64,)], marks=pytest.mark.slow)],
     ids=["one leaf", "layers"],
 )
-def test_what_it_costs(shapes):
+def test_what_it_costs(shapes, monkeypatch):
     """Beside a step of adamw each number of gradients, updates and parameters is read once.
 
-    And in a step that adds the updates at once they are written, and read, as they are without only in registers.
+    And in a step that adds the updates at once they are written, and read beside the parameters, as they are without
+    only in registers. What is under a condition, the norms of what is too large or too small, is left out.
     """
+    monkeypatch.setattr(of_trees, "_norm", lambda x: jnp.zeros([]))
     params = [jnp.ones(shape) for shape in shapes]
     numbers = sum(x.size for x in params)
     inner = ewa_optax.adamw(1e-3, weight_decay=0.1)
     plain, watched = (compiled_step(optimizer, params) for optimizer in (inner, watch(inner)))
     more = watched.cost_analysis()["bytes accessed"] - plain.cost_analysis()["bytes accessed"]
-    assert more <= (3 + 2) * 4 * numbers * 1.03 + 20_000
+    assert more <= (3 + 3) * 4 * numbers * 1.03 + 30_000
     assert watched.memory_analysis().temp_size_in_bytes <= 4 * numbers + 20_000
