@@ -17,7 +17,7 @@ DECAY, RATE = 0.95, 2e-3
 KEPT = {
     "float32": ewa_optax.scale_by_ewa(DECAY),
     "8 bits": ewa_optax.scale_by_ewa(DECAY, storage.for_gradients("8bit")),
-    "16 bits": ewa_optax.scale_by_ewa(DECAY, storage.for_gradients("bfloat16")),
+    "bfloat16": ewa_optax.scale_by_ewa(DECAY, storage.for_gradients("bfloat16")),
 }
 
 

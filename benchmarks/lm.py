@@ -94,7 +94,7 @@ WAYS = (
     Way("Lion", lion, (1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)),
     Way("Muon", muon, (2e-3, 4e-3, 8e-3, 1.6e-2)),
     Way("Muon, 8 bits", functools.partial(muon, storage="8bit"), "Muon"),
-    Way("Muon, iteration in 16 bits", functools.partial(muon, dtype="bfloat16"), "Muon"),
+    Way("Muon, iteration in bfloat16", functools.partial(muon, dtype="bfloat16"), "Muon"),
     Way("NorMuon", normuon, "Muon"),
     Way("hyperball", hyperball, (1e-2, 2e-2, 4e-2, 8e-2)),
 )

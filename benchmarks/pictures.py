@@ -25,7 +25,7 @@ def draw(record: dict, file: Path) -> None:
     figure, (by_step, by_second) = pyplot.subplots(1, 2, figsize=(9, 3.8), dpi=110, layout="constrained", sharey=True)
     for name, row in curves.items():
         colour = next(colour for start, colour in COLOURS.items() if name.startswith(start))
-        dash = ":" if "8 bits" in name else "--" if "16 bits" in name else "-"
+        dash = ":" if "8 bits" in name else "--" if "bfloat16" in name else "-"
         seeds = [losses for key, losses in row.items() if key.startswith("from seed")]
         for ax, unit in ((by_step, 1.0), (by_second, seconds[name]["seconds"])):
             x = [unit * step for step in row["steps"]]
@@ -39,6 +39,7 @@ def draw(record: dict, file: Path) -> None:
     by_step.text(4, target, "AdamW's last loss", color="grey", fontsize="small", va="top")
     lowest = min(min(row["means"]) for row in curves.values())
     by_step.set(ylabel="loss on held-out text, nats a character", ylim=(lowest - 0.05, SHOWN_BELOW))
+    by_second.set_xlim(right=1.25 * by_second.get_xlim()[1])  # Room for the legend.
     by_second.legend(fontsize="small")
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
