@@ -1656,13 +1656,13 @@ MUTATIONS = (
     Mutation(
         "the last rule that takes a leaf has it",
         "ewa_optax/_wrappers/groups.py",
-        "in rules.items() if _takes(where, names[i]",
-        "in reversed(rules.items()) if _takes(where, names[i]",
+        "in rules.items() if takes(where, names[i]",
+        "in reversed(rules.items()) if takes(where, names[i]",
         ("tests/wrappers/test_groups.py::test_the_first_rule_that_takes_a_leaf_has_it",),
     ),
     Mutation(
         "a rule must fit the beginning of a path",
-        "ewa_optax/_wrappers/groups.py",
+        "ewa_optax/_trees.py",
         "re.search(where, path)",
         "re.match(where, path)",
         ("tests/wrappers/test_groups.py::test_the_first_rule_that_takes_a_leaf_has_it",),
