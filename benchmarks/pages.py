@@ -22,6 +22,7 @@ VIEWS: dict[str, Callable[..., list[str]]] = {
     "low_precision": views.low_precision,
     "memory": views.memory,
     "exactness": views.exactness,
+    "muon": views.muon,
     "lm": views.lm,
     "in_short": views.in_short,
 }

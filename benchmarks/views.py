@@ -251,6 +251,18 @@ def in_short(memory: dict, low_precision: dict, exactness: dict, epoch: dict, st
     return [markdown(["", "here", "beside it", "page"], rows)]
 
 
+def muon(record: dict) -> list[str]:
+    """A step of each kind of matrices."""
+    found = []
+    for table in record["tables"]:
+        rows = [
+            [row["name"], f"{1000 * row['seconds']:.0f}", ratio(row), f"{row['operations'] / 1e9:.1f}"]
+            for row in table["rows"]
+        ]
+        found.append(markdown([table["title"], "milliseconds", "/ optax", "10^9 operations"], rows))
+    return found
+
+
 def rates() -> str:
     """The rates of `python -m ewa_optax compare`, largest first, with the optimizers that have them."""
     having: dict[float, list[str]] = {}

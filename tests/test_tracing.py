@@ -84,7 +84,7 @@ def test_a_function_of_a_leaf_is_traced_once_for_each_shape(name, storage):
         for equations in (few, many)
     )
     assert more_scalars == scalars or storage or name in OF_EACH_LEAF
-    assert len(many) - len(few) <= 8 * (26 if storage else 13)
+    assert len(many) - len(few) <= 8 * ((26 if storage else 13) + 6 * (name == "soap"))  # Of two sides, too.
 
 
 @pytest.mark.parametrize("storage", [None, "8bit"])
