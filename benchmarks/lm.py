@@ -178,9 +178,8 @@ def training(way: Way, sizes: Sizes) -> Training:
     def optimizer(rate):
         return way.make(course(rate, sizes.steps))
 
-    @jax.jit
     def start(rate, seed):
-        params = gpt.init(sizes.model, jax.random.key(seed))
+        params = _first(sizes.model, jax.random.key(seed))
         return params, optimizer(rate).init(params)
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -220,7 +219,7 @@ def curve(training: Training, sizes: Sizes, rate: float, seed: int) -> np.ndarra
     return np.array(losses, float)
 
 
-_loss = jax.jit(gpt.loss)
+_first, _loss = jax.jit(gpt.init, static_argnums=0), jax.jit(gpt.loss)
 
 
 def of_a_step(trainings: dict[str, Training], sizes: Sizes, found: dict[str, Found]) -> dict:
