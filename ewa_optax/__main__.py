@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m ewa_optax",
         description="Optimizers for JAX over exponentially weighted averages.",
-        epilog="compare is the default command; compare --help lists its options",
+        epilog="compare is the default command; python -m ewa_optax compare --help lists its options",
     )
     parser.add_argument("--version", action="version", version=f"ewa_optax {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")

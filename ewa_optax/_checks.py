@@ -117,8 +117,8 @@ def check(function: str, name: str, value: Any, kind: Any) -> None:
         )
     elif not (rule.accepts_schedule and callable(value)):
         kinds = "a number, a scalar array or a schedule" if rule.accepts_schedule else "a number or a scalar array"
-        remedy = f"; it takes no schedule: {rule.remedy}" if callable(value) else ""
-        raise TypeError(f"{function}: {name} must be {kinds}, got {value!r} ({type(value).__name__}){remedy}.")
+        remedy = f"it takes no schedule: {rule.remedy}" if callable(value) else rule.remedy
+        raise TypeError(f"{function}: {name} must be {kinds}, got {value!r} ({type(value).__name__}); {remedy}.")
 
 
 def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -182,10 +182,21 @@ def _here(name: str) -> tuple[set[str], str]:
 
 WORDS: dict[str, tuple[tuple[set[str], str], ...]] = {
     "lr": (_here("learning_rate"),),
-    **dict.fromkeys(("beta", "alpha", "rho"), (_here("decay"),)),
+    **dict.fromkeys(("beta", "rho"), (_here("decay"),)),
+    "alpha": (
+        ({"decay", "times"}, "decay=1 - alpha is the same"),
+        ({"decay", "learning_rate"}, "the course's is learning_rate here, torch's is decay"),
+        _here("learning_rate"),
+        _here("decay"),
+    ),
     # The decay of what also has an eps is of squares.
     "momentum": (({"decay", "eps"}, "rmsprop_momentum has one"), _here("decay"), _here("b1")),
-    **{f"beta{of}{i}": (_here(f"b{i}"),) for of in ("", "_") for i in (1, 2, 3)},
+    **{
+        f"beta{of}{i}": (_here(f"b{i}"), *([({"decay", "eps"}, "it is decay here")] if i == 2 else []))
+        for of in ("", "_")
+        for i in (1, 2, 3)
+    },
+    "alpha0": (_here("init_value"),),
     "betas": (({"b1", "b2"}, "it is b1 and b2 here"),),
     "epsilon": (_here("eps"),),
     "wd": (_here("weight_decay"),),
@@ -197,6 +208,17 @@ WORDS: dict[str, tuple[tuple[set[str], str], ...]] = {
     "amsgrad": ((set(), "it is an optimizer of its own: amsgrad"),),
     "centered": ((set(), "it is an optimizer of its own: rmsprop_centered"),),
     "decoupled": ((set(), "adamw has decoupled weight decay"),),
+    # Of averages of series, which alone have times: pandas'.
+    "halflife": (({"times"}, "write decay=series.decay_from_half_life(halflife)"), _here("half_life")),
+    "span": (({"times"}, "write decay=series.decay_from_span(span)"),),
+    "com": (({"times"}, "write decay=series.decay_from_center_of_mass(com)"), _here("center_of_mass")),
+    "adjust": (
+        ({"times", "initial"}, "adjust=False is debias=False, initial=x[0] here"),
+        ({"times"}, "adjust=False is debias=False here"),
+    ),
+    "bias_correction": (_here("debias"),),
+    "ignore_na": (({"times"}, "ignore_na=True is missing='skip' here"),),
+    "min_periods": (({"times"}, "mask what comes too early, as in 'Coming from pandas'"),),
     "params": ((set(), "optimizers get parameters later: optimizer.init(params)"),),
 }
 """Of words of other libraries, what to say to functions that have all of these arguments, the likeliest first."""

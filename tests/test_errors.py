@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 
 import ewa_optax
-from ewa_optax import minibatch, pieces, storage
+from ewa_optax import minibatch, pieces, series, storage
 from ewa_optax.storage._argument import NAMED
 
 
@@ -22,6 +23,7 @@ def decayed(mask):
 
 
 ROWS = np.zeros((10, 2))
+SERIES = np.arange(4.0)
 COLUMNS = np.ones((2, 300))  # As in the course.
 BAD_CALLS = [
     (lambda: ewa_optax.adam(0.1, b1=1.0), ValueError, r"adam: b1 must be in \[0, 1\), got 1.0; a decay of 1 - 1/n"),
@@ -34,6 +36,17 @@ BAD_CALLS = [
         lambda: ewa_optax.adam("0.1"),
         TypeError,
         "learning_rate must be a number, a scalar array or a schedule, got '0.1'",
+    ),
+    (lambda: ewa_optax.adam(0.1, b1="0.9"), TypeError, "b1 must be a number.*got '0.9'.*; a decay of 1 - 1/n"),
+    (
+        lambda: series.decay_from_half_life("6h"),
+        TypeError,
+        "half_life must be a number .*got '6h' .*counted in steps or in the unit of times=",
+    ),
+    (
+        lambda: series.ewa(pandas.DataFrame({"a": [1.0], "b": ["x"]}), 0.9),
+        TypeError,
+        r"got DataFrame; of a frame, take .*: frame.select_dtypes\('number'\).to_numpy\(float\)",
     ),
     (lambda: ewa_optax.adam(None), TypeError, "learning_rate must be a number.*got None"),
     (lambda: ewa_optax.adam(jnp.ones(3)), ValueError, r"must be a scalar, got an array of shape \(3,\).*jax.vmap"),
@@ -327,11 +340,33 @@ def test_a_state_of_another_storage_is_an_error(made):
         (lambda: ewa_optax.ademamix(1e-3, beta_3=0.9), "beta_3", "b3"),
         (lambda: ewa_optax.scale_by_ewa(beta=0.9), "beta", "decay"),
         (lambda: ewa_optax.scale_by_rms(0.9, epsilon=1e-8), "epsilon", "eps"),
+        (lambda: ewa_optax.adam(alpha=0.1), "alpha", "learning_rate"),
+        (lambda: ewa_optax.rmsprop(0.1, alpha=0.99), "alpha", "course's is learning_rate here, torch's is decay"),
+        (lambda: ewa_optax.rmsprop(0.1, beta2=0.9), "beta2", "decay"),
+        (lambda: ewa_optax.schedule_exponential(alpha0=0.1), "alpha0", "init_value"),
+        (lambda: series.ewa(SERIES, beta=0.9), "beta", "decay"),
+        (lambda: series.ewa(SERIES, alpha=0.1), "alpha", "decay=1 - alpha"),
+        (lambda: series.ewa(SERIES, 0.9, bias_correction=True), "bias_correction", "debias"),
+        (lambda: series.ewa(SERIES, halflife=6), "halflife", r"decay=series.decay_from_half_life\(halflife\)"),
+        (lambda: series.ewa_std(SERIES, span=6), "span", r"decay=series.decay_from_span\(span\)"),
+        (lambda: series.ewa_var(SERIES, com=6), "com", r"decay=series.decay_from_center_of_mass\(com\)"),
+        (lambda: series.ewa(SERIES, 0.9, adjust=False), "adjust", r"debias=False, initial=x\[0\]"),
+        (lambda: series.ewa_cov(SERIES, SERIES, 0.9, adjust=False), "adjust", "is debias=False here"),
+        (lambda: series.ewa_with_state(SERIES, 0.9, ignore_na=True), "ignore_na", "missing='skip'"),
+        (lambda: series.ewa(SERIES, 0.9, min_periods=3), "min_periods", "mask"),
+        (lambda: series.decay_from_half_life(halflife=6), "halflife", "half_life"),
+        (lambda: series.decay_from_center_of_mass(com=6), "com", "center_of_mass"),
     ],
 )
 def test_words_of_other_libraries_get_the_word_here(call, word, here):
     with pytest.raises(TypeError, match=f"has no argument {word}; .*{here}"):
         call()
+
+
+def test_what_the_words_of_series_say_is_what_they_mean():
+    np.testing.assert_array_equal(series.ewa(x=SERIES, decay=0.5), series.ewa(SERIES, 0.5))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'frobnicate'"):
+        series.ewa(SERIES, 0.9, frobnicate=1)
 
 
 def test_a_word_that_nobody_has_is_the_error_of_python():

@@ -99,25 +99,32 @@ def compare(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int
             f"argument --batch-size: must be at most the number of training examples, {len(train_set.digit)}, "
             f"got {options.batch_size}"
         )
-    console, runs = Console(), {}
+    console, names, runs = Console(), dict.fromkeys(options.optimizers), {}
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        for name in dict.fromkeys(options.optimizers):
-            rate = options.learning_rate or digits.LEARNING_RATES[name]
-            bar = progress.add_task(name, total=options.epochs)
-            for run in digits.train(
+        bars = {name: progress.add_task(name, total=options.epochs) for name in names}
+        trainings = {
+            name: digits.train(
                 name,
-                rate,
+                options.learning_rate or digits.LEARNING_RATES[name],
                 train_set,
                 test_set,
                 epochs=options.epochs,
                 batch_size=options.batch_size,
                 seed=options.seed,
-            ):
-                progress.update(bar, advance=1, description=f"{name}, cost {run.epoch_costs[-1]:.4f}")
-                runs[name] = run
+            )
+            for name in names
+        }
+        for _ in range(options.epochs):  # In turn, so that what else the machine does slows all of them.
+            for name, training in trainings.items():
+                runs[name] = next(training)
+                progress.update(bars[name], advance=1, description=f"{name}, cost {runs[name].epoch_costs[-1]:.4f}")
     title = f"{len(train_set.digit)} handwritten digits, mini-batches of {options.batch_size}, epochs: {options.epochs}"
-    caption = f"accuracy on {len(test_set.digit)} other digits; seconds are medians, without compilation"
+    caption = (
+        f"rate: {'as given' if options.learning_rate else 'the best of a coarse grid on this task'}; "
+        f"accuracy on {len(test_set.digit)} other digits; "
+        "seconds: medians without compilation, in turns (a busy machine blurs them)"
+    )
     try:
         console.print(report.table(list(runs.values()), title, caption))
     finally:

@@ -42,10 +42,10 @@ def styled(
         yield label, numbers, dict(**line_style(i), marker="o" if len(numbers) == 1 else "")
 
 
-def finish(ax: "Axes", xlabel: str, ylabel: str, yscale: str = "log", **scale: Any) -> "Axes":
+def finish(ax: "Axes", xlabel: str, ylabel: str, yscale: str = "log") -> "Axes":
     """The axes, labelled, with a grid, and with a legend where a line has a label."""
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.set_yscale(yscale, **scale)
+    ax.set_yscale(yscale)
     ax.grid(alpha=0.3)
     legend(ax)
     return ax

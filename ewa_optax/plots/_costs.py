@@ -42,7 +42,10 @@ def minibatch_costs(histories: Mapping[str, Any], *, decay: float = 0.9, ax: "Ax
 
 
 def epoch_costs(histories: Mapping[str, Any], *, ax: "Axes | None" = None) -> "Axes":
-    """Draws costs per epoch.
+    """Draws costs per epoch, the one before training among them.
+
+    What `ewa_optax.fit` records are means over each epoch, with none before training: for those `minibatch_costs` of
+    the `history.costs` of several runs, or `history` of one.
 
     Args:
         histories: for each label, the cost before training and after each epoch, of shape `(epochs + 1,)`.
@@ -81,6 +84,7 @@ def history(record: Any, *, decay: float = 0.9, ax: "Axes | None" = None) -> "Ax
 
     Raises:
         ValueError: `decay` outside [0, 1), or a record without steps.
+        TypeError: no record of a training.
 
     Examples:
         >>> import jax, jax.numpy as jnp, ewa_optax
@@ -92,6 +96,9 @@ def history(record: Any, *, decay: float = 0.9, ax: "Axes | None" = None) -> "Ax
         >>> print(plots.history(run.history).get_xlabel())
         epochs
     """
+    if not hasattr(record, "costs"):
+        kind = type(record).__name__
+        raise TypeError(f"record must be the history of a training, got {kind}; of what fit returned give run.history.")
     if not len(record.costs):
         raise ValueError("the record holds no steps, so there is nothing to draw; train first.")
     ax, done = axes_or_new(ax), int(record.steps.sum())

@@ -64,8 +64,8 @@ def averages(
     ax.plot(at, values, color="0.6", linestyle="", marker=".", markersize=4, label="each value")
     for i, decay, corrected, curve in curves:
         beside = debias == "both" and not corrected
-        label = "without bias correction" if beside else f"decay {decay:g}, about {1 / (1 - decay):.3g} steps"
-        ax.plot(at, curve, label=label, **line_style(i), linewidth=0.8 if beside else 1.8)
+        about = "without bias correction" if beside else f"about {1 / (1 - decay):.3g} steps"
+        ax.plot(at, curve, label=f"decay {decay:g}, {about}", **line_style(i), linewidth=0.8 if beside else 1.8)
     finish(ax, "step" if times is None else "time", "value", "linear")
     make_room_for_legend(ax)
     return ax

@@ -79,7 +79,7 @@ def path_values(paths: Mapping[str, Any], *, ax: "Axes | None" = None) -> "Axes"
         ax: the axes to draw on; a new figure's by default.
 
     Returns:
-        The axes: values over steps, from 0; logarithmic, but between -1 and 1 if there are some below 0.
+        The axes: values over steps, from 0; logarithmic, but linear if there are some below 0.
 
     Raises:
         ValueError: values that are not one-dimensional.
@@ -98,9 +98,8 @@ def path_values(paths: Mapping[str, Any], *, ax: "Axes | None" = None) -> "Axes"
     ax = axes_or_new(ax)
     for label, values, style in lines:
         ax.plot(np.arange(len(values)), values, label=label, **style)
-    if any(np.any(values < 0) for _, values, _ in lines):
-        return finish(ax, "step", "value of the function", "symlog", linthresh=1)
-    return finish(ax, "step", "value of the function")
+    below = any(np.any(values < 0) for _, values, _ in lines)
+    return finish(ax, "step", "value of the function", "linear" if below else "log")
 
 
 def race(

@@ -66,4 +66,7 @@ def _is_number(x):
 
 def _no_numbers(name, x):
     kind = getattr(x, "dtype", None) or type(x).__name__
-    return TypeError(f"{name} must be an array of numbers, got {kind}; leave out what is none.")
+    remedy = "leave out what is none"
+    if hasattr(x, "select_dtypes"):
+        remedy = "of a frame, take the columns of numbers: frame.select_dtypes('number').to_numpy(float)"
+    return TypeError(f"{name} must be an array of numbers, got {kind}; {remedy}.")

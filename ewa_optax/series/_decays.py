@@ -18,7 +18,12 @@ Span = Annotated[
     Number, rule("finite and 1 or more", lambda x: x >= 1, "1 keeps the newest value only, 10 averages over about ten")
 ]
 HalfLife = Annotated[
-    Number, rule("finite and more than 0", lambda x: x > 0, "after that time a weight is half of what it was")
+    Number,
+    rule(
+        "finite and more than 0",
+        lambda x: x > 0,
+        "after that time, counted in steps or in the unit of times=, a weight is half of what it was",
+    ),
 ]
 CenterOfMass = Annotated[
     Number, rule("finite and 0 or more", lambda x: x >= 0, "0 keeps the newest value only, 9 is a decay of 0.9")
@@ -131,7 +136,7 @@ def decay_from_half_life(half_life: HalfLife) -> Number:
     r"""The decay under which a weight halves in a given time: $\beta = 2^{-1/h}$.
 
     Args:
-        half_life: $h$, more than 0, in steps; for `times=`, in units of time.
+        half_life: $h$, more than 0, in steps; beside `times=`, in their unit (6.0 for times in hours, pandas' "6h").
 
     Returns:
         $\beta$, a float, or an array for an array.

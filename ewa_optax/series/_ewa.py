@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ewa_optax._checks import checked
 from ewa_optax._numerics import Number
 from ewa_optax.series._arguments import EwaState, plan_of, read
 from ewa_optax.series._sharding import layout_of, over_devices
 from ewa_optax.series._times import in_terms
 
 
+@checked
 def ewa(
     x: Any,
     decay: Number,
@@ -70,9 +72,10 @@ def ewa(
             of others it is the same as None.
 
     Returns:
-        Averages of the shape and dtype of `x` (integers give the default float); NaN as long as there is neither a past
-        nor a value. Computed in float32 or wider. Differentiable in `x`, `decay` and `initial`; a missing value has the
-        derivative 0.
+        Averages of the shape and dtype of `x`, as JAX takes it: float64 is float32 unless
+        `jax.config.update("jax_enable_x64", True)` came first, and integers are the default float. NaN as long as there
+        is neither a past nor a value. Computed in float32 or wider. Differentiable in `x`, `decay` and `initial`; a
+        missing value has the derivative 0.
 
     Raises:
         ValueError: a decay outside [0, 1), an axis or arrays of the wrong shape, an unknown `missing` or `method`,
@@ -98,6 +101,7 @@ def ewa(
     return _along(request, plan)[0]
 
 
+@checked
 def ewa_with_state(
     x: Any,
     decay: Number,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ewa_optax._checks import checked
 from ewa_optax._numerics import Number, wide_dtype
 from ewa_optax.series._arguments import Part, in_three_axes, plan_of, read
 from ewa_optax.series._gaps import all_shares
@@ -15,6 +16,7 @@ from ewa_optax.series._recurrence import recurrence
 from ewa_optax.series._sharding import Layout, layout_of, on_each, specs_of
 
 
+@checked
 def ewa_cov(
     x: Any,
     y: Any,
@@ -74,6 +76,7 @@ def ewa_cov(
     return _covariances("ewa_cov", [x, y], decay, plan, Kind(bool(bias), False), axis=axis, where=where, times=times)
 
 
+@checked
 def ewa_var(
     x: Any,
     decay: Number,
@@ -122,6 +125,7 @@ def ewa_var(
     return _covariances("ewa_var", [x], decay, plan, Kind(bool(bias), False), axis=axis, where=where, times=times)
 
 
+@checked
 def ewa_std(
     x: Any,
     decay: Number,

@@ -13,6 +13,7 @@ from PIL import Image
 
 import ewa_optax
 from ewa_optax import landscapes, plots
+from ewa_optax._fit.result import Fitted
 
 RNG = np.random.default_rng(0)
 SERIES = 10 + RNG.standard_normal(50).cumsum()
@@ -125,7 +126,7 @@ def test_averages_with_and_without_bias_correction():
         np.testing.assert_allclose(corrected.get_ydata() * (1 - decay ** np.arange(1, 51)), low.get_ydata(), rtol=1e-5)
         assert low.get_color() == corrected.get_color()
         assert low.get_linewidth() < corrected.get_linewidth()
-    assert words_of(ax)[1:3] == ["decay 0.9, about 10 steps", "without bias correction"]
+    assert words_of(ax)[1:3] == ["decay 0.9, about 10 steps", "decay 0.9, without bias correction"]
 
 
 def test_averages_over_dates_and_gaps():
@@ -256,7 +257,7 @@ def test_values_along_paths():
         np.testing.assert_array_equal(lines_of(ax)[name].get_xdata(), np.arange(len(path.values)))
     assert ax.get_yscale() == "log"
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "value of the function")
-    assert plots.path_values({"a": [1.0, 0.0, -50.0]}).get_yscale() == "symlog"
+    assert plots.path_values({"a": [1.0, 0.0, -50.0]}).get_yscale() == "linear"
 
 
 # The race.
@@ -314,6 +315,11 @@ BAD_CALLS = [
         lambda: plots.contour(BOWL, {"a": np.ones((3, 3))}),
         ValueError,
         r"'a' must have shape \(steps \+ 1, 2\), got",
+    ),
+    (
+        lambda: plots.history(Fitted({}, (), None, 1, 0, None, None)),
+        TypeError,
+        "record must be the history .* got Fitted; .* give run.history",
     ),
     (lambda: plots.path_values({"a": np.ones((3, 3))}), ValueError, r"the values of 'a' must have one axis, got shape"),
     (lambda: plots.race(BOWL, {}), ValueError, "paths must hold at least one path, got none; make one by"),

@@ -165,7 +165,8 @@ def names_of_pandas():
         gaps=pandas.Series(with_nan),
         frame=pandas.DataFrame({"x": x, "y": y}),
     )
-    return dict(series=series, pandas=pandas, **numbers, **frames)
+    names = dict(series=series, pandas=pandas, np=np, jnp=jnp, jax=jax, X=frames["frame"].to_numpy())
+    return names | numbers | frames
 
 
 @pytest.mark.parametrize(
@@ -175,6 +176,16 @@ def test_pandas_and_this_library_do_the_same(theirs, ours, names_of_pandas):
     expected, found = (np.asarray(eval(code, names_of_pandas)) for code in (theirs, ours))
     assert np.isfinite(expected).sum() > 150
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6 * np.nanmax(np.abs(expected)))
+
+
+def test_a_large_level_costs_digits_of_variances_and_can_be_subtracted():
+    x = 1000 + 0.003 * np.random.default_rng(0).standard_normal(1000)
+    expected, found, without = (
+        np.asarray(each)[10:]
+        for each in (pandas.Series(x).ewm(alpha=0.1).var(), series.ewa_var(x, 0.9), series.ewa_var(x - 1000, 0.9))
+    )
+    assert 0.01 < np.max(np.abs(found / expected - 1)) < 0.1
+    np.testing.assert_allclose(without, expected, rtol=1e-5)
 
 
 # The course.
