@@ -21,7 +21,7 @@ from PIL import Image
 from traitlets.config import Config
 
 FOLDER = Path(__file__).resolve().parent
-CELL_SECONDS = 120
+CELL_SECONDS = 300
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
