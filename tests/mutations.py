@@ -1646,6 +1646,27 @@ MUTATIONS = (
         ("tests/states/test_carry_over.py::test_what_does_not_fit_is_named",),
     ),
     Mutation(
+        "what a run gets on its way takes the place of what is there",
+        "ewa_optax/_states/told.py",
+        "if _has(told, kind) and not _has(state, kind))",
+        "if _has(told, kind))",
+        ("tests/states/test_carry_over.py::test_what_a_run_gets_on_its_way_begins_and_the_rest_goes_on",),
+    ),
+    Mutation(
+        "the schedule of micro-batches begins anew",
+        "ewa_optax/_states/told.py",
+        "begun = begun._replace(step=last_step(state))",
+        "begun = begun._replace(step=0 * last_step(state))",
+        ("tests/states/test_carry_over.py::test_what_begins_begins_as_in_init",),
+    ),
+    Mutation(
+        "groups drop what is of no parameter",
+        "ewa_optax/_states/checks.py",
+        "if name.removesuffix(ROWS).removesuffix(COLUMNS) not in names:",
+        "if not name:",
+        ("tests/states/test_carry_over.py::test_groups_take_their_leaves_and_no_others",),
+    ),
+    Mutation(
         "decays are read in float32",
         "ewa_optax/_states/decays.py",
         "jax.enable_x64(True)",
