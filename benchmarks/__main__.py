@@ -10,7 +10,7 @@ from pathlib import Path
 # On a GPU JAX would take three quarters of the memory for itself, and torch needs some. Read when JAX is imported.
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
 
-BENCHMARKS = ("step", "epoch", "shuffle", "series", "low_precision", "memory", "exactness", "maps", "muon")
+BENCHMARKS = ("step", "epoch", "shuffle", "series", "low_precision", "memory", "exactness", "maps", "muon", "lm")
 
 
 def main(arguments: list[str] | None = None) -> None:

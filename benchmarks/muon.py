@@ -38,7 +38,7 @@ def variants_of(count: int, shape: tuple[int, ...]) -> Iterator[Variant]:
     """Of the same settings: five steps by Jordan's coefficients, float32, no weight decay."""
     leaves: Any = [jax.random.normal(key, shape) for key in jax.random.split(jax.random.key(0), count)]
     stacked = ewa_optax.stack_leaves(leaves)
-    ours = dict(weight_decay=0.0, rule="original")
+    ours: dict[str, Any] = dict(weight_decay=0.0, rule="original")
     yield variant("optax.contrib.muon", optax.contrib.muon(0.02), leaves)
     yield variant("muon", ewa_optax.muon(0.02, **ours), leaves)
     yield variant("muon, stacked", ewa_optax.muon(0.02, **ours), stacked)
@@ -61,6 +61,6 @@ def variant(name: str, optimizer: optax.GradientTransformation, params: Any) -> 
     def run(i):
         carry[0] = jax.block_until_ready(compiled(*carry[0], params))
 
-    figures = {"state bytes": ewa_optax.state_bytes(optimizer, params)}
-    flops = compiled.cost_analysis()["flops"]
-    return Variant(name, run, figures=figures | {"operations": flops})
+    cost = compiled.cost_analysis() or {}
+    figures = {"state bytes": ewa_optax.state_bytes(optimizer, params), "operations": cost.get("flops", 0.0)}
+    return Variant(name, run, figures=figures)

@@ -22,6 +22,8 @@ VIEWS: dict[str, Callable[..., list[str]]] = {
     "low_precision": views.low_precision,
     "memory": views.memory,
     "exactness": views.exactness,
+    "muon": views.muon,
+    "lm": views.lm,
     "in_short": views.in_short,
 }
 MADE: dict[str, Callable[[], str]] = {"periodic_table": periodic_table.table, "rates": views.rates}

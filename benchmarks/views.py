@@ -161,6 +161,37 @@ def exactness(record: dict) -> list[str]:
     return [markdown([r"$\beta_2$", "ewa_optax", f"optax {record['versions']['optax']}"], rows)]
 
 
+def lm(record: dict) -> list[str]:
+    """What the trainings of the language model came to, and what was left of the directions of momentum."""
+    steps = named(next(table for table in record["tables"] if table["title"].startswith("a step")))
+    ((title, table),) = matching(record, r"(\d+ steps of \d+ x \d+ characters)").items()
+    rows = []
+    for row in table["rows"]:
+        name, each = row["name"], sorted(row["final losses"])
+        until = [
+            f"{row[key]:.0f}" if key in row else "-" for key in ("steps to AdamW's loss", "seconds to AdamW's loss")
+        ]
+        loss = f"{row['mean']:.3f} ({each[0]:.3f} to {each[-1]:.3f})"
+        size = f"{row['bytes of state'] / table['parameters']:.2f}"
+        rows.append([name, f"{row['rate']:g}", loss, *until, ratio(steps[name]), size])
+    head = [
+        "rate",
+        "last loss (of seeds)",
+        "steps to AdamW's",
+        "CPU seconds to it",
+        "a step / AdamW's",
+        "bytes a parameter",
+    ]
+    shown = [markdown([f"{table['parameters'] / 1e6:.1f} million parameters, {title}", *head], rows)]
+    for title, table in matching(record, "directions of momentum after (.*)").items():
+        head = ["cosine, exact", "cosine, five steps", "largest directions", "smallest directions"]
+        rows = [
+            [row["name"], *(" to ".join(f"{x:.3f}" for x in row.get(key, [])) for key in head)] for row in table["rows"]
+        ]
+        shown.append(markdown([f"after {title}", *head], rows))
+    return shown
+
+
 def in_short(memory: dict, low_precision: dict, exactness: dict, epoch: dict, step: dict) -> list[str]:
     """The figures that README shows, one of each kind."""
     adams = {row["name"]: row for row in exactness["tables"][0]["rows"]}["0.999"]
@@ -218,6 +249,18 @@ def in_short(memory: dict, low_precision: dict, exactness: dict, epoch: dict, st
         ],
     ]
     return [markdown(["", "here", "beside it", "page"], rows)]
+
+
+def muon(record: dict) -> list[str]:
+    """A step of each kind of matrices."""
+    found = []
+    for table in record["tables"]:
+        rows = [
+            [row["name"], f"{1000 * row['seconds']:.0f}", ratio(row), f"{row['operations'] / 1e9:.1f}"]
+            for row in table["rows"]
+        ]
+        found.append(markdown([table["title"], "milliseconds", "/ optax", "10^9 operations"], rows))
+    return found
 
 
 def rates() -> str:

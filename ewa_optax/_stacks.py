@@ -147,7 +147,8 @@ def stack_leaves(params: Any, labels: Any = None) -> Stacked:
         params: a pytree of arrays. Arrays in parts on several devices are stacked if they lie alike.
         labels: a tree of hashable labels like `params`, or a prefix of it: leaves with different labels go into
             different stacks. `optax.masked` and `optax.partition`, which say one thing of a whole array, need it; then
-            `Stacked.like(labels)` is what they take. The masks of this library do not.
+            `Stacked.like(labels)` is what they take. The masks of this library do not. Optimizers of matrices, such as
+            `muon`, need it where leaves of one shape are matrices along different axes, and raise ValueError without.
 
     Returns:
         A `Stacked`, a pytree. Its `unstack` gives the tree, to be called in the loss.

@@ -43,9 +43,9 @@ LEARNING_RATES = {
     "novograd": 0.03,
     "lamb": 0.01,
     "adafactor": 0.03,
-    "muon": 0.03,
-    "normuon": 0.03,
-    "muon_hyperball": 0.03,
+    "muon": 0.01,
+    "normuon": 0.01,
+    "muon_hyperball": 0.01,
     "soap": 0.03,
 }
 HIDDEN_UNITS = 64

@@ -1,12 +1,21 @@
 """The form in which `fit` keeps parameters: in stacks, where that pays, or as they are."""
 
+import contextlib
+import re
 from typing import Any, NamedTuple
 
 import jax
 import optax
 
 from ewa_optax._fit.result import Fitted
-from ewa_optax._stacks import TreatsStacksAsLeaves, is_stacked, stack_leaves, stack_leaves_like, unstack_leaves
+from ewa_optax._stacks import (
+    TreatsStacksAsLeaves,
+    broadcast,
+    is_stacked,
+    stack_leaves,
+    stack_leaves_like,
+    unstack_leaves,
+)
 
 LEAVES, ELEMENTS = 32, 2**12
 """From how many leaves on, of at most how many elements in the mean, stacks cost less than loops and arguments."""
@@ -43,7 +52,18 @@ def stacked_form_for(optimizer: optax.GradientTransformation, params: Any) -> St
     ):
         return StackedForm(None)
     labels = optimizer.labels(params)
-    stacked = jax.eval_shape(lambda params: stack_leaves(params, labels), params)
-    if 2 * len(stacked.stacks) > len(leaves):
-        return StackedForm(None)
-    return StackedForm((stacked, jax.eval_shape(optimizer.init, stacked)))
+    for apart in (labels, _with_names(labels, params)):
+        stacked = jax.eval_shape(lambda params, apart=apart: stack_leaves(params, apart), params)
+        if 2 * len(stacked.stacks) > len(leaves):
+            break
+        with contextlib.suppress(ValueError):  # Leaves of one stack may be different things, such as axes of matrices.
+            return StackedForm((stacked, jax.eval_shape(optimizer.init, stacked)))
+    return StackedForm(None)
+
+
+def _with_names(labels, params):
+    """These labels, and the names of the leaves but for their numbers: those of one layer are one thing."""
+    with_paths, structure = jax.tree_util.tree_flatten_with_path(params)
+    said = broadcast("" if labels is None else labels, structure)
+    names = (re.sub(r"\d+", "", jax.tree_util.keystr(path)) for path, _ in with_paths)
+    return structure.unflatten(f"{label} {name}" for label, name in zip(said, names, strict=True))

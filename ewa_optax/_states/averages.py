@@ -92,14 +92,21 @@ def places_of(params: Any) -> Mapping[str, Any]:
     return found
 
 
-def carried(path: str, source: Any, kept: Kept, change: Change, step: Any, places: Mapping[str, Any]) -> Any:
-    """What `kept` describes, of an average that is kept in another way, is changed, and lies where parameters lie."""
+def carried(
+    path: str, source: Any, kept: Kept, change: Change, step: Any, places: Mapping[str, Any], divided: bool = False
+) -> Any:
+    """What `kept` describes, of an average that is kept in another way, is changed, and lies where parameters lie.
+
+    One that is divided has more arrays than those of one group.
+    """
     codec = kept.told.codec
     if codec.storage:  # The chance of an update at that step may have rounded what is rounded again here.
         codec = dataclasses.replace(codec, piece=f"{codec.piece} carried over to {codec.storage}")
     given = [rows_of(tree) for tree in (source.arrays if isinstance(source, Encoded) else (source,))]
     wanted, expected = rows_of(kept.told.like), [rows_of(tree) for tree in codec.trees(kept.kept)]
-    _check_names(path, given[0], wanted)
+    _check_names(
+        path, given[0] if not divided else {name: given[0][name] for name in given[0] if name in wanted}, wanted
+    )
     arrays = {name: [g[name] for g in given if name in g] for name in wanted}
     storage_of = storages_of(path, arrays, wanted, kept) if isinstance(source, Encoded) else lambda name: None
     at = jnp.asarray(0 if step is None else step, jnp.int32)

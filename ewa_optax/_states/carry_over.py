@@ -1,5 +1,6 @@
 """Taking over a training: what one optimizer has learned, as the state of another one."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,15 @@ import optax
 
 from ewa_optax._stacks import is_stacked
 from ewa_optax._states.accumulated import of_multi_steps, to_multi_steps
-from ewa_optax._states.averages import Change, carried, places_of
-from ewa_optax._states.checks import check_equal, check_is_one, check_number, check_one_rate
+from ewa_optax._states.averages import Change, carried, places_of, rows_of
+from ewa_optax._states.checks import (
+    check_equal,
+    check_has_params,
+    check_is_one,
+    check_is_pure,
+    check_number,
+    check_one_rate,
+)
 from ewa_optax._states.decays import Decays
 from ewa_optax._states.factors import carried_factors
 from ewa_optax._states.forms import change, deviations, with_mean
@@ -23,12 +31,14 @@ from ewa_optax._states.parts import (
     SCHEDULE,
     SQUARES,
     STEP,
+    Divided,
+    New,
     Part,
     in_parts,
     is_state,
 )
 from ewa_optax._states.state_bytes import state_of
-from ewa_optax._states.told import is_kept, last_step, told_by
+from ewa_optax._states.told import is_kept, last_step, told_by, with_what_begins, with_what_has_begun
 from ewa_optax._wrappers.accumulate import AccumulateState
 from ewa_optax.pieces._parameter_average import AverageParametersState
 from ewa_optax.storage._encoding import Encoded
@@ -41,7 +51,12 @@ def carry_over(state: Any, optimizer: optax.GradientTransformation, params: opta
     From optax to this library, and back; from one storage to another; from stacks to leaves, and back. Both optimizers
     are the same algorithm with the same hyperparameters: what is kept is converted (of its bias corrected or not, a sum
     or an average), and not what it is kept for. Chains and wrappers must be the same on both sides, but for pieces that
-    keep nothing.
+    keep nothing, and for what a run may get on its way:
+
+    - `watch`, `skip_spikes`, `accumulate`, `average_parameters`: where the state has none of the kind, they begin as in
+      `optimizer.init(params)`, and what they are put around or behind goes on.
+    - `groups`, `optax.partition`: where the state has neither, each group takes of it what its leaves have. One that
+      keeps nothing, such as a frozen one, takes nothing.
 
     Rounded averages are rounded by chance, in the mean to what they were. How long the blocks of 8 bits are is told by
     their number: on an axis that they fill unevenly, those of a `block=` of your own may be taken for the usual ones.
@@ -59,7 +74,8 @@ def carry_over(state: Any, optimizer: optax.GradientTransformation, params: opta
 
     Raises:
         ValueError: a part of the state fits nothing in that of `optimizer`, or one of these gets nothing; it is named.
-        TypeError: `optimizer` is no transformation; complex averages for real parameters.
+        TypeError: `optimizer` is no transformation; complex averages for real parameters; variables of flax's nnx, of
+            which `nnx.as_pure(optimizer.opt_state)` is the state.
 
     Examples:
         >>> import jax.numpy as jnp, optax, ewa_optax
@@ -78,8 +94,10 @@ def carry_over(state: Any, optimizer: optax.GradientTransformation, params: opta
         Kingma and Ba, "Adam", 2015, section 3: $1 - \beta^t$, the bias, which optax keeps in its averages.
     """
     state_of(optimizer, params, "carry_over")
-    walk = _Walk(optimizer, params)
-    return walk.walk("", state, told_by(optimizer, params, last_step(state)))
+    check_is_pure(state)
+    told = told_by(optimizer, params, last_step(state))
+    told = with_what_begins(told, state, lambda: optimizer.init(params))
+    return with_what_has_begun(_Walk(optimizer, params).walk("", state, told))
 
 
 class _Walk:
@@ -87,6 +105,8 @@ class _Walk:
 
     def __init__(self, optimizer, params):
         self._places: Mapping[str, Any] = places_of(params)
+        self._names = frozenset(rows_of(params))
+        self._divided = False
         self._decays = Decays(optimizer, jax.eval_shape(lambda params: params, params))
 
     def walk(self, path: str, source: Any, told: Any) -> Any:
@@ -96,23 +116,58 @@ class _Walk:
         if isinstance(source, AccumulateState) and isinstance(told, optax.MultiStepsState):
             source = to_multi_steps(path, source, told)
         if isinstance(source, Encoded) and not is_kept(told) and not is_state(told):
-            return carried(path, source, Kept.as_it_is(told), Change(), None, self._places)
+            return carried(path, source, Kept.as_it_is(told), Change(), None, self._places, self._divided)
+        if isinstance(told, New):
+            return New(told.begun, self.walk(f"{path}.inner_state", source, told.inner_state))
+        if isinstance(told, Divided):
+            return self._of_groups(path, source, told.partition)
         if _alike(source, told):
             return self._side_by_side(path, source, told)
+        if type(told) is tuple and (within := self._within(path, source, told)):
+            return within
         same = type(source) is type(told) if is_state(told) else isinstance(told, dict) and isinstance(source, dict)
         if same and _is_other(path, told):
             return self._side_by_side(path, source, told)
         for x in (source, told):
             if _is_other(path, x):
+                inner = hasattr(source, "inner_state")
                 raise ValueError(
                     f"carry_over: {path or 'the state'} is {_named(source)}, but the optimizer has {_named(told)} "
-                    "there; give it the same chain and wrappers that the state was made with."
+                    "there; give it the same chain and wrappers that the state was made with"
+                    f"{', or give the inner_state of that to leave it behind' if inner else ''}."
                 )
         return self._by_parts(path, source, told)
 
+    def _of_groups(self, path, source, told):
+        """Of each group, its leaves."""
+        for part in in_parts(path, source)[1]:
+            check_has_params(part, self._names)
+        walk = copy.copy(self)
+        walk._divided = True
+        states = {}
+        for name, masked in told.inner_states.items():
+            at, inner = f"{path}.inner_states[{name!r}].inner_state", masked.inner_state
+            nothing = not jax.tree.leaves(inner, is_leaf=is_kept)  # As a frozen one.
+            states[name] = masked._replace(inner_state=inner if nothing else walk.walk(at, source, inner))
+        return told._replace(inner_states=states)
+
+    def _within(self, path, source, told):
+        """The chain, if one state in it takes all of the source, or all but what other wrappers keep; else None."""
+        (apart, wanted), (taken, given) = in_parts(path, told), in_parts(path, source)
+        groups = [part for part in wanted if isinstance(part.value, Divided)]
+        if [part.role for part in (*given, *wanted)] == [OTHER, OTHER] and not groups:
+            return _filled(apart, {wanted[0]: self.walk(wanted[0].path, given[0].value, wanted[0].value)})
+        if len(groups) != 1 or {part.role for part in wanted} != {OTHER} or _is_other(path, source):
+            return None
+        others, places = ([x for x in parts if x.role == OTHER and x not in groups] for parts in (given, wanted))
+        check_number(OTHER, others, places)
+        made: dict[Part, Any] = {b: self.walk(b.path, a.value, b.value) for a, b in zip(others, places, strict=True)}
+        left = _filled(taken, {part: optax.EmptyState() if part.role == OTHER else part.value for part in given})
+        return _filled(apart, {**made, groups[0]: self.walk(groups[0].path, left, groups[0].value)})
+
     def _side_by_side(self, path, source, told):
         if is_kept(told):
-            return carried(path, source, told, Change(), None, self._places)
+            return carried(path, source, told, Change(), None, self._places, self._divided)
         if is_state(told):
             if hasattr(told, "hyperparams"):
                 return self._with_hyperparameters(path, source, told)
@@ -136,7 +191,7 @@ class _Walk:
         if len(leaves) == 1 and jax.tree.structure(told) == jax.tree.structure(source) and _is_key(leaves[0]):
             return source
         kept = Kept.as_it_is(told)
-        return carried(path, source, kept, Change(), None, self._places)
+        return carried(path, source, kept, Change(), None, self._places, self._divided)
 
     def _with_hyperparameters(self, path, source, told):
         if missing := [name for name in source.hyperparams if name not in told.hyperparams]:
@@ -193,13 +248,13 @@ class _Walk:
 
     def _average(self, given, wanted, step, rate, means):
         if "factored" in (given.form, wanted.form):
-            return carried_factors(given, wanted, step, self._places)
+            return carried_factors(given, wanted, step, self._places, self._divided)
         kept, source, becomes = wanted.value, given.value, change(given, wanted, step, rate, self._decays)
         if given.form == "with the mean":
             source = deviations(given, means)
         if not is_kept(kept):
             kept = Kept.as_it_is(kept)
-        return carried(wanted.path, source, kept, becomes, step, self._places)
+        return carried(wanted.path, source, kept, becomes, step, self._places, self._divided)
 
 
 def _alike(source, told):

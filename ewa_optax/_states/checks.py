@@ -1,12 +1,40 @@
 """What must hold of the parts of two states so that one becomes the other: errors that name the part."""
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
 
 import jax
 import jax.core
 import numpy as np
 
-from ewa_optax._states.parts import Part
+from ewa_optax._states.averages import rows_of
+from ewa_optax._states.factors import COLUMNS, ROWS
+from ewa_optax._states.parts import GRADIENTS, SQUARES, Part
+from ewa_optax.storage._encoding import Encoded
+
+
+def check_is_pure(state: Any) -> None:
+    """Of an `nnx.Optimizer`, each array is in a variable."""
+
+    def is_variable(x):
+        return type(x).__module__.startswith("flax.nnx.") and type(x).__name__.startswith("Opt")
+
+    if any(map(is_variable, jax.tree.leaves(state, is_leaf=is_variable))):
+        raise TypeError(
+            "carry_over: state must be one of arrays, got one of flax variables; give nnx.as_pure(optimizer.opt_state)."
+        )
+
+
+def check_has_params(part: Part, names: AbstractSet[str]) -> None:
+    """What is divided among groups must be of parameters that they have."""
+    if part.role not in (GRADIENTS, SQUARES) or part.form == "factored":
+        return
+    for name in rows_of(part.value.arrays[0] if isinstance(part.value, Encoded) else part.value):
+        if name.removesuffix(ROWS).removesuffix(COLUMNS) not in names:
+            raise ValueError(
+                f"carry_over: {part.path}{name} is of no parameter in params; give those that the state is of."
+            )
 
 
 def check_equal(parts: Sequence[Part]) -> None:

@@ -17,13 +17,13 @@ from ewa_optax.storage._telling import Kept
 ROWS, COLUMNS = ".rows", ".columns"
 
 
-def carried_factors(given: Part, wanted: Part, step: Any, places: Mapping[str, Any]) -> Any:
+def carried_factors(given: Part, wanted: Part, step: Any, places: Mapping[str, Any], divided: bool = False) -> Any:
     """What optax keeps of Adafactor as what this library does, or the other way round."""
     if isinstance(wanted.value, Kept):
         rows = _rows_and_columns(given, rows_of(wanted.value.told.like))
         return carried(wanted.path, rows, wanted.value, Change(), step, places)
     kept = Kept.as_it_is(wanted.value)
-    return carried(wanted.path, _as_in_optax(given, rows_of(kept.told.like)), kept, Change(), step, places)
+    return carried(wanted.path, _as_in_optax(given, rows_of(kept.told.like), divided), kept, Change(), step, places)
 
 
 def _rows_and_columns(given, wanted):
@@ -46,11 +46,13 @@ def _rows_and_columns(given, wanted):
     return found
 
 
-def _as_in_optax(given, wanted):
+def _as_in_optax(given, wanted, divided):
     named, found = rows_of(given.value), {}
     for name in {name.removesuffix(ROWS).removesuffix(COLUMNS) for name in named}:
         fields = [f".{field}{name}" for field in ("v_row", "v_col", "v")]
         nothing = [Row(jnp.zeros(wanted[x].shape, wanted[x].dtype), None) for x in fields if x in wanted]
+        if divided and not nothing:
+            continue
         if len(nothing) != len(fields):
             raise ValueError(f"carry_over: {given.path}{name} found no place; give the params that the state is of.")
         if name in named:

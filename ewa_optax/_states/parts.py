@@ -6,7 +6,7 @@ gradients, as they come; averages of squares, as they come.
 """
 
 import dataclasses
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jax
 import optax
@@ -69,6 +69,19 @@ _SIDE_BY_SIDE: Final = {
 """Of the states of optax, what each field is, those of averages in the order in which this library has them."""
 
 
+class New(NamedTuple):
+    """A wrapper that the given state has not: it begins, around what is taken over."""
+
+    begun: Any
+    inner_state: Any
+
+
+class Divided(NamedTuple):
+    """A partition that the given state has not: each group takes its leaves of what is there."""
+
+    partition: Any
+
+
 def is_of_optax(node: Any) -> bool:
     """Whether it is a state of optax that is told of here."""
     return type(node).__module__.startswith("optax.") and type(node).__name__ in _SIDE_BY_SIDE
@@ -118,6 +131,8 @@ class _Taking:
             return ProximalWeightDecayState(step, self.apart(f"{path}.scaling", node.scaling, role))
         if is_of_optax(node):
             return self._of_optax(path, node, role)
+        if isinstance(node, New):
+            return New(node.begun, self.apart(f"{path}.inner_state", node.inner_state, role))
         if type(node) is tuple:
             return self._chain(path, node, role)
         if not jax.tree.leaves(node, is_leaf=lambda x: isinstance(x, Kept)):

@@ -1,16 +1,23 @@
 """What an optimizer tells of its state, with nothing allocated for it."""
 
 import itertools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._states.parts import OTHER, SCHEDULE, STEP, Part, in_parts
+from ewa_optax._states.parts import OTHER, SCHEDULE, STEP, Divided, New, Part, in_parts, is_state
+from ewa_optax._wrappers.accumulate import AccumulateState
+from ewa_optax._wrappers.spikes import SkipSpikesState
+from ewa_optax._wrappers.watch import WatchState
+from ewa_optax.pieces._parameter_average import AverageParametersState
 from ewa_optax.storage._pruned import of_some
 from ewa_optax.storage._telling import Kept, telling
+
+_BEGIN: Final = (WatchState, SkipSpikesState, AccumulateState, AverageParametersState)
+"""What changes no step of what it is put around or behind, as long as it knows nothing."""
 
 
 def last_step(state: Any) -> jax.Array:
@@ -60,3 +67,48 @@ def _single(x):
 def is_kept(x: Any) -> bool:
     """Whether it is what a piece of this library tells of its averages."""
     return isinstance(x, Kept)
+
+
+def with_what_begins(told: Any, state: Any, begin: Callable[[], Any]) -> Any:
+    """What is told, with marks where `state` has nothing of the kind: at wrappers that `begin`, and at partitions."""
+    new = tuple(kind for kind in _BEGIN if _has(told, kind) and not _has(state, kind))
+    if AccumulateState in new and _has(state, optax.MultiStepsState):
+        new = tuple(kind for kind in new if kind is not AccumulateState)
+    is_divided = not _has(state, optax.transforms.PartitionState)
+
+    def marked(told, begun):
+        if isinstance(told, new):
+            if isinstance(told, AverageParametersState):
+                return New(begun, optax.EmptyState())
+            inner = marked(told.inner_state, begun.inner_state)
+            if isinstance(told, AccumulateState):  # By which its schedule goes.
+                begun = begun._replace(step=last_step(state))
+            return New(begun._replace(inner_state=None), inner)
+        parts = through(marked, told, begun)
+        return Divided(parts) if is_divided and isinstance(told, optax.transforms.PartitionState) else parts
+
+    return marked(told, begin() if new else told)
+
+
+def with_what_has_begun(made: Any) -> Any:
+    """The wrappers in place of their marks."""
+    if not isinstance(made, New):
+        return through(with_what_has_begun, made)
+    if isinstance(made.begun, AverageParametersState):
+        return made.begun
+    return made.begun._replace(inner_state=with_what_has_begun(made.inner_state))
+
+
+def through(function: Callable[..., Any], state: Any, *others: Any) -> Any:
+    """A chain or a wrapper, of what the function makes of each state in it, and of those in others like it."""
+    if is_state(state):
+        return type(state)(*map(function, state, *others))
+    if type(state) in (tuple, list):
+        return type(state)(map(function, state, *others))
+    if type(state) is dict:
+        return {name: function(x, *(other[name] for other in others)) for name, x in state.items()}
+    return state
+
+
+def _has(state, kind):
+    return any(isinstance(x, kind) for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind)))

@@ -5,12 +5,14 @@ One description serves all that looks at matrices, by path: a layer's kernel is 
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from ewa_optax._numerics import widen
 from ewa_optax._stacks import Stacked, is_stacked
@@ -27,13 +29,21 @@ the first that fits, where a regular expression is searched in the path (`re.sea
 names, or is given as None, follows the rules:
 
 - `kernel` and `w` of two axes are (inputs, outputs), as in flax and haiku, and so is what has another name, since
-  `jax.nn.initializers` say so; `weight` is (outputs, inputs), as in equinox and torch.
-- With more axes: below a layer with "conv" in its name, `kernel` and `w` have their outputs last, `weight` first;
-  flax's `query`, `key` and `value` have one axis of inputs and two of outputs, its `out` two and one: all heads in one
-  matrix.
-- Tables of embeddings (`embedding`, `embeddings`) are no matrices that are multiplied by, and an error; so is what has
-  fewer than two axes, or more and is none of these, such as layers in a scan.
+  `jax.nn.initializers` say so; `weight`, and what begins with `weight_`, is (outputs, inputs), as in equinox and torch.
+- With more axes: of a layer with "conv" in its name, `kernel` and `w` have their outputs last (haiku's transposed ones
+  last but one), `weight` first; flax's `query`, `key` and `value` have one axis of inputs and two of outputs, its `out`
+  two and one: all heads in one matrix.
+- Errors are: tables of embeddings (`embedding`, `embeddings`), which no inputs are multiplied by; biases, scales, gains
+  and offsets, of however many axes; what has fewer than two axes, or more and is none of these, such as layers in a
+  scan. A scan is seen by "scan" in the path: in one of another name, convolutions, and dense layers that are called
+  query, key, value or out, look like one layer, and their axes must be said. So must those of convolutions in groups.
 """
+
+NO_MATRIX = re.compile(r"^(bias_.*|.*_bias_.*|.*(bias|scale|gain|offset))$", re.IGNORECASE)
+"""The last part of a path, of what is added or multiplied element by element; in a scan it has two axes."""
+
+_SCANNED = re.compile("scan", re.IGNORECASE)
+_CONVOLUTION = re.compile("conv(?!.*local)", re.IGNORECASE)  # flax's ConvLocal has a kernel for each place.
 
 RULES = "`(inputs, outputs)`, or a dict from paths to these, as `matrices.AxesLike` tells; by default by name"
 
@@ -66,22 +76,31 @@ class Matrix:
         """An array as (*batch, inputs, outputs)."""
         if self.is_flat:
             return x
+        # On an explicit mesh, JAX merges axes if none of them but the first is divided.
+        merged = self.inputs[1:] + self.outputs[1:]
+        x = placed(x, [None if axis in merged else name for axis, name in enumerate(jax.typeof(x).sharding.spec)])
         batch = [axis for axis in range(x.ndim) if axis not in self.both]
         return x.transpose(*batch, *self.both).reshape(*(x.shape[axis] for axis in batch), *self.sizes(x.shape))
 
-    def shaped(self, flat: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """The inverse of `flat`."""
+    def shaped(self, flat: jax.Array, like: jax.Array) -> jax.Array:
+        """The inverse of `flat`, of the shape of an array and where it lies."""
         if self.is_flat:
             return flat
-        batch = [axis for axis in range(len(shape)) if axis not in self.both]
+        batch = [axis for axis in range(like.ndim) if axis not in self.both]
         order = (*batch, *self.both)
         places = sorted(range(len(order)), key=order.__getitem__)
-        return flat.reshape([shape[axis] for axis in order]).transpose(places)
+        shaped = flat.reshape([like.shape[axis] for axis in order]).transpose(places)
+        return placed(shaped, jax.typeof(like).sharding.spec)
+
+
+def placed(x: jax.Array, spec: Any) -> jax.Array:
+    """An array, divided along the axes of an explicit mesh in that way; without such a mesh there is only one."""
+    return x if jax.typeof(x).sharding.spec == PartitionSpec(*spec) else jax.sharding.reshard(x, PartitionSpec(*spec))
 
 
 def map_matrices(of: Callable[[Matrix], Callable[..., Any]], who: str, axes: AxesLike, updates: Any, *rest: Any) -> Any:
     """`of(matrix)(update, *others)` of each leaf, or of a whole stack of leaves, whose first axis is a batch."""
-    matrices = jax.tree.map(_of_leaves, updates, matrices_of(who, axes, updates), is_leaf=_is_leaf)
+    matrices = check_matrices(who, axes, updates)
 
     def one(u, matrix, *others):
         if u is None:
@@ -103,6 +122,11 @@ def matrices_of(who: str, axes: AxesLike, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: _matrix(who, axes, path_name(path), shape_of(leaf)), box)
 
     return jax.tree_util.tree_map_with_path(matrix, shapes_of(tree), is_leaf=is_box)
+
+
+def check_matrices(who: str, axes: AxesLike, tree: Any) -> Any:
+    """A `Matrix` for each leaf, or array of a stack; ValueError for what is none, and for stacks of different ones."""
+    return jax.tree.map(_of_leaves, tree, matrices_of(who, axes, tree), is_leaf=_is_leaf)
 
 
 def check_axes(who: str, axes: AxesLike) -> None:
@@ -127,13 +151,14 @@ def _of_leaves(u, matrices):
     for of_stack, names in zip(
         u.layout.by_stacks(u.layout.structure.flatten_up_to(matrices)), u.layout.names, strict=True
     ):
-        first, *others = [*dict.fromkeys(x for x in of_stack if isinstance(x, Matrix))] or [None]
-        if others:
+        found = {x: name for x, name in zip(of_stack, names, strict=True) if isinstance(x, Matrix)}
+        if len(found) > 1:
+            listed = ", ".join(f"({x.inputs}, {x.outputs}) of {name}" for x, name in [*found.items()][:3])
             raise ValueError(
-                f"leaves of one stack are matrices along different axes ({names[0]} along {first}, others along "
-                f"{others[0]}); stack them apart, by stack_leaves(params, labels)."
+                f"leaves of one stack are matrices along different axes: {listed}; stack them apart, by "
+                "stack_leaves(params, labels)."
             )
-        each.append(first and first.in_stack())
+        each.append(next((x.in_stack() for x in found), None))
     return tuple(each)
 
 
@@ -177,10 +202,9 @@ def _sides(who, sides):
 def _by_name(who, path, shape):
     """By the rules that `AxesLike` tells."""
     *layers, name = path.split("/")
-    layer = layers[-1] if layers else ""
-    ndim, is_conv = len(shape), any("conv" in part.lower() for part in layers)
-    outputs_first = name == "weight"
-    if ndim < 2:
+    layer = next((part for part in reversed(layers) if not part.isdigit()), "")
+    ndim, outputs_first = len(shape), name == "weight" or name.startswith("weight_")
+    if ndim < 2 or NO_MATRIX.search(name):
         raise ValueError(
             f"{who}: {path!r} of shape {shape} is no matrix; give it another optimizer, such as by ewa_optax.groups("
             "{'matrices': ('kernel$', muon(...)), 'rest': (..., adamw(...))}), or muon_with_adamw(...)."
@@ -193,13 +217,16 @@ def _by_name(who, path, shape):
         )
     if ndim == 2:
         return ((1,), (0,)) if outputs_first else ((0,), (1,))
-    if is_conv and name in ("kernel", "w", "weight"):
-        *front, last = range(ndim)
-        return (tuple(range(1, ndim)), (0,)) if outputs_first else (tuple(front), (last,))
-    if name == "kernel" and ndim == 3 and layer in ("query", "key", "value"):
-        return (0,), (1, 2)
-    if name == "kernel" and ndim == 3 and layer == "out":
-        return (0, 1), (2,)
+    if not _SCANNED.search(path):
+        *front, before, last = range(ndim)
+        if _CONVOLUTION.search(layer) and name in ("kernel", "w", "weight"):
+            if outputs_first:
+                return range(1, ndim), (0,)
+            return ((*front, last), (before,)) if name == "w" and "transpose" in layer else ((*front, before), (last,))
+        if name == "kernel" and ndim == 3 and layer in ("query", "key", "value"):
+            return (0,), (1, 2)
+        if name == "kernel" and ndim == 3 and layer == "out":
+            return (0, 1), (2,)
     raise ValueError(
         f"{who}: {path!r} of shape {shape} has {ndim} axes, and its name does not tell which are those of a matrix; "
         f"write axes={{{path!r}: (inputs, outputs)}}, such as ({ndim - 2}, {ndim - 1}) for a batch of matrices, or "
@@ -222,7 +249,7 @@ def stateless(who: str, axes: AxesLike, of: Callable[[Matrix], Callable[..., Any
     check_axes(who, axes)
 
     def init(params):
-        matrices_of(who, axes, params)
+        check_matrices(who, axes, params)
         return optax.EmptyState()
 
     def update(updates, state, params=None):

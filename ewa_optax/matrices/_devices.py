@@ -14,8 +14,8 @@ def on_whole_matrices(
     """`function` of batches of matrices; on the mesh in use, a share of the matrices for each device.
 
     The longest axis of the batch is divided, filled up with zeros to a multiple of the devices; a single matrix goes to
-    all of them. What leaves lies as `x` came; if it is of one side, so do the axes of the batch, and no other. In
-    `jax.shard_map` nothing is moved, since a device knows its part only.
+    all of them. What leaves lies as `x` came, but on automatic axes as XLA chooses. If it is of one side, so do the
+    axes of the batch, and no other. In `jax.shard_map` nothing is moved, since a device knows its part only.
     """
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
@@ -32,20 +32,18 @@ def on_whole_matrices(
     if is_side:
         came = PartitionSpec(*came[:-2], None, None)
     batch, whole = x.shape[:-2], PartitionSpec(*[None] * x.ndim)
-    if batch:
-        axis = max(range(len(batch)), key=batch.__getitem__)
-        spec = PartitionSpec(*[names if i == axis else None for i in range(x.ndim)])
-        fill = -x.shape[axis] % devices
+    axis = max(range(len(batch)), key=batch.__getitem__, default=None)
+    spec = PartitionSpec(*[names if i == axis else None for i in range(x.ndim)])
+    fill = 0 if axis is None else -x.shape[axis] % devices
 
-        def divided(y):
-            if fill:
-                y = jnp.pad(place(y, whole) if is_explicit else y, [(0, fill * (i == axis)) for i in range(y.ndim)])
-            return place(y, spec)
-
-        made = function(*(y if y is None else divided(y) for y in (x, *others)))
+    def divided(y):
         if fill:
-            made = place(made, whole) if is_explicit else made
-            made = jax.lax.slice_in_dim(made, 0, made.shape[axis] - fill, axis=axis)
-    else:
-        made = function(*(y if y is None else place(y, whole) for y in (x, *others)))
+            y = jnp.pad(place(y, whole) if is_explicit else y, [(0, fill * (i == axis)) for i in range(y.ndim)])
+        return place(y, spec)
+
+    # Also behind it, since XLA would divide products on automatic axes in the way in which what needs them lies.
+    made = place(function(*(y if y is None else divided(y) for y in (x, *others))), spec)
+    if axis is not None and fill:
+        made = place(made, whole) if is_explicit else made
+        made = jax.lax.slice_in_dim(made, 0, made.shape[axis] - fill, axis=axis)
     return place(made, came) if is_explicit else made

@@ -162,12 +162,12 @@ def _identity(square):
 
 def _into(matrix, u, left, right):
     x = on_whole_matrices(_rotated, wide_flat(matrix, u), _adjoint(left), right)
-    return matrix.shaped(x, jnp.shape(u))
+    return matrix.shaped(x, u)
 
 
 def _out_of(matrix, step, u, left, right):
     x = on_whole_matrices(_rotated, wide_flat(matrix, u), left, _adjoint(right))
-    return jnp.where(step == 1, 0, matrix.shaped(x, jnp.shape(u)))
+    return jnp.where(step == 1, 0, matrix.shaped(x, u))
 
 
 def _rotated(x, left, right):

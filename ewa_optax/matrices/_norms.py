@@ -9,7 +9,7 @@ import optax
 from ewa_optax._checks import transformation
 from ewa_optax._numerics import narrow, norm, widen
 from ewa_optax._trees import Leafwise, map_leaves, wide
-from ewa_optax.matrices._axes import AxesLike, Matrix, check_axes, map_matrices, matrices_of, with_parameters
+from ewa_optax.matrices._axes import AxesLike, Matrix, check_axes, check_matrices, map_matrices, with_parameters
 
 
 def scale_by_parameter_norm(axes: AxesLike = None) -> optax.GradientTransformation:
@@ -107,7 +107,7 @@ def preserve_norm(piece: optax.GradientTransformation, axes: AxesLike = None) ->
     check_axes(who, axes)
 
     def init(params):
-        matrices_of(who, axes, params)
+        check_matrices(who, axes, params)
         return inner.init(params)
 
     def update(updates, state, params=None, **extra_args):

@@ -1,11 +1,11 @@
 r"""The direction of a matrix alone: all its singular values brought near 1, by products of matrices."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ewa_optax._checks import Epsilon, check_integer, checked
@@ -163,26 +163,29 @@ def _float_dtype(dtype):
 def _orthogonalized(polynomials, factor, eps, dtype, matrix: Matrix, u):
     x = wide_flat(matrix, u)
     size = norm(x, axis=(-2, -1))
-    divisor = _real(factor, size) * size + _real(eps, size)
+    divisor = _real(factor, size.dtype) * size + _real(eps, size.dtype)
     # So that a matrix of zeros stays so even without an eps.
     x = x / jnp.where(divisor == 0, 1, divisor).astype(x.dtype)
     wide = x.dtype
     if dtype is not None and not jnp.iscomplexobj(x):
         x = x.astype(dtype)
     x = on_whole_matrices(lambda whole: _newton_schulz(polynomials, whole), x).astype(wide)
-    return narrow(matrix.shaped(x, np.shape(u)), jnp.result_type(u))
+    return narrow(matrix.shaped(x, u), jnp.result_type(u))
 
 
 def _newton_schulz(polynomials, x):
     is_wide = x.shape[-2] <= x.shape[-1]
+    # What products are of is in the dtype of the iteration; their sums are rounded to it once, as in torch.
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    times = functools.partial(jnp.matmul, preferred_element_type=wide)
     for a, b, c in polynomials:
         conjugate = x.conj().swapaxes(-1, -2)
-        gram = x @ conjugate if is_wide else conjugate @ x
-        change = _real(b, x) * gram + _real(c, x) * (gram @ gram)
-        x = _real(a, x) * x + (change @ x if is_wide else x @ change)
+        gram = (times(x, conjugate) if is_wide else times(conjugate, x)).astype(x.dtype)
+        change = (_real(b, wide) * gram.astype(wide) + _real(c, wide) * times(gram, gram)).astype(x.dtype)
+        x = (_real(a, wide) * x.astype(wide) + (times(change, x) if is_wide else times(x, change))).astype(x.dtype)
     return x
 
 
-def _real(number, x):
-    """A number of Python as it is, an array in the dtype of another one."""
-    return number.astype(x.dtype) if isinstance(number, jax.Array) else number
+def _real(number, dtype):
+    """A number of Python as it is, an array in that dtype."""
+    return number.astype(dtype) if isinstance(number, jax.Array) else number

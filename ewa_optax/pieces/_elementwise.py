@@ -33,7 +33,7 @@ def elementwise(function: Callable[..., jax.Array]) -> optax.GradientTransformat
         >>> squash = pieces.elementwise(jnp.tanh)
         >>> print(squash.update(jnp.array([0.0, 100.0]), squash.init(jnp.zeros(2)))[0])
         [0. 1.]
-        >>> agree = pieces.elementwise(lambda g, m: jnp.where(g * m > 0, m, 0))
+        >>> agree = pieces.elementwise(lambda g, m: jnp.where((g.conj() * m).real > 0, m, 0))
         >>> chain = optax.chain(pieces.beside(optax.scale(-1.0)), agree)
         >>> print(chain.update(jnp.array([1.0, 2.0]), chain.init(jnp.zeros(2)))[0])
         [0. 0.]

@@ -95,7 +95,8 @@ def optimizer(
     - Averages kept in 8 to 24 bits are overwritten in place on a CPU, where they would be copied.
     - The recursions in it never share their random bits.
     - Parameters in stacks (`ewa_optax.stack_leaves`) get the steps of the leaves in them, and `ewa_optax.fit` may use
-      such stacks by itself.
+      such stacks by itself. A piece from elsewhere that looks at whole arrays, such as
+      `optax.adaptive_grad_clip`, would see whole stacks: put `optax.chain` around it and the optimizer instead.
 
     Args:
         pieces: transformations, one or more. For updates that point downhill, `scale_by_learning_rate` is one of them,

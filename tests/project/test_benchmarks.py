@@ -18,6 +18,7 @@ import numpy as np
 import optax
 import oracles
 import pytest
+from PIL import Image
 
 import ewa_optax
 from benchmarks import __main__ as command
@@ -256,6 +257,11 @@ def tiny(name):
         return module.Sizes(20)
     if name == "memory":
         return module.Sizes({"2 leaves of 8": trees.equal_leaves(2, 8)}, 16, module.TRAINED[:1], 1)
+    if name == "muon":
+        return module.Sizes(((2, 16, 32),), 1)
+    if name == "lm":
+        model = module.gpt.Sizes(32, 1, 8)
+        return module.Sizes(model, 1, 2, 1, 2, (module.WAYS[0]._replace(rates=(1e-3, 2e-3)),), 2, 1, (model, 1, 2))
     short = (lambda: module.tasks.regression()._replace(steps=2),)
     if name == "low_precision":
         return module.Sizes(short, module.WAYS[:2], 1)
@@ -278,6 +284,8 @@ def some_tables(name, measure):
             yield module.ways(*sizes.shapes[0], sizes.turns)
         if name == "memory":
             yield module.peaks("2 leaves of 8", trees.equal_leaves(2, 8))
+        if name == "lm":
+            yield from measure(sizes._replace(directions=None), found)
 
     return measure if name in ("shuffle", "low_precision") else some
 
@@ -285,7 +293,7 @@ def some_tables(name, measure):
 @pytest.mark.parametrize(
     "name",
     [
-        *("step", "epoch", "series", "memory"),
+        *("step", "epoch", "series", "memory", "lm"),
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("shuffle", "low_precision")),
     ],
 )
@@ -420,6 +428,58 @@ def test_all_of_them_run_if_asked_to(tmp_path):
     line = [sys.executable, "-m", "benchmarks", "all", "--quick", "--json", str(tmp_path / "out.json")]
     subprocess.run(line, cwd=ROOT, check=True, capture_output=True)
     assert len(valid(json.loads((tmp_path / "out.json").read_text()))) == len(command.BENCHMARKS)
+
+
+# The language model.
+
+
+def test_the_language_model_has_three_million_parameters_and_looks_back_only():
+    from benchmarks import gpt, lm
+
+    params = lm.shapes(lm.sizes(False, "cpu"))
+    assert sum(p.size for p in jax.tree.leaves(params)) == 6 * 12 * 192**2 + 2 * 128 * 192 + 13 * 192
+    model = gpt.Sizes(32, 1, 4)
+    params = jax.tree.map(
+        lambda p: np.full(p.shape, 0.1, np.float32), jax.eval_shape(lambda: gpt.init(model, jax.random.key(0)))
+    )
+    params["embedding"] = np.random.default_rng(0).standard_normal((128, 32)).astype(np.float32)
+    with jax.numpy_rank_promotion("allow"):
+        first, other = jax.jit(jax.vmap(lambda x: gpt.attention(params["layers"][0]["attention"], x[None])[0]))(
+            params["embedding"][np.array([[1, 2, 3, 4], [1, 2, 9, 9]])]
+        )
+    np.testing.assert_allclose(first[:2], other[:2], rtol=1e-5)
+    assert abs(first[2:] - other[2:]).max() > 1e-3
+
+
+def test_the_held_out_text_is_of_other_files():
+    from benchmarks import gpt
+
+    text, held_out = (bytes(np.asarray(x)) for x in gpt.text())
+    assert (len(text), len(held_out)) == (3_500_000, 200_000)
+    lines = {line for line in held_out.splitlines() if len(line) > 60}
+    assert len(lines) > 500
+    assert sum(line in text for line in lines) < 0.02 * len(lines)
+    assert gpt.text() is gpt.text()
+
+
+def test_where_a_curve_is_first_below():
+    from benchmarks import lm
+
+    losses = np.array([5.0, 4.0, 2.0, 3.0, 1.0])
+    assert lm.first_below(losses, 4.0) == 1.0
+    assert lm.first_below(losses, 3.0) == 1.5
+    assert lm.first_below(losses, 5.0) == 0.0
+    assert lm.first_below(losses, 0.5) is None
+
+
+def test_a_space_in_another():
+    from benchmarks import directions
+
+    x = np.eye(8)
+    assert directions.overlap(x[:, :2], x[:, 1:3]) == 0.5
+    assert directions.overlap(x[:, :2], x[:, 2:4]) == 0.0
+    assert [s.shape for s in directions.spaces(x)] == [(8, 1), (8, 1)]
+    np.testing.assert_allclose(directions.exact(np.array([[3.0, 0.0], [0.0, -0.1]])), [[1, 0], [0, -1]], atol=1e-12)
 
 
 # What they found, and what is said of it.
@@ -620,6 +680,45 @@ def test_the_way_that_suits_a_shape_is_within_a_tenth_of_the_best():
         seconds.pop("a copy")
         way = "blocks" if np.prod(shape[axis + 1 :]) <= FEW_LANES else "serial"
         assert min(seconds.values()) >= 0.9 * seconds[way], title
+
+
+def test_what_the_guide_says_of_the_language_model_was_measured():
+    from benchmarks import lm, views
+
+    tables = {title: views.named(table) for title, table in tables_of("lm").items()}
+    curves, rates = tables["losses by step"], tables["rates, from the first seed"]
+    (summary,) = (table for title, table in tables.items() if "characters" in title)
+    for name, row in rates.items():  # None is at an end, where the best may be beyond.
+        assert len(row["rates"]) == 1 or 0 < np.argmin(row["last losses"]) < len(row["rates"]) - 1
+        assert summary[name]["rate"] in row["rates"]
+    for name, expected in (("Muon", (54, 58, 65)), ("hyperball", (43, 40, 46))):
+        seeds = ((curves[name][f"from seed {i}"], curves["AdamW"][f"from seed {i}"][-1]) for i in range(3))
+        found = [curves[name]["steps"][1] * lm.first_below(np.array(losses), target) for losses, target in seeds]
+        assert [round(x) for x in found] == [*expected]
+    seeds, mean = summary["Muon"]["final losses"], summary["Muon"]["mean"]
+    assert max(seeds) - min(seeds) > 0.03
+    assert abs(summary["Muon, 8 bits"]["mean"] - mean) < 0.001
+    assert abs(summary["Muon, iteration in bfloat16"]["mean"] - mean) < 0.0015
+    step = tables["a step, its gradient with it"]["Muon"]["ratio"]
+    assert 1.55 < step < 1.65
+    assert 0.75 < summary["Muon"]["seconds to AdamW's loss"] / summary["AdamW"]["seconds to AdamW's loss"] < 0.85
+    (directions,) = (table for title, table in tables.items() if title.startswith("directions of momentum after 1000"))
+    said = " ".join((ROOT / "docs" / "guide" / "muon.md").read_text().split())
+    for name, decimals in (("momentum in 8 bits", 2), ("momentum of the step before", 2), ("momentum in bfloat16", 3)):
+        for x in directions[name]["cosine, five steps"]:
+            assert f"{x:.{decimals}f}" in said
+    for x in directions["momentum in 8 bits"]["smallest directions"]:
+        assert f"{x:.2f}" in said
+
+
+def test_the_picture_of_the_language_model_is_of_its_results(tmp_path):
+    from benchmarks import pictures
+
+    pictures.draw(json.loads((HERE / "lm.json").read_text()), tmp_path / "lm.png")
+    with Image.open(tmp_path / "lm.png") as fresh, Image.open(ROOT / "docs" / "assets" / "lm.png") as stored:
+        assert fresh.size == stored.size
+        apart = np.abs(np.subtract(fresh.convert("RGB"), stored.convert("RGB"), dtype=int))
+    assert np.mean(apart > 32) < 0.01  # Fonts of another version may lie a little differently.
 
 
 @pytest.mark.slow

@@ -146,7 +146,7 @@ def test_one_finds_all_from_readme():
 
 def test_the_notebooks_are_linked():
     notebooks = sorted(NOTEBOOKS.glob("*.ipynb"))
-    assert len(notebooks) == 7
+    assert len(notebooks) == 8
     assert all(f"](notebooks/{path.name})" in README for path in notebooks)
 
 

@@ -393,3 +393,113 @@ def test_micro_batches_of_optax_and_back(done):
     weighted = state._replace(weight=state.weight + 1)
     with pytest.raises(ValueError, match=r"\.weight is .*optax.MultiSteps knows of no weights"):
         ewa_optax.carry_over(weighted, old, params)
+
+
+CLIP = optax.clip_by_global_norm(1.0)
+
+
+def divided(of, rest=None):
+    return ewa_optax.groups({"matrices": ("a|c", of(RATE)), "rest": (..., (rest or of)(RATE))})
+
+
+def looked_after(optimizer, average=None):
+    chain = optax.chain(CLIP, optimizer, ewa_optax.average_parameters(0.9, storage=average))
+    return ewa_optax.watch(ewa_optax.skip_spikes(chain))
+
+
+ADDED = {
+    "all wrappers": lambda: looked_after(HERE(RATE), "24bit"),
+    "within a chain": lambda: optax.chain(CLIP, ewa_optax.skip_spikes(HERE(RATE)), ewa_optax.average_parameters(0.9)),
+    "around optax": lambda: ewa_optax.accumulate(optax.chain(CLIP, THERE(RATE)), 1),
+    "groups": lambda: optax.chain(CLIP, divided(HERE)),
+    "groups of optax too": lambda: optax.chain(CLIP, optax.partition({"one": THERE(RATE), "other": HERE(RATE)}, BY)),
+    "wrappers and groups": lambda: looked_after(divided(HERE)),
+}
+
+
+@functools.cache
+def begun():
+    """With optax: the optimizer, its state and the updates to come."""
+    there = optax.chain(CLIP, THERE(RATE))
+    state, _ = run(there, there.init(PARAMS), EARLY)
+    return there, state, run(there, state, LATE)[1]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if "and" in name else pytest.mark.slow) for name in ADDED]
+)
+def test_what_a_run_gets_on_its_way_begins_and_the_rest_goes_on(name):
+    (_, state, expected), new = begun(), ADDED[name]()
+    mine = ewa_optax.carry_over(state, new, PARAMS)
+    assert kinds(mine) == kinds(new.init(PARAMS))
+    last, actual = run(new, mine, LATE)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5 * np.abs(e).max())
+    if name == "wrappers and groups":
+        # From groups to the same with storages, and wrappers of the state are not begun anew.
+        other = looked_after(divided(functools.partial(HERE, storage="8bit")))
+        carried = ewa_optax.carry_over(last, other, PARAMS)
+        np.testing.assert_array_equal(ewa_optax.get_norms(carried)["gradient"], ewa_optax.get_norms(last)["gradient"])
+        assert carried.inner_state.norm.seen == AFTER
+
+
+def test_what_begins_begins_as_in_init():
+    _, state, _ = begun()
+    new = ewa_optax.accumulate(looked_after(HERE(RATE), "24bit"), lambda step: 2 + step, storage="8bit")
+    mine, fresh = ewa_optax.carry_over(state, new, PARAMS), new.init(PARAMS)
+    chex.assert_trees_all_equal(ewa_optax.get_average(mine), ewa_optax.get_average(fresh))
+    assert (mine.step, ewa_optax.get_learning_rate(mine)) == (BEFORE, RATE(BEFORE - 1))  # By which `every` goes.
+    assert ewa_optax.get_norms(mine)["gradient"] == mine.inner_state.step == 0
+    chex.assert_trees_all_equal(mine.mean, fresh.mean)
+    # What is there in another order, or no more, has learned something.
+    seen = ewa_optax.watch(HERE(RATE)).init(PARAMS)
+    other = ewa_optax.skip_spikes(ewa_optax.watch(HERE(RATE)))
+    more = ewa_optax.watch(ewa_optax.skip_spikes(HERE(RATE)))
+    assert kinds(ewa_optax.carry_over(seen, more, PARAMS)) == kinds(more.init(PARAMS))
+    both = ewa_optax.watch(ewa_optax.skip_spikes(THERE(RATE))).init(PARAMS)
+    for wrong in (other, HERE(RATE)):
+        with pytest.raises(
+            ValueError, match=r"is WatchState, but .*or give the inner_state of that to leave it behind"
+        ):
+            ewa_optax.carry_over(both, wrong, PARAMS)
+
+
+def test_groups_take_their_leaves_and_no_others():
+    _, state, _ = begun()
+    frozen = optax.chain(CLIP, divided(HERE, lambda rate: None))
+    mine = ewa_optax.carry_over(state, frozen, PARAMS)
+    average = mine[1].inner_states["matrices"].inner_state[1].numerator.average
+    np.testing.assert_allclose(average["a"], state[1][0].mu["a"] / (1 - 0.9**BEFORE), rtol=1e-5)
+    assert not jax.tree.leaves((average["b"], mine[1].inner_states["rest"]))
+    # Averages of parameters and of groups, behind one another; groups that get an average.
+    average = ewa_optax.average_parameters(0.9)
+    params = optax.apply_updates(PARAMS, PARAMS)
+    old = optax.chain(HERE(RATE), average)
+    kept = ewa_optax.carry_over(old.init(params), optax.chain(CLIP, divided(HERE), average), PARAMS)
+    chex.assert_trees_all_equal(ewa_optax.get_average(kept), params)
+    more = ewa_optax.carry_over(kept[1], optax.chain(divided(HERE), average), PARAMS)
+    assert kinds(more[0]) == kinds(kept[1])
+    # Rows and columns, from optax and back to it.
+    factored = optax.adafactor(0.1, min_dim_size_to_factor=2).init(PARAMS)
+    rows = ewa_optax.carry_over(factored, divided(ewa_optax.adafactor), PARAMS)
+    assert kinds(rows) == kinds(divided(ewa_optax.adafactor).init(PARAMS))
+    theirs = optax.partition(dict.fromkeys(("one", "other"), optax.adafactor(0.1, min_dim_size_to_factor=2)), BY)
+    back = ewa_optax.carry_over(ewa_optax.adafactor(0.1).init(PARAMS), theirs, PARAMS)
+    assert kinds(back) == kinds(theirs.init(PARAMS))
+    with pytest.raises(ValueError, match=r"nu, an average of squares .*found no place"):
+        ewa_optax.carry_over(state[1], divided(HERE, ewa_optax.momentum), PARAMS)
+    with pytest.raises(ValueError, match=r"\['c'\] is of no parameter in params"):
+        ewa_optax.carry_over(state[1], divided(HERE), {"a": PARAMS["a"], "b": PARAMS["b"]})
+    with pytest.raises(ValueError, match=r"\['d'\] is missing"):
+        ewa_optax.carry_over(state[1], divided(HERE), PARAMS | {"d": jnp.ones(2)})
+
+
+def test_variables_of_flax_are_named():
+    from flax import nnx
+
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    state = nnx.Optimizer(model, optax.adam(0.1), wrt=nnx.Param).opt_state
+    new, params = ewa_optax.watch(ewa_optax.adam(0.1)), nnx.as_pure(nnx.state(model, nnx.Param))
+    with pytest.raises(TypeError, match=r"got one of flax variables; give nnx.as_pure\(optimizer.opt_state\)"):
+        ewa_optax.carry_over(state, new, params)
+    assert kinds(ewa_optax.carry_over(nnx.as_pure(state), new, params)) == kinds(new.init(params))
