@@ -31,6 +31,10 @@ class Rule(NamedTuple):
     remedy: str
     accepts_schedule: bool = False
 
+    def __repr__(self) -> str:
+        """Short, since `help` shows it in signatures."""
+        return f"<{self.text}>"
+
 
 def rule(text: str, holds: Callable[[Any], bool], remedy: str, *, schedule: bool = False) -> Rule:
     """What a finite number must satisfy, in a signature that is `checked`.

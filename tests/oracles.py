@@ -167,7 +167,7 @@ def nadam(gradients, learning_rate, b1, b2, eps, eps_root=0.0):
 
 
 def decoupled(steps, params, learning_rate, weight_decay):
-    """What `steps`, of a learning rate of 1, become with decoupled weight decay."""
+    """What `steps`, an array, of a learning rate of 1, become with decoupled weight decay."""
     params, updates = np.array(params, dtype=steps.dtype), []
     for step in steps:
         updates.append(learning_rate * (step - weight_decay * params))
