@@ -52,6 +52,28 @@ def mix(name: str) -> str:
 
 
 MUTATIONS = (
+    # Words and pictures.
+    Mutation(
+        "an average takes pandas' words for Python's error",
+        "ewa_optax/series/_ewa.py",
+        "@checked\ndef ewa(",
+        "def ewa(",
+        ("tests/test_errors.py::test_words_of_other_libraries_get_the_word_here",),
+    ),
+    Mutation(
+        "values below 0 go on a logarithmic axis",
+        "ewa_optax/plots/_landscapes.py",
+        '"linear" if below else "log"',
+        '"log"',
+        ("tests/plots/test_plots.py::test_values_along_paths",),
+    ),
+    Mutation(
+        "a run is taken for its history",
+        "ewa_optax/plots/_costs.py",
+        'if not hasattr(record, "costs"):',
+        "if record is None:",
+        ("tests/plots/test_plots.py::test_bad_calls_make_no_figure",),
+    ),
     # Matrices.
     Mutation(
         "divided axes are merged",

@@ -9,7 +9,6 @@ import jax.core
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._stacks import is_stacked
 from ewa_optax._states.accumulated import of_multi_steps, to_multi_steps
 from ewa_optax._states.averages import Change, carried, places_of, rows_of
 from ewa_optax._states.checks import (
@@ -34,13 +33,13 @@ from ewa_optax._states.parts import (
     Divided,
     New,
     Part,
+    filled,
     in_parts,
     is_state,
 )
 from ewa_optax._states.state_bytes import state_of
-from ewa_optax._states.told import is_kept, last_step, told_by, with_what_begins, with_what_has_begun
+from ewa_optax._states.told import alike, is_kept, last_step, told_by, with_what_begins, with_what_has_begun
 from ewa_optax._wrappers.accumulate import AccumulateState
-from ewa_optax.pieces._parameter_average import AverageParametersState
 from ewa_optax.storage._encoding import Encoded
 from ewa_optax.storage._telling import Kept
 
@@ -121,7 +120,7 @@ class _Walk:
             return New(told.begun, self.walk(f"{path}.inner_state", source, told.inner_state))
         if isinstance(told, Divided):
             return self._of_groups(path, source, told.partition)
-        if _alike(source, told):
+        if alike(source, told):
             return self._side_by_side(path, source, told)
         if type(told) is tuple and (within := self._within(path, source, told)):
             return within
@@ -156,14 +155,14 @@ class _Walk:
         (apart, wanted), (taken, given) = in_parts(path, told), in_parts(path, source)
         groups = [part for part in wanted if isinstance(part.value, Divided)]
         if [part.role for part in (*given, *wanted)] == [OTHER, OTHER] and not groups:
-            return _filled(apart, {wanted[0]: self.walk(wanted[0].path, given[0].value, wanted[0].value)})
+            return filled(apart, {wanted[0]: self.walk(wanted[0].path, given[0].value, wanted[0].value)})
         if len(groups) != 1 or {part.role for part in wanted} != {OTHER} or _is_other(path, source):
             return None
         others, places = ([x for x in parts if x.role == OTHER and x not in groups] for parts in (given, wanted))
         check_number(OTHER, others, places)
         made: dict[Part, Any] = {b: self.walk(b.path, a.value, b.value) for a, b in zip(others, places, strict=True)}
-        left = _filled(taken, {part: optax.EmptyState() if part.role == OTHER else part.value for part in given})
-        return _filled(apart, {**made, groups[0]: self.walk(groups[0].path, left, groups[0].value)})
+        left = filled(taken, {part: optax.EmptyState() if part.role == OTHER else part.value for part in given})
+        return filled(apart, {**made, groups[0]: self.walk(groups[0].path, left, groups[0].value)})
 
     def _side_by_side(self, path, source, told):
         if is_kept(told):
@@ -244,7 +243,7 @@ class _Walk:
                 made[part] = _as(part.value, next((x.value for x in (factors if part.role == FACTOR else rates)), None))
         if factors and not values(wanted, FACTOR):
             check_is_one(factors[0])
-        return _filled(apart, made)
+        return filled(apart, made)
 
     def _average(self, given, wanted, step, rate, means):
         if "factored" in (given.form, wanted.form):
@@ -255,24 +254,6 @@ class _Walk:
         if not is_kept(kept):
             kept = Kept.as_it_is(kept)
         return carried(wanted.path, source, kept, becomes, step, self._places, self._divided)
-
-
-def _alike(source, told):
-    """Whether two states are of one kind, so that each part of one is that of the other."""
-    if is_kept(told):
-        return not is_state(source) or isinstance(source, Encoded)
-    if is_stacked(source) or is_stacked(told):
-        return True
-    if source is None or told is None:  # Such as the step of an average, which only a storage needs.
-        return source is told
-    if isinstance(source, AverageParametersState) and isinstance(told, AverageParametersState):
-        return True
-    if is_state(told) or type(told) in (tuple, list):
-        same = type(source) is type(told) and len(source) == len(told)
-        return same and all(map(_alike, source, told))
-    if isinstance(told, dict):
-        return isinstance(source, dict)
-    return not is_state(source)
 
 
 def _is_other(path, x):
@@ -290,20 +271,3 @@ def _named(x):
 
 def _as(like, value):
     return jnp.asarray(like if value is None else value, like.dtype)
-
-
-def _filled(apart, made):
-    def fill(x):
-        return made[x] if isinstance(x, Part) else x
-
-    filled = jax.tree.map(fill, apart, is_leaf=lambda x: isinstance(x, Part))
-
-    def factored(x):
-        # All three fields of it are one part.
-        return x.v_row._replace(count=x.count) if _is_factored(x) and _is_factored(x.v_row) else x
-
-    return jax.tree.map(factored, filled, is_leaf=_is_factored)
-
-
-def _is_factored(x):
-    return isinstance(x, optax.FactoredState)

@@ -177,3 +177,22 @@ class _Taking:
 def _counts_only(node):
     states = jax.tree.leaves(node.inner_state, is_leaf=is_state)
     return all(type(x).__name__ in ("WeightDecaySchedule", "StepCount") for x in states)
+
+
+def filled(apart: Any, made: dict["Part", Any]) -> Any:
+    """The inverse of `in_parts`: a state that was taken apart, with what was made of its parts."""
+
+    def fill(x):
+        return made[x] if isinstance(x, Part) else x
+
+    state = jax.tree.map(fill, apart, is_leaf=lambda x: isinstance(x, Part))
+
+    def factored(x):
+        # All three fields of it are one part.
+        return x.v_row._replace(count=x.count) if _is_factored(x) and _is_factored(x.v_row) else x
+
+    return jax.tree.map(factored, state, is_leaf=_is_factored)
+
+
+def _is_factored(x):
+    return isinstance(x, optax.FactoredState)

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ewa_optax._stacks import is_stacked
 from ewa_optax._states.parts import OTHER, SCHEDULE, STEP, Divided, New, Part, in_parts, is_state
 from ewa_optax._wrappers.accumulate import AccumulateState
 from ewa_optax._wrappers.spikes import SkipSpikesState
 from ewa_optax._wrappers.watch import WatchState
 from ewa_optax.pieces._parameter_average import AverageParametersState
+from ewa_optax.storage._encoding import Encoded
 from ewa_optax.storage._pruned import of_some
 from ewa_optax.storage._telling import Kept, telling
 
@@ -112,3 +114,21 @@ def through(function: Callable[..., Any], state: Any, *others: Any) -> Any:
 
 def _has(state, kind):
     return any(isinstance(x, kind) for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind)))
+
+
+def alike(source: Any, told: Any) -> bool:
+    """Whether two states are of one kind, so that each part of one is that of the other."""
+    if is_kept(told):
+        return not is_state(source) or isinstance(source, Encoded)
+    if is_stacked(source) or is_stacked(told):
+        return True
+    if source is None or told is None:  # Such as the step of an average, which only a storage needs.
+        return source is told
+    if isinstance(source, AverageParametersState) and isinstance(told, AverageParametersState):
+        return True
+    if is_state(told) or type(told) in (tuple, list):
+        same = type(source) is type(told) and len(source) == len(told)
+        return same and all(map(alike, source, told))
+    if isinstance(told, dict):
+        return isinstance(source, dict)
+    return not is_state(source)

@@ -41,8 +41,8 @@ def watch(
 
     $$v_t = \beta v_{t-1} + (1 - \beta) \lVert x_t \rVert, \qquad \hat v_t = v_t / (1 - \beta^t)$$
 
-    `get_norms` reads them, and `fit` records them. The parameters are those before the step, and the
-    gradients those that come in: around a chain, those before its clip.
+    `get_norms` reads them, and `fit` records them. The parameters are those before the step, and the gradients
+    those that come in: around a chain, those before its clip.
 
     A step counts if its updates move something, as in `average_parameters`: so between two steps of `accumulate`, or
     where `skip_spikes` skips, no average moves. Nor does it where one of the norms is not finite.

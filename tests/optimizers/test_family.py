@@ -209,7 +209,8 @@ def test_of_a_pair_of_storages_the_first_is_for_gradients_and_the_second_for_squ
     assert all(kept.values())
     signs = {"adan", "rmsprop_centered"}  # Whose differences change sign; which averages steps downhill.
     assert name in signs or all((x < 0).all() for x in kept[jnp.dtype("bfloat16")])
-    assert all((x > 0).all() for x in kept[jnp.dtype("float16")])
+    # In a basis of its own, what is the same everywhere has but one direction.
+    assert all((x > 0).any() if name == "soap" else (x > 0).all() for x in kept[jnp.dtype("float16")])
 
 
 @pytest.mark.parametrize("name", STORED)
