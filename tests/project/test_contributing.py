@@ -170,7 +170,7 @@ def test_the_changelog_is_by_kinds_and_has_its_links():
         version = part.split()[0]
         kinds = re.findall(r"^### (\w+)", part, re.MULTILINE)
         assert kinds == [kind for kind in ("Added", "Changed", "Fixed") if kind in kinds], version
-        assert re.search(rf"\n\[.*\]\(https://.*(/v{re.escape(version)}|\.\.\.main)\)", part), version
+        assert re.search(rf"\n\[.*\]\(https://.*((/|\.\.\.)v{re.escape(version)}|\.\.\.main)\)", part), version
 
 
 def test_contributing_is_short():
