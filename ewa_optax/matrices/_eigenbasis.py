@@ -71,10 +71,10 @@ def in_eigenbasis(
     Examples:
         >>> import jax.numpy as jnp, optax
         >>> from ewa_optax import matrices
-        >>> sign = matrices.in_eigenbasis(optax.scale_by_sign(), 0.9)
+        >>> clip = matrices.in_eigenbasis(optax.clip(1.0), 0.9)
         >>> w = jnp.array([[2.0, 1.0], [1.0, 2.0]])  # Its eigenvectors are (1, 1) and (1, -1).
-        >>> _, state = sign.update(w, sign.init(w))
-        >>> print(sign.update(jnp.array([[5.0, 4.0], [4.0, 5.0]]), state)[0].round(3) + 0.0)
+        >>> _, state = clip.update(w, clip.init(w))
+        >>> print(clip.update(jnp.array([[5.0, 4.0], [4.0, 5.0]]), state)[0].round(3) + 0.0)
         [[1. 0.]
          [0. 1.]]
 
