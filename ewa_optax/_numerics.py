@@ -99,6 +99,12 @@ def norm(x: jax.Array, count: float = 1.0, axis: tuple[int, ...] | None = None) 
     return jnp.where(jnp.isfinite(size), jnp.minimum(root, largest(root.dtype) / 4), root)
 
 
+def mean(x: jax.Array, axis: int | tuple[int, ...], keepdims: bool = False) -> jax.Array:
+    """Along some axes; 0 of nothing. By a product before the sum, which so is no larger than its largest term."""
+    count = math.prod(x.shape[i] for i in (axis if isinstance(axis, tuple) else (axis,)))
+    return (x * np.asarray(1 / max(count, 1), jnp.finfo(x.dtype).dtype)).sum(axis, keepdims=keepdims)
+
+
 def _inverse_power_of_two(x):
     """The power of two times which a number is between 1 and 2; its square is finite, and so it is less of the tiny."""
     info = jnp.finfo(x.dtype)

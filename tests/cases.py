@@ -169,6 +169,17 @@ FULL = [
     ),
 ]
 
+MUON = Case(
+    "muon",
+    of_all(ewa_optax.muon),
+    dict(learning_rate=0.1, decay=0.9, weight_decay=1e-2),
+    lambda g, p: oracles.muon(g, p, 0.1, 0.9, 1e-2),
+    None,
+    dict(learning_rate=lambda count: 0.1 * 0.999**count, weight_decay=0.0),
+    oracle_tolerance=1e-5,  # What is small beside the largest singular value grows 480-fold, and so does its error.
+    complex_tolerance=1e-5,
+)
+
 FAMILY = [
     Case(
         "nesterov",
@@ -377,27 +388,8 @@ FAMILY = [
         None,
         dict(learning_rate=SHRINKING, min_scale=1e-3),
     ),
-    Case(
-        "muon",
-        of_all(ewa_optax.muon),
-        dict(learning_rate=0.1, decay=0.9, weight_decay=1e-2),
-        lambda g, p: oracles.muon(g, p, 0.1, 0.9, 1e-2),
-        None,
-        dict(learning_rate=lambda count: 0.1 * 0.999**count, weight_decay=0.0),
-        oracle_tolerance=1e-5,  # What is small beside the largest singular value grows 480-fold, and so does its error.
-        complex_tolerance=1e-5,
-    ),
-    Case(
-        "muon_of_matrices",
-        of_all(ewa_optax.muon),
-        dict(learning_rate=0.1, decay=0.9, weight_decay=1e-2),
-        lambda g, p: oracles.muon(g, p, 0.1, 0.9, 1e-2),
-        None,
-        dict(learning_rate=lambda count: 0.1 * 0.999**count, weight_decay=0.0),
-        oracle_tolerance=1e-5,  # What is small beside the largest singular value grows 480-fold, and so does its error.
-        complex_tolerance=1e-5,
-        shape=(8, 10),
-    ),
+    MUON,
+    MUON._replace(name="muon_of_matrices", shape=(8, 10)),
     Case(
         "normuon",
         of_all(ewa_optax.normuon),

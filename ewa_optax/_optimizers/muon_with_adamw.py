@@ -12,7 +12,7 @@ from ewa_optax.matrices._hidden import is_hidden_matrix
 from ewa_optax.matrices._orthogonalize import CoefficientsLike
 from ewa_optax.matrices._shape import ShapeRule
 from ewa_optax.pieces._weight_decay import Mask, WeightDecay
-from ewa_optax.storage._argument import MomentStorages
+from ewa_optax.storage._argument import MomentStorages, first_moment
 
 
 @checked
@@ -54,11 +54,10 @@ def muon_with_adamw(
     Reference:
         Jordan, 2024; Liu et al., 2025.
     """
-    first = storage[0] if isinstance(storage, tuple) else storage
     other_rate = learning_rate if adamw_learning_rate is None else adamw_learning_rate
     hidden = muon(
         learning_rate, decay, weight_decay, mask, coefficients=coefficients, steps=steps, dtype=dtype, rule=rule,
-        axes=axes, storage=first,
+        axes=axes, storage=first_moment(storage),
     )  # fmt: skip
     rest = adamw(other_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask, storage=storage)
     return groups({"muon": (matrices, hidden), "adamw": (..., rest)})

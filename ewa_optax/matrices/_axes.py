@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
@@ -44,8 +43,6 @@ NO_MATRIX = re.compile(r"^(bias_.*|.*_bias_.*|.*(bias|scale|gain|offset))$", re.
 
 _SCANNED = re.compile("scan", re.IGNORECASE)
 _CONVOLUTION = re.compile("conv(?!.*local)", re.IGNORECASE)  # flax's ConvLocal has a kernel for each place.
-
-RULES = "`(inputs, outputs)`, or a dict from paths to these, as `matrices.AxesLike` tells; by default by name"
 
 
 @jax.tree_util.register_static
@@ -237,11 +234,6 @@ def _by_name(who, path, shape):
 def wide_flat(matrix: Matrix, x: jax.Array) -> jax.Array:
     """An array in float32 or wider as a batch of matrices."""
     return matrix.flat(widen(x))
-
-
-def spread(matrix: Matrix, numbers: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """A number for each matrix, of shape (*batch, 1, 1), in the places of a leaf of that shape."""
-    return jnp.broadcast_to(numbers.reshape([1 if axis in matrix.both else n for axis, n in enumerate(shape)]), shape)
 
 
 def stateless(who: str, axes: AxesLike, of: Callable[[Matrix], Callable[..., Any]]) -> optax.GradientTransformation:

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import transformation
-from ewa_optax._numerics import narrow, norm, widen
-from ewa_optax._trees import Leafwise, map_leaves, wide
+from ewa_optax._numerics import mean, narrow, norm, widen
+from ewa_optax._trees import Leafwise, wide
 from ewa_optax.matrices._axes import AxesLike, Matrix, check_axes, check_matrices, map_matrices, with_parameters
+from ewa_optax.pieces._layerwise import SPREAD, of_summaries
 
 
 def scale_by_parameter_norm(axes: AxesLike = None) -> optax.GradientTransformation:
@@ -145,21 +146,13 @@ def of_outputs(average: optax.GradientTransformation, axes: AxesLike = None) -> 
         Li et al., "NorMuon", 2025, where it is a row of (out, in).
     """
     who = "of_outputs"
-    inner = optax.with_extra_args_support(transformation(who, "average", average))
+    inner = transformation(who, "average", average)
     check_axes(who, axes)
 
-    def means(tree):
-        return map_matrices(lambda matrix: Leafwise(_means, matrix), who, axes, tree)
+    def mapped(of, tree):
+        return map_matrices(lambda matrix: Leafwise(of, matrix), who, axes, tree)
 
-    def init(params):
-        return inner.init(jax.eval_shape(means, params))
-
-    def update(updates, state, params=None, **extra_args):
-        del params
-        averages, state = inner.update(means(updates), state, **extra_args)
-        return map_leaves(Leafwise(_spread), updates, averages), state
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return of_summaries(inner, _means, SPREAD, mapped=mapped)
 
 
 def _norm(matrix: Matrix, x: jax.Array) -> jax.Array:
@@ -183,9 +176,4 @@ def _on_sphere(matrix, u, p):
 
 
 def _means(matrix, u):
-    x = widen(u) if jnp.issubdtype(jnp.result_type(u), jnp.inexact) else u
-    return x.sum(matrix.inputs, keepdims=True) / float(max(matrix.sizes(x.shape)[0], 1))
-
-
-def _spread(u, averages):
-    return jnp.broadcast_to(averages, jnp.shape(u))
+    return mean(widen(u), matrix.inputs, keepdims=True)

@@ -2,6 +2,7 @@ r"""What looks at a whole array of parameters at once, a layer: its norm, its me
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import Epsilon, checked, rule, transformation
-from ewa_optax._numerics import Number, is_just, largest, norm, widen
+from ewa_optax._numerics import Number, is_just, largest, mean, norm, widen
 from ewa_optax._trees import Leafwise, PartKey, map_leaves, wide
 from ewa_optax.pieces._combining import by_step
 from ewa_optax.pieces._weight_decay import Mask, WeightDecay, weight_decay_at, with_parameters
@@ -185,7 +186,7 @@ def of_arrays(average: optax.GradientTransformation) -> optax.GradientTransforma
     Reference:
         Ginsburg et al., "Stochastic gradient methods with layer-wise adaptive moments", 2019 (NovoGrad).
     """
-    return _of_summaries(transformation("of_arrays", "average", average), Leafwise(_total), None)
+    return of_summaries(transformation("of_arrays", "average", average), Leafwise(_total))
 
 
 def of_rows(average: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -214,7 +215,7 @@ def of_rows(average: optax.GradientTransformation) -> optax.GradientTransformati
     Reference:
         Shazeer and Stern, "Adafactor", 2018, section 3, keeps rows and columns.
     """
-    return _of_summaries(transformation("of_rows", "average", average), Leafwise(_row_means), Leafwise(_spread))
+    return of_summaries(transformation("of_rows", "average", average), Leafwise(_row_means), SPREAD)
 
 
 @checked
@@ -247,7 +248,7 @@ def of_rows_and_columns(average: optax.GradientTransformation, eps: Epsilon = 0.
         Shazeer and Stern, "Adafactor", 2018, section 3.
     """
     inner = transformation("of_rows_and_columns", "average", average)
-    return _of_summaries(inner, Leafwise(_factors, eps), Leafwise(_product), _in_parts)
+    return of_summaries(inner, Leafwise(_factors, eps), Leafwise(_product), in_parts=_in_parts)
 
 
 def for_checkpoint(state: Any) -> Any:
@@ -294,14 +295,26 @@ def _is_in_parts(x):
     return isinstance(x, RowsAndColumns)
 
 
-def _of_summaries(average, summarize, expand, in_parts=None):
+def of_summaries(
+    average: Any,
+    summarize: Callable[..., Any],
+    expand: Callable[..., Any] | None = None,
+    *,
+    mapped: Callable[[Callable[..., Any], Any], Any] = map_leaves,
+    in_parts: Callable[[Any, Any], Any] | None = None,
+) -> optax.GradientTransformation:
+    """An average of what `summarize` makes of each leaf; what leaves, `expand(update, average)` makes of it.
+
+    `mapped` is how a tree is summarized, if not leaf by leaf; `in_parts(tree, summaries)` makes several trees of one.
+    """
+
     def summaries(of, tree):
-        each = map_leaves(of, tree)
+        each = mapped(of, tree)
         return in_parts(tree, each) if in_parts else each
 
-    def summary(p):
+    def summary(*given):
         # Of integers the average itself complains, and knows their name.
-        return summarize(p) if jnp.issubdtype(jnp.result_type(p), jnp.inexact) else p
+        return summarize(*given) if jnp.issubdtype(jnp.result_type(given[-1]), jnp.inexact) else given[-1]
 
     def init(params):
         return average.init(jax.eval_shape(functools.partial(summaries, summary), params))
@@ -323,13 +336,15 @@ def _total(u):
 
 def _row_means(u):
     x = widen(u)
-    # By a product, and before the sum, which then is no larger than the largest of its terms.
-    return (x * jnp.asarray(1 / max(x.shape[-1], 1), x.real.dtype)).sum(-1, keepdims=True) if x.ndim else x
+    return mean(x, -1, keepdims=True) if x.ndim else x
 
 
 def _spread(u, averages):
     return jnp.broadcast_to(averages, jnp.shape(u))
 
+
+SPREAD = Leafwise(_spread)
+"""Averages with axes of length 1, in the places of an update."""
 
 _FACTORED = Factored(min_size=0)
 

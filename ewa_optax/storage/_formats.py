@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ewa_optax._numerics import clip, largest
+from ewa_optax._numerics import clip, largest, mean
 from ewa_optax.storage._rounding import round_bits, up_or_down
 from ewa_optax.storage._storage import LARGEST_SCALE, Storage, bits_as, not_zero, shared, zeros_of_zeros
 
@@ -110,7 +110,7 @@ class Factors(NamedTuple):
     def of(cls, rows: jax.Array, columns: jax.Array) -> "Factors":
         """With the mean that goes with these."""
         shorter = rows if rows.shape[-1] <= columns.shape[-1] else columns
-        return cls(rows, columns, _mean(shorter, -1))
+        return cls(rows, columns, mean(shorter, -1))
 
 
 class Factored(Storage):
@@ -147,13 +147,7 @@ class Factored(Storage):
 
 def means(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Those over the last axis, and those over the one before it."""
-    rows, columns = (_mean(x, axis) for axis in (-1, -2))
-    return rows, columns
-
-
-def _mean(x, axis):
-    # By a product, and before the sum, which then is no larger than the largest of its terms.
-    return (x * np.float32(1 / max(x.shape[axis], 1))).sum(axis)
+    return mean(x, -1), mean(x, -2)
 
 
 def _upper_half(raw):
