@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 import ewa_optax
-from ewa_optax import minibatch, pieces, series, storage
+from ewa_optax import matrices, minibatch, pieces, series, storage
 from ewa_optax.storage._argument import NAMED
 
 
@@ -230,6 +230,16 @@ BAD_CALLS = [
     ),
     (lambda: epoch({}, 2), ValueError, "data holds no examples; pass"),
     (lambda: epoch(ROWS[:0], 1), ValueError, "data holds no examples; pass"),
+    (
+        lambda: ewa_optax.muon(1e-3, coefficients=[("a", 1, 2)]),
+        TypeError,
+        "orthogonalize: each of coefficients must be a number or a scalar array, got 'a'",
+    ),
+    (
+        lambda: ewa_optax.muon(1e-3, coefficients=matrices.Coefficients([(1.5, -0.5, 0.0)], -1.0)),
+        ValueError,
+        "norm_factor of coefficients must be finite and more than 0, got -1.0",
+    ),
 ]
 
 
@@ -336,6 +346,10 @@ def test_a_state_of_another_storage_is_an_error(made):
         (lambda: ewa_optax.rmsprop(1e-3, momentum=0.9), "momentum", "rmsprop_momentum"),
         (lambda: ewa_optax.adam(1e-3, momentum=0.9), "momentum", "b1"),
         (lambda: ewa_optax.adam(1e-3, nesterov=True), "nesterov", "nadam"),
+        (lambda: ewa_optax.muon(1e-3, nesterov=True), "nesterov", "always Nesterov's"),
+        (lambda: ewa_optax.muon(1e-3, ns_steps=5), "ns_steps", "it is steps here"),
+        (lambda: ewa_optax.muon(1e-3, ns_coefficients=(1, 2, 3)), "ns_coefficients", "it is coefficients here"),
+        (lambda: ewa_optax.normuon(1e-3, adjust_lr_fn="original"), "adjust_lr_fn", "it is rule here"),
         (lambda: ewa_optax.adam(1e-3, betas=(0.9, 0.99)), "betas", "b1 and b2"),
         (lambda: ewa_optax.ademamix(1e-3, beta_3=0.9), "beta_3", "b3"),
         (lambda: ewa_optax.scale_by_ewa(beta=0.9), "beta", "decay"),

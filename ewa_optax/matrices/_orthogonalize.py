@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ewa_optax._checks import Epsilon, check_integer, checked
+from ewa_optax._checks import Epsilon, Finite, Positive, check, check_integer, checked
 from ewa_optax._numerics import Number, narrow, norm
 from ewa_optax._trees import Leafwise
 from ewa_optax.matrices._axes import AxesLike, Matrix, stateless, wide_flat
@@ -146,6 +146,9 @@ def _resolved(coefficients, steps):
             f"orthogonalize: coefficients must be one triple (a, b, c) or more, got {coefficients.polynomials!r}; such "
             "as [(1.5, -0.5, 0.0)]."
         )
+    for x in (x for polynomial in each for x in polynomial):
+        check("orthogonalize", "each of coefficients", x, Finite)
+    check("orthogonalize", "norm_factor of coefficients", coefficients.norm_factor, Positive)
     each = [tuple(x if isinstance(x, jax.Array) else float(x) for x in polynomial) for polynomial in each]
     return (*each, *each[-1:] * (steps - len(each)))[:steps], coefficients.norm_factor
 
