@@ -202,8 +202,8 @@ MUTATIONS = (
     Mutation(
         "an output is one of its inputs",
         "ewa_optax/matrices/_norms.py",
-        "return x.sum(matrix.inputs, keepdims=True) / float(max(matrix.sizes(x.shape)[0], 1))",
-        "return x.sum(matrix.outputs, keepdims=True) / float(max(matrix.sizes(x.shape)[1], 1))",
+        "mean(widen(u), matrix.inputs, keepdims=True)",
+        "mean(widen(u), matrix.outputs, keepdims=True)",
         (oracle("normuon"),),
     ),
     Mutation(
@@ -595,10 +595,10 @@ MUTATIONS = (
         ("tests/storage/test_storage.py::test_squares_in_float16",),
     ),
     Mutation(
-        "rows and columns are divided by each other's length",
+        "rows and columns change places",
         "ewa_optax/storage/_formats.py",
-        "for axis in (-1, -2))",
-        "for axis in (-2, -1))",
+        "return mean(x, -1), mean(x, -2)",
+        "return mean(x, -2), mean(x, -1)",
         (
             "tests/storage/test_storage.py::test_factors_are_exact_for_a_product_and_right_in_the_mean_of_rows_and_columns",
         ),
