@@ -184,9 +184,15 @@ def _here(name: str) -> tuple[set[str], str]:
     return {name}, f"it is {name} here"
 
 
+_HERE = {
+    "lr": "learning_rate", "alpha0": "init_value", "beta": "decay", "rho": "decay", "epsilon": "eps",
+    "beta1": "b1", "beta_1": "b1", "beta3": "b3", "beta_3": "b3",
+    "wd": "weight_decay", "bias_correction": "debias", "ns_steps": "steps", "ns_coeffs": "coefficients",
+    "ns_coefficients": "coefficients", "adjust_lr_fn": "rule",
+}  # fmt: skip
+
 WORDS: dict[str, tuple[tuple[set[str], str], ...]] = {
-    "lr": (_here("learning_rate"),),
-    **dict.fromkeys(("beta", "rho"), (_here("decay"),)),
+    **{word: (_here(name),) for word, name in _HERE.items()},
     "alpha": (
         ({"decay", "times"}, "decay=1 - alpha is the same"),
         ({"decay", "learning_rate"}, "the course's is learning_rate here, torch's is decay"),
@@ -195,15 +201,8 @@ WORDS: dict[str, tuple[tuple[set[str], str], ...]] = {
     ),
     # The decay of what also has an eps is of squares.
     "momentum": (({"decay", "eps"}, "rmsprop_momentum has one"), _here("decay"), _here("b1")),
-    **{
-        f"beta{of}{i}": (_here(f"b{i}"), *([({"decay", "eps"}, "it is decay here")] if i == 2 else []))
-        for of in ("", "_")
-        for i in (1, 2, 3)
-    },
-    "alpha0": (_here("init_value"),),
+    **dict.fromkeys(("beta2", "beta_2"), (_here("b2"), ({"decay", "eps"}, "it is decay here"))),
     "betas": (({"b1", "b2"}, "it is b1 and b2 here"),),
-    "epsilon": (_here("eps"),),
-    "wd": (_here("weight_decay"),),
     **dict.fromkeys(
         ("mu_dtype", "accumulator_dtype"),
         (({"storage"}, "it is storage='bfloat16' or, of two moments, storage=('bfloat16', None) here"),),
@@ -212,9 +211,6 @@ WORDS: dict[str, tuple[tuple[set[str], str], ...]] = {
         ({"coefficients"}, "its momentum is always Nesterov's"),
         (set(), "Nesterov's momentum is an optimizer of its own: nesterov, nadam, nadamw"),
     ),
-    "ns_steps": (_here("steps"),),
-    **dict.fromkeys(("ns_coeffs", "ns_coefficients"), (_here("coefficients"),)),
-    "adjust_lr_fn": (_here("rule"),),
     "amsgrad": ((set(), "it is an optimizer of its own: amsgrad"),),
     "centered": ((set(), "it is an optimizer of its own: rmsprop_centered"),),
     "decoupled": ((set(), "adamw has decoupled weight decay"),),
@@ -226,7 +222,6 @@ WORDS: dict[str, tuple[tuple[set[str], str], ...]] = {
         ({"times", "initial"}, "adjust=False is debias=False, initial=x[0] here"),
         ({"times"}, "adjust=False is debias=False here"),
     ),
-    "bias_correction": (_here("debias"),),
     "ignore_na": (({"times"}, "ignore_na=True is missing='skip' here"),),
     "min_periods": (({"times"}, "mask what comes too early, as in 'Coming from pandas'"),),
     "params": ((set(), "optimizers get parameters later: optimizer.init(params)"),),

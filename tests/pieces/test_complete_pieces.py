@@ -38,7 +38,7 @@ def defined():
 
 
 # What pieces are made by, which is not public.
-MAKERS = {"averaging", "by_step", "in_float32", "quotient"}
+MAKERS = {"averaging", "by_step", "in_float32", "of_summaries", "quotient"}
 NAMES = sorted({*defined()} - MAKERS)
 
 
