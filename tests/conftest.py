@@ -9,15 +9,13 @@ import sys
 
 # Programs are those of users up to the last stage of compiling, LLVM's, which does not optimize them, and makes one
 # part of each: all cores are at work on tests anyhow. Flags that are set already are kept.
-FLAGS = [
-    "--xla_force_host_platform_device_count=8",
-    "--xla_cpu_parallel_codegen_split_count=1",
-    "--xla_llvm_disable_expensive_passes=true",
-    "--xla_backend_optimization_level=0",
-]
-if importlib.metadata.version("jaxlib") < "0.11":  # Which knows only the one way to LLVM that takes half as long again.
-    FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
-os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0 "
+    # Of its two ways to LLVM the one that takes half as long; jaxlib 0.11 has only the other.
+    + ("--xla_cpu_use_fusion_emitters=false" if importlib.metadata.version("jaxlib") < "0.11" else ""),
+)
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import chex

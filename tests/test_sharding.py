@@ -1,6 +1,7 @@
 """Data over several devices, and several processes: the result of one, up to the order of sums."""
 
 import itertools
+import os
 import re
 import socket
 import subprocess
@@ -171,7 +172,7 @@ def test_a_local_shuffle_moves_nothing_but_gradients_and_a_global_one_no_more_th
     assert max(elements for _, elements in traffic(1)) <= 64 * 6 * together
 
 
-FLAGS = "--xla_force_host_platform_device_count=1 --xla_llvm_disable_expensive_passes=true"
+FLAGS = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
 SCRIPT = """
 import sys
 import jax

@@ -92,10 +92,8 @@ def watch(
             raise ValueError("watch needs the parameters; call update(gradients, state, params).")
         members = _members(groups, params)
         out, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        out = map_leaves(Leafwise(_made_once, state.step), out, params)
-        values = _values(params, updates, out, members, state.whole)
+        values, out = _values(params, updates, out, members, state.whole)
         whole = values[0]
-        out = map_leaves(Leafwise(_behind, whole.sum()), out)
         finite, moves = jnp.isfinite(whole).all(), whole[KINDS.index("update")] > 0
         step = jnp.where(finite & moves, increment(state.step), state.step)
         past, newest = (x.astype(values.dtype) for x in corrected_shares(decay, jnp.maximum(step, 1)))
@@ -205,19 +203,26 @@ def _averaged(average, value, decay, past, newest):
 
 
 def _values(params, updates, out, members, like):
-    """Of one step what is averaged, in a row for all parameters, and one for each group."""
+    """Of one step what is averaged, in a row for all parameters, and one for each group; and the updates to go out."""
     structure = jax.tree.structure(shapes_of(params))
     count = structure.num_leaves
     if not count:
-        return jnp.zeros((1 + len(members), len(KINDS)), like.dtype)
+        return jnp.zeros((1 + len(members), len(KINDS)), like.dtype), out
     parts = [parts_of(x, count) for x in ([range(count)], [*members.values()]) if x]
-    norms = [as_kept(leaf_norms(tree, structure, parts), like) for tree in (updates, out, params)]
+
+    def norms_of(tree):
+        return as_kept(leaf_norms(tree, structure, parts), like)
+
+    of_updates, of_params = norms_of(updates), norms_of(params)
+    out = map_leaves(Leafwise(_made_once, of_updates.sum() + of_params.sum()), out, params)
+    norms = [of_updates, norms_of(out), of_params]
     sizes = np.array([x.size * _is_short(x) for x in jax.tree.leaves(shapes_of(params))])
     unmoved = jnp.zeros(count, jnp.int32)
     if sizes.any():
         each = structure.flatten_up_to(unstack_leaves(map_leaves(Leafwise(_unmoved), params, out)))
         unmoved = jnp.stack(each)
-    return jnp.concatenate([_of_parts(norms, unmoved, sizes, x) for x in parts])
+        out = map_leaves(Leafwise(_behind, unmoved.sum()), out, params)
+    return jnp.concatenate([_of_parts(norms, unmoved, sizes, x) for x in parts]), out
 
 
 def _of_parts(norms, unmoved, sizes, parts):
@@ -236,26 +241,30 @@ def _unmoved(p, u):
     return jnp.sum(jnp.asarray(p + u, p.dtype) == p, dtype=jnp.int32)
 
 
-def _made_once(step, u, p):
-    """The update, on a CPU as an array: else it would be computed anew, from all that it is made of, where it is used.
+def _made_once(norms, u, p):
+    """The update, on a CPU as an array, and after the norms of gradients and of parameters.
 
-    XLA does so to what one large array is enough for. A step is never less than 0, which no compiler finds out.
+    Else it would be computed anew, from all that it is made of, where it is used, as XLA does to what one large array
+    is enough for; and a step that overwrites gradients or parameters would copy them first. Norms are never less than
+    0, which no compiler finds out.
     """
     if u.dtype != p.dtype:
         return u
     return jax.lax.platform_dependent(
-        step, u, p, cpu=lambda step, u, p: jnp.where(step < 0, p, u), default=lambda step, u, p: u
+        norms, u, p, cpu=lambda norms, u, p: jnp.where(norms < 0, p, u), default=lambda norms, u, p: u
     )
 
 
-def _behind(seen, u):
-    """The update, on a CPU after what reads the parameters: else a step that overwrites them would copy them first."""
+def _behind(unmoved, u, p):
+    """The update, on a CPU after what has read parameters of 16 bits beside it, and before what overwrites them."""
+    if not _is_short(p):
+        return u
 
-    def after(u, seen):
+    def after(unmoved, u):
         # Less 0, which no compiler finds out, and which keeps the sign of -0.
-        return u - jnp.where(seen < -1, 1, 0).astype(u.dtype)
+        return u - jnp.where(unmoved < 0, 1, 0).astype(u.dtype)
 
-    return jax.lax.platform_dependent(u, seen, cpu=after, default=lambda u, seen: u)
+    return jax.lax.platform_dependent(unmoved, u, cpu=after, default=lambda unmoved, u: u)
 
 
 def _is_short(x):

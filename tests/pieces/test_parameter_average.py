@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from cases import ROUGHLY
 from flax import nnx
+from runs import well_compiled
 
 import ewa_optax
 from ewa_optax import storage
@@ -107,7 +108,7 @@ def ones(decay, steps, **keywords):
     def average(start):
         return ewa_optax.get_average(jax.lax.scan(step, piece.init(start), length=steps)[0])
 
-    return np.asarray(jax.jit(average)(0 * params))
+    return np.asarray(well_compiled(average)(0 * params))
 
 
 @pytest.mark.parametrize("kept", [pytest.param(x, marks=pytest.mark.slow if x == "float16" else ()) for x in STORAGES])

@@ -469,7 +469,7 @@ def three_steps(name):
     def step(params, state, factor):
         return optimizer.update(jax.tree.map(lambda p: p * factor, params), state, params)[1], None
 
-    @jax.jit
+    @well_compiled
     def run(params, state, factors=np.float32([1, 2, 4])):
         return jax.lax.scan(functools.partial(step, params), state, factors)[0]
 

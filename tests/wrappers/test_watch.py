@@ -329,16 +329,25 @@ def test_errors():
     ids=["one leaf", "layers"],
 )
 def test_what_it_costs(shapes, monkeypatch):
-    """Beside a step of adamw each number of gradients, updates and parameters is read once.
+    """Beside an update by adamw each number of gradients, updates and parameters is read once, and no more.
 
-    And in a step that adds the updates at once they are written, and read beside the parameters, as they are without
-    only in registers. What is under a condition, the norms of what is too large or too small, is left out.
+    In a step that adds the updates at once they are also written, and read beside the parameters: without they are in
+    registers only. What is under a condition, the norms of what is too large or too small, is left out.
     """
     monkeypatch.setattr(of_trees, "_norm", lambda x: jnp.zeros([]))
     params = [jnp.ones(shape) for shape in shapes]
     numbers = sum(x.size for x in params)
     inner = ewa_optax.adamw(1e-3, weight_decay=0.1)
+    for donated in ((), (0, 1)):
+        alone, within = (
+            jax.jit(x.update, donate_argnums=donated).lower(params, jax.eval_shape(x.init, params), params).compile()
+            for x in (inner, watch(inner))
+        )
+        assert bytes_of(within) - bytes_of(alone) <= 3 * 4 * numbers + 0.03 * bytes_of(alone)
     plain, watched = (compiled_step(optimizer, params) for optimizer in (inner, watch(inner)))
-    more = watched.cost_analysis()["bytes accessed"] - plain.cost_analysis()["bytes accessed"]
-    assert more <= (3 + 3) * 4 * numbers * 1.03 + 30_000
+    assert bytes_of(watched) - bytes_of(plain) <= (3 + 3) * 4 * numbers * 1.03 + 30_000
     assert watched.memory_analysis().temp_size_in_bytes <= 4 * numbers + 20_000
+
+
+def bytes_of(compiled):
+    return compiled.cost_analysis()["bytes accessed"]
