@@ -1419,7 +1419,7 @@ MUTATIONS = (
             (
                 "updates are made twice, for their norm and for the step",
                 "watch",
-                "jnp.where(step < 0, p, u), default",
+                "jnp.where(norms < 0, p, u), default",
                 "u, default",
                 "watch.py::test_what_it_costs",
             ),
@@ -1452,11 +1452,18 @@ MUTATIONS = (
                 "watch.py::test_norms_are_averaged_as_the_formula_says",
             ),
             (
-                "a step that overwrites the parameters copies them for the norms",
+                "an update that overwrites the gradients copies them for the norms",
                 "watch",
-                "u - jnp.where(seen < -1, 1, 0).astype(u.dtype)",
-                "u",
+                "of_updates.sum() + of_params.sum()",
+                "of_params.sum()",
                 "watch.py::test_what_it_costs",
+            ),
+            (
+                "a step that overwrites parameters of 16 bits copies them to compare them",
+                "watch",
+                "u - jnp.where(unmoved < 0, 1, 0).astype(u.dtype)",
+                "u",
+                "watch.py::test_in_16_bits_it_costs_more",
             ),
             (
                 "one spike raises the limit of norms for long",

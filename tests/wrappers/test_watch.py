@@ -351,3 +351,11 @@ def test_what_it_costs(shapes, monkeypatch):
 
 def bytes_of(compiled):
     return compiled.cost_analysis()["bytes accessed"]
+
+
+def test_in_16_bits_it_costs_more(monkeypatch):
+    """What did not move is compared beside the norms, and counted; parameters are not copied for it."""
+    monkeypatch.setattr(of_trees, "_norm", lambda x: jnp.zeros([]))
+    params, inner = [jnp.ones((512, 512), jnp.bfloat16)], ewa_optax.adamw(1e-3, weight_decay=0.1)
+    plain, watched = (bytes_of(compiled_step(optimizer, params)) for optimizer in (inner, watch(inner)))
+    assert watched - plain <= 24.5 * params[0].size
