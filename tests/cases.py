@@ -344,7 +344,6 @@ FAMILY = [
         oracle_tolerance=3e-4,  # Of eigenvectors, by the gaps between eigenvalues.
         complex_tolerance=3e-4,
         shape=(8, 8),
-        noise=6.0,  # Rounding of large elements is seen in the directions of small ones.
         gradients=with_eigenvectors,
     ),
     Case(

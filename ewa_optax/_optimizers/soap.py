@@ -11,14 +11,14 @@ from ewa_optax.pieces._learning_rate import scale_by_learning_rate
 from ewa_optax.pieces._optimizer import optimizer, saturate_norm
 from ewa_optax.pieces._rms import root_mean_square
 from ewa_optax.pieces._weight_decay import Mask, WeightDecay, add_decayed_weights
-from ewa_optax.storage._argument import MomentStorages, first_moment, second_moment
+from ewa_optax.storage._argument import StorageLike, for_squares
 
 
 @checked
 def soap(
     learning_rate: Rate, b1: Decay = 0.95, b2: Decay = 0.95, shampoo_decay: Decay = 0.95, eps: Epsilon = 1e-8,
     weight_decay: WeightDecay = 0.01, mask: Mask = None, *, every: Count = 10, max_size: int = 10_000,
-    axes: AxesLike = None, storage: MomentStorages = None,
+    axes: AxesLike = None, storage: StorageLike = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     r"""SOAP: `adamw` of matrices in the eigenbasis of averages of $g g^T$ and $g^T g$.
 
@@ -26,9 +26,11 @@ def soap(
       + \lambda W\right), \qquad \hat v_t \text{ the mean of } (Q_L^T g_t Q_R)^2$$
 
     Args:
-        learning_rate, b1, b2, eps, weight_decay, mask, storage: as in `adamw`; the original's learning rate is 3e-3.
+        learning_rate, b1, b2, eps, weight_decay, mask: as in `adamw`; the original's learning rate is 3e-3.
         shampoo_decay: that of the averages of $g g^T$ and $g^T g$, which are float32.
         every, max_size, axes: as in `matrices.in_eigenbasis`: when bases are renewed, and which sides are rotated.
+        storage: how the average of squares is kept, as in `rmsprop`. That of gradients is float32: what rounding adds
+            to it would be divided by 0 along directions without gradients; before a softmax there is one.
 
     Returns:
         An optimizer that keeps $2 (m n + m^2 + n^2)$ numbers. Its `update` needs the parameters. First, bases are made.
@@ -46,7 +48,7 @@ def soap(
     Reference:
         Vyas et al., "SOAP", 2024, whose code adds $\varepsilon$ to what is not corrected, and decays after the step.
     """
-    m, v = scale_by_corrected_ewa(b1, first_moment(storage)), scale_by_corrected_ewa(b2, second_moment(storage))
+    m, v = scale_by_corrected_ewa(b1), scale_by_corrected_ewa(b2, for_squares(storage))
     adam = divide(take(1), optax.chain(take(0), root_mean_square(v, eps)))
     turned = in_eigenbasis(adam, shampoo_decay, every, unrotated=m, max_size=max_size, axes=axes)
     decayed, rate = add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate)

@@ -55,7 +55,8 @@ def in_eigenbasis(
             Any storage will do: what rounding does to it turns the basis, which stays orthogonal.
         every: after how many steps the bases are renewed, 1 or more, which may be traced.
         unrotated: a piece that gets the update as it came. What it makes of it, rotated, then stands beside the rotated
-            update, as behind `beside`, and `piece` must make one of the two.
+            update, as behind `beside`, and `piece` must make one of the two. What it keeps should be exact: rounding
+            errors lie along directions in which there is no gradient, too, and would be large to a piece that divides.
         max_size: sides that are longer, and those of length 1, are not rotated.
         axes: as in `orthogonalize`.
 
@@ -201,7 +202,7 @@ def _renewed(every, step, average, basis):
 def _even(average):
     """Symmetric, which rounded averages are not, and with 1 as its largest number, so that squares are finite."""
     size = jnp.max(jnp.abs(average), axis=(-2, -1), keepdims=True)
-    x = average / jnp.where(size == 0, 1, size)
+    x = average / jnp.where(size == 0, 1, size).astype(average.dtype)
     return (x + _adjoint(x)) / 2
 
 

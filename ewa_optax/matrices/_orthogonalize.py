@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from ewa_optax._checks import Epsilon, Finite, Positive, check, check_integer, checked
-from ewa_optax._numerics import Number, narrow, norm
+from ewa_optax._numerics import Number, narrow, norm, wide_dtype
 from ewa_optax._trees import Leafwise
 from ewa_optax.matrices._axes import AxesLike, Matrix, stateless, wide_flat
 from ewa_optax.matrices._devices import on_whole_matrices
@@ -179,7 +179,7 @@ def _orthogonalized(polynomials, factor, eps, dtype, matrix: Matrix, u):
 def _newton_schulz(polynomials, x):
     is_wide = x.shape[-2] <= x.shape[-1]
     # What products are of is in the dtype of the iteration; their sums are rounded to it once, as in torch.
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = wide_dtype(x.dtype)
     times = functools.partial(jnp.matmul, preferred_element_type=wide)
     for a, b, c in polynomials:
         conjugate = x.conj().swapaxes(-1, -2)

@@ -92,6 +92,16 @@ def test_bases_stay_orthogonal_whatever_rounds_the_averages():
         np.testing.assert_allclose(basis.T @ basis, np.eye(32), atol=1e-5)
 
 
+@pytest.mark.parametrize("kept", [None, EIGHT_BIT], ids=["float32", "8 bits"])
+def test_soap_takes_no_long_step_along_what_has_no_gradient(kept):
+    """Of the layer in front of a softmax each row of gradients sums to zero: rounded momentum would not."""
+    gradients = np.random.default_rng(0).standard_normal((60, 32, 32)).astype(np.float32)
+    gradients -= gradients.mean(axis=2, keepdims=True)
+    optimizer = ewa_optax.soap(1.0, weight_decay=0.0, storage=kept)
+    updates = run_updates(optimizer, np.zeros((32, 32), np.float32), gradients, roughly_compiled)
+    assert np.abs(updates).max() < 10
+
+
 def test_soap_with_averages_in_8_bits_stays_near():
     gradients, params = with_eigenvectors(60, (32, 32)), np.zeros((32, 32), np.float32)
     rounded, full = (

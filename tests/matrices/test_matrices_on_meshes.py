@@ -94,7 +94,7 @@ def test_devices_have_whole_matrices_and_no_step_exchanges(shape, spec, devices,
         update = jitted(orthogonalized, static_argnums=1)
         five, nine = (update.lower(x, steps).compile() for steps in (5, 9))
         out = five(x)
-    np.testing.assert_allclose(out, made, atol=1e-5)
+    np.testing.assert_allclose(out, made, atol=2e-5)
     assert exchanges(five) == exchanges(nine)
     found = exchanges(five)
     # The norm of parts is two sums of one number for each matrix: of the largest elements, and of squares.

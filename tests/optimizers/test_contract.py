@@ -493,8 +493,8 @@ def test_dtypes_hold_and_no_finite_gradient_breaks_anything(case, mixes):
             kept = {x.dtype for x in arrays if x.shape == (3,) and x.dtype != bool}
             assert bool(kept) == (case.name != "gradient_descent")
             wide = jnp.promote_types(param_dtype, jnp.float32)
-            # A number for each output, of which a vector has as many as it is long, is never rounded.
-            assert case.storage is None or "normuon" in case.name or kept <= NARROW
+            # A number for each output, of which a vector has as many as it is long, is never rounded. Nor is soap's m.
+            assert case.storage is None or case.name.startswith(("normuon", "soap")) or kept <= NARROW
             assert case.storage or kept <= {wide}
 
         def step(state, g):
@@ -684,4 +684,4 @@ def test_sharded_over_devices_equals_one_device(case):
     optimizer = case.optimizer()
     updates, _ = roughly_compiled(lambda g, p: optimizer.update(g, optimizer.init(p), p))(gradients, params)
     assert updates["spread"].sharding.is_equivalent_to(shardings["spread"], 1)
-    chex.assert_trees_all_close(updates["spread"], updates["whole"], rtol=1e-6, atol=case.of_parameters)
+    chex.assert_trees_all_close(updates["spread"], updates["whole"], rtol=2e-6, atol=case.of_parameters)
