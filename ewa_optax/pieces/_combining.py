@@ -86,7 +86,8 @@ def beside(piece: optax.GradientTransformation) -> optax.GradientTransformationE
     r"""Hands on the update and, beside it, what a piece makes of it: $(g_t, a(g_t))$.
 
     Then numerator and divisor of a `divide` can both use what was kept once. Behind it must come a `take`, which takes
-    one of the two, a `combine`, or a `divide` of these: an update is not two.
+    one of the two, a `combine`, or a `divide` of these: an update is not two. What takes each element by itself may
+    stand between, such as `optax.scale_by_sign`, and takes both.
 
     Args:
         piece: $a$, a transformation.

@@ -419,7 +419,7 @@ def test_map_params_reaches_the_averages_and_nothing_else(case):
     state = case.optimizer().init(params)
     reached = optax.tree.map_params(case.optimizer(), lambda _: True, state, transform_non_params=lambda _: False)
     for leaf, is_average in zip(jax.tree.leaves(state), jax.tree.leaves(reached), strict=True):
-        assert is_average == (leaf.shape != ()) or case.name.startswith(("novograd", "adam-factored"))  # Scalars, too.
+        assert is_average == (leaf.shape != ()) or "novograd" in case.name or "factored" in case.name  # Scalars, too.
 
 
 # State and memory.
