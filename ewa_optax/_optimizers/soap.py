@@ -27,10 +27,8 @@ def soap(
 
     Args:
         learning_rate, b1, b2, eps, weight_decay, mask: as in `adamw`; the original's learning rate is 3e-3.
-        shampoo_decay: that of the averages of $g g^T$ and $g^T g$, which are float32.
-        every, max_size, axes: as in `matrices.in_eigenbasis`: when bases are renewed, and which sides are rotated.
-        storage: how the average of squares is kept, as in `rmsprop`. That of gradients is float32: what rounding adds
-            to it would be divided by 0 along directions without gradients; before a softmax there is one.
+        shampoo_decay, every, max_size, axes: as in `matrices.in_eigenbasis`, of averages in float32.
+        storage: of squares, as in `rmsprop`. Momentum is float32: rounding errors would be divided by next to nothing.
 
     Returns:
         An optimizer that keeps $2 (m n + m^2 + n^2)$ numbers. Its `update` needs the parameters. First, bases are made.
