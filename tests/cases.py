@@ -20,10 +20,9 @@ from ewa_optax.storage._argument import NAMED, MomentStorages, StorageLike, for_
 from ewa_optax.storage._formats import Factored
 from ewa_optax.storage._storage import Storage
 
-# Options of the compiler for laws that machine code of any quality keeps: it is made in a third of the time.
-ROUGHLY: dict[str, bool | int] = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):
-    ROUGHLY["xla_cpu_use_fusion_emitters"] = False  # Of which later ones have no choice.
+# XLA of jax 0.12 forms products of matrices in another order, and writes what it then sums.
+IS_LATER = jax.__version_info__ >= (0, 12)
+ROUNDS_MORE = 2 if IS_LATER else 1
 
 
 class Case(NamedTuple):
@@ -407,8 +406,8 @@ FAMILY = [
         lambda g, p: oracles.muon_hyperball(g, p, 0.1, 0.9),
         None,
         None,
-        oracle_tolerance=4e-5,
-        complex_tolerance=4e-5,
+        oracle_tolerance=2e-5 * ROUNDS_MORE,
+        complex_tolerance=2e-5 * ROUNDS_MORE,
         of_parameters=3e-7,
         shape=(8, 10),
     ),

@@ -2,26 +2,25 @@
 
 import collections
 import gc
-import importlib.metadata
 import os
 import resource
 import sys
 
-# Programs are those of users up to the last stage of compiling, LLVM's, which does not optimize them, and makes one
-# part of each: all cores are at work on tests anyhow. Flags that are set already are kept.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8 --xla_cpu_parallel_codegen_split_count=1 "
-    "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0 "
-    # Of its two ways to LLVM the one that takes half as long; jaxlib 0.11 has only the other.
-    + ("--xla_cpu_use_fusion_emitters=false" if importlib.metadata.version("jaxlib") < "0.11" else ""),
-)
-os.environ.setdefault("MPLBACKEND", "agg")
-
 import chex
 import jax
 import pytest
-from helpers import Programs
+from helpers import ROUGHLY, Programs
+
+# Programs are those of users up to the last stage of compiling, LLVM's, which does not optimize them, and makes one
+# part of each: all cores are at work on tests anyhow. Flags that are set already are kept.
+FLAGS = {
+    "xla_force_host_platform_device_count": 8,
+    "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_llvm_disable_expensive_passes": True,
+    **ROUGHLY,
+}
+os.environ.setdefault("XLA_FLAGS", " ".join(f"--{name}={value}".lower() for name, value in FLAGS.items()))
+os.environ.setdefault("MPLBACKEND", "agg")
 
 collect_ignore = ["fit/run_to_resume.py", "mutations.py", "at_0_1_0.py", "torch_paths.py"]  # Programs.
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,11 +1,23 @@
-"""What tests share with the process that they run in: how much of its memory is that of compiled programs."""
+"""What tests share with the process that they run in: how it compiles, and how much of its memory programs take."""
 
 import ctypes
 import gc
+import os
 import sys
 
 import jax
 import psutil
+
+# Options of the compiler for laws that machine code of any quality keeps: it is made in a third of the time.
+ROUGHLY: dict[str, bool | int] = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):
+    ROUGHLY["xla_cpu_use_fusion_emitters"] = False  # Of which later ones have no choice.
+
+
+def flags_but_for_devices() -> str:
+    """How this process compiles, for one that it starts, which may have other devices."""
+    return " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
+
 
 ROOM, GROWTH = 1_000_000_000, 200_000_000
 """Bytes of a process beyond which it lets go of what it has compiled, and by which it must have grown since."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import ROUGHLY
+from helpers import ROUGHLY
 
 
 def parametrized(cases):

@@ -1,7 +1,6 @@
 """Data over several devices, and several processes: the result of one, up to the order of sums."""
 
 import itertools
-import os
 import re
 import socket
 import subprocess
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import flags_but_for_devices
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import ewa_optax
@@ -172,7 +172,6 @@ def test_a_local_shuffle_moves_nothing_but_gradients_and_a_global_one_no_more_th
     assert max(elements for _, elements in traffic(1)) <= 64 * 6 * together
 
 
-FLAGS = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
 SCRIPT = """
 import sys
 import jax
@@ -200,7 +199,7 @@ def test_two_processes_with_half_the_data_each_are_one_with_all(shards, tmp_path
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", SCRIPT, str(port), str(i), *arguments],
-            env={"XLA_FLAGS": FLAGS, "PATH": "", "JAX_PLATFORMS": "cpu"},
+            env={"XLA_FLAGS": flags_but_for_devices(), "PATH": "", "JAX_PLATFORMS": "cpu"},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import CASES, DIFFERENT, ROUGHLY
+from cases import CASES, DIFFERENT
+from helpers import ROUGHLY
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from runs import compiled_step
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import ROUGHLY
 from flax import linen
+from helpers import ROUGHLY
 from jax.flatten_util import ravel_pytree
 
 import ewa_optax

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import ROUGHLY
+from helpers import ROUGHLY
 
 import ewa_optax
 from ewa_optax import matrices, stack_leaves, unstack_leaves

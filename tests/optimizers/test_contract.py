@@ -418,8 +418,9 @@ def test_map_params_reaches_the_averages_and_nothing_else(case):
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
     state = case.optimizer().init(params)
     reached = optax.tree.map_params(case.optimizer(), lambda _: True, state, transform_non_params=lambda _: False)
+    has_scalars = case.name.startswith("novograd") or case.name.endswith("-factored")
     for leaf, is_average in zip(jax.tree.leaves(state), jax.tree.leaves(reached), strict=True):
-        assert is_average == (leaf.shape != ()) or "novograd" in case.name or "factored" in case.name  # Scalars, too.
+        assert is_average == (leaf.shape != ()) or (has_scalars and leaf.shape == ())
 
 
 # State and memory.
@@ -494,7 +495,8 @@ def test_dtypes_hold_and_no_finite_gradient_breaks_anything(case, mixes):
             assert bool(kept) == (case.name != "gradient_descent")
             wide = jnp.promote_types(param_dtype, jnp.float32)
             # A number for each output, of which a vector has as many as it is long, is never rounded. Nor is soap's m.
-            assert case.storage is None or case.name.startswith(("normuon", "soap")) or kept <= NARROW
+            exact = {wide} if case.name.startswith(("normuon", "soap")) else set()
+            assert case.storage is None or (kept <= NARROW | exact and kept & NARROW)
             assert case.storage or kept <= {wide}
 
         def step(state, g):
@@ -684,4 +686,6 @@ def test_sharded_over_devices_equals_one_device(case):
     optimizer = case.optimizer()
     updates, _ = roughly_compiled(lambda g, p: optimizer.update(g, optimizer.init(p), p))(gradients, params)
     assert updates["spread"].sharding.is_equivalent_to(shardings["spread"], 1)
-    chex.assert_trees_all_close(updates["spread"], updates["whole"], rtol=2e-6, atol=case.of_parameters)
+    # Where each number is a sum over all others, it is one in another order.
+    relative = 2e-6 if case.name.startswith("muon") else 1e-6
+    chex.assert_trees_all_close(updates["spread"], updates["whole"], rtol=relative, atol=case.of_parameters)

@@ -4,13 +4,11 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from cases import IS_LATER
 from runs import compiled_step
 
 import ewa_optax
 from ewa_optax import minibatch
-
-# XLA of jax 0.12 writes what it then sums, on a CPU: that of a norm, which is scaled, twice more than optax's.
-MORE = 1.02 if jax.__version_info__ < (0, 12) else 1.25
 
 
 def cost(optimizer, params):
@@ -64,6 +62,7 @@ CLIPS = {"heavy_ball": 1, "nesterov": 2, "signum": 1, "lion": 2, "rmsprop": 1, "
 SUMS = {"heavy_ball", "nesterov", "rmsprop_centered"}
 # A norm looks for the largest number first, and scales by it, so that no square overflows: three operations.
 NORMS = {"lars": 2, "adafactor": 2}
+SCALED = 0.2 if IS_LATER else 0
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -72,7 +71,7 @@ def test_a_member_costs_what_that_of_optax_costs(name):
     twin, keywords = PEERS[name]
     params = [jnp.ones((256, 512) if name == "muon" else 100_000)]
     ours, theirs = cost(getattr(ewa_optax, name)(0.1), params), cost(twin(0.1, **keywords), params)
-    assert ours["bytes accessed"] <= MORE * theirs["bytes accessed"]
+    assert ours["bytes accessed"] <= (1.02 + SCALED * (name in NORMS)) * theirs["bytes accessed"]
     more = CLIPS.get(name, 0) + (name in SUMS) + 3 * NORMS.get(name, 0)
     assert ours["flops"] <= 1.02 * theirs["flops"] + 100_000 * more
     assert not more or ours["flops"] > 1.02 * theirs["flops"]  # No exception that is not needed.
@@ -81,7 +80,7 @@ def test_a_member_costs_what_that_of_optax_costs(name):
 def test_adafactor_of_matrices_costs_what_that_of_optax_costs():
     params = [jnp.ones((512, 512))]
     ours, theirs = cost(ewa_optax.adafactor(0.1), params), cost(optax.adafactor(0.1), params)
-    assert ours["bytes accessed"] <= MORE * theirs["bytes accessed"]
+    assert ours["bytes accessed"] <= (1.02 + SCALED) * theirs["bytes accessed"]
     assert ours["flops"] <= 1.02 * theirs["flops"] + (2 + 3 * 2) * 512 * 512  # Two clips and two norms.
 
 

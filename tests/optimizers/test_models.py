@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import CASES, PIECES, ROUGHLY
+from cases import CASES, PIECES
 from flax import nnx
+from helpers import ROUGHLY
 
 import ewa_optax
 from ewa_optax import storage

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
-from cases import ROUGHLY
 from flax import nnx
+from helpers import ROUGHLY
 from runs import well_compiled
 
 import ewa_optax

@@ -4,7 +4,6 @@ import base64
 import copy
 import itertools
 import math
-import os
 import re
 import resource
 import struct
@@ -14,6 +13,7 @@ from pathlib import Path
 import nbclient.exceptions
 import nbformat
 import pytest
+from helpers import flags_but_for_devices
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 import ewa_optax
@@ -23,8 +23,7 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOK_SECONDS = 45
 LARGEST_FILE = 300_000
 TIMING = "timing"  # Tags cells that put out what only the reader's machine can know.
-# How tests compile, but for the number of devices; a little better where running would take longer than compiling does.
-QUICKLY = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
+# Which are compiled a little better than tests are: running them would take longer than compiling does.
 OPTIMIZED = {"01_mini_batches", "06_low_precision", "08_language_model"}
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 
@@ -95,7 +94,7 @@ def notebook_of(source):
 def test_a_notebook_runs_in_time_and_puts_out_what_is_stored(path):
     stored, began = nbformat.read(path, as_version=4), seconds_of_children()
     better = " --xla_backend_optimization_level=1" if path.stem in OPTIMIZED else ""
-    fresh = execute.executed(stored, xla_flags=QUICKLY + better)
+    fresh = execute.executed(stored, xla_flags=flags_but_for_devices() + better)
     assert seconds_of_children() - began < NOTEBOOK_SECONDS
     assert not differences(stored, fresh)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from cases import ROUGHLY
+from helpers import ROUGHLY
 
 from ewa_optax import series
 

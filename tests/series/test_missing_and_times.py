@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import ROUGHLY
+from helpers import ROUGHLY
 
 from ewa_optax import series
 

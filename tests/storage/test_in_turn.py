@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import ROUGHLY, STORED, Case
+from cases import STORED, Case
+from helpers import ROUGHLY
 
 import ewa_optax
 from benchmarks import trees

@@ -65,7 +65,7 @@ def test_gradients_of_several_steps_are_there_too():
 
 
 def test_nothing_is_allocated():
-    huge = {"w": jax.ShapeDtypeStruct((2**17, 2**17), jnp.float32)}
+    huge = [jax.ShapeDtypeStruct((2**17, 2**17), jnp.float32)] * 64  # Of one of 2**40 XLA of jax 0.12 dies.
     assert a_parameter(ewa_optax.adam(0.1), huge) == pytest.approx(16, abs=0.02)
 
 

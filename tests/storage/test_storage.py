@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from cases import ROUGHLY
+from helpers import ROUGHLY
 from runs import well_compiled
 
 import ewa_optax

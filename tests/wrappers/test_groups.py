@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import ROUGHLY
 from flax import nnx
+from helpers import ROUGHLY
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from orbax import checkpoint
 
