@@ -12,6 +12,7 @@ import oracles
 import pytest
 from helpers import ROUGHLY
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from runs import well_compiled
 
 import ewa_optax
 from ewa_optax import matrices, stack_leaves, state_shardings
@@ -35,8 +36,9 @@ def orthogonalized(x, steps=5):
 
 @functools.cache
 def expected(shape):
-    """A leaf of that shape, and the oracle's directions of each of its matrices."""
-    x = normal(*shape)
+    """A leaf of that shape, and the oracle's directions of each of its matrices, none of which is small."""
+    u, size, vt = np.linalg.svd(normal(*shape), full_matrices=False)
+    x = (u * RNG.uniform(1, 3, size.shape)[..., None, :]).astype(np.float32) @ vt
     each = [oracles.orthogonal(np.float64(matrix)) for matrix in x.reshape(-1, *shape[-2:])]
     return x, np.reshape(each, shape)
 
@@ -93,10 +95,11 @@ def test_devices_have_whole_matrices_and_no_step_exchanges(shape, spec, devices,
     mesh = mesh_of(kind, devices)
     with jax.set_mesh(mesh):
         x = jax.device_put(x, NamedSharding(mesh, spec))
-        update = jitted(orthogonalized, static_argnums=1)
-        five, nine = (update.lower(x, steps).compile() for steps in (5, 9))
+        # Of one of these LLVM, told to be quick, makes products of 1e-5.
+        five = well_compiled(orthogonalized, static_argnums=1).lower(x, 5).compile()
+        nine = jitted(orthogonalized, static_argnums=1).lower(x, 9).compile()
         out = five(x)
-    np.testing.assert_allclose(out, made, atol=1e-5)
+    np.testing.assert_allclose(out, made, atol=5e-6)
     assert exchanges(five) == exchanges(nine)
     found = exchanges(five)
     # The norm of parts is two sums of one number for each matrix: of the largest elements, and of squares.
