@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from cases import EVERY
+from helpers import ROUGHLY
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import ewa_optax
@@ -35,7 +36,7 @@ EARLY, LATE = (jax.tree.map(lambda g, part=part: g[part], GRADIENTS) for part in
 def run(optimizer, state, gradients, params=PARAMS):
     """The state and all updates."""
 
-    @functools.partial(jax.jit, compiler_options=cases.ROUGHLY)
+    @functools.partial(jax.jit, compiler_options=ROUGHLY)
     def steps(state, gradients, params):
         def step(carry, gradients):
             state, params = carry
